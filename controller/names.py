@@ -1,0 +1,79 @@
+"""Every name that leaves the process: API group, labels, object names, sources, idempotency keys.
+
+The name of a UserUpdate and the idempotency key are compatibility promises: dedup in the API server and in the
+downstreams rests on them, so tests hold them to the letter.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+GROUP = "enrichment.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+STREAM_LABEL = f"{GROUP}/stream"
+USER_LABEL = f"{GROUP}/user"
+#: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
+REQUEST_ANNOTATION = f"{GROUP}/request"
+#: Keeps a UserBacklog until the bridge has let go of it: deleting one by hand loses nothing.
+BACKLOG_FINALIZER = f"{GROUP}/backlog"
+#: The source of updates that no Kafka record stands behind.
+MANUAL_SOURCE = "manual"
+
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)\Z")
+_NOT_LABEL = re.compile(r"[^A-Za-z0-9]+")
+
+
+def topic_id_text(high: int, low: int) -> str:
+    """Kafka's own text of a topic's UUID (22 characters of URL-safe base64), from its two signed 64-bit halves."""
+    raw = (high & (1 << 64) - 1).to_bytes(8, "big") + (low & (1 << 64) - 1).to_bytes(8, "big")
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def topic_id_hex(topic_id: str) -> str:
+    """The 32 hex digits of a topic's UUID, from Kafka's text of it."""
+    return base64.urlsafe_b64decode(topic_id + "==").hex()
+
+
+def record_name(stream: str, topic_id: str, partition: int, offset: int) -> str:
+    """The name of the UserUpdate or RejectedEvent of one record: sorted by name is sorted by offset."""
+    return f"{stream}-{topic_id_hex(topic_id)[:6]}-p{partition:05d}-{offset:019d}"
+
+
+def backlog_name(stream: str, user: str) -> str:
+    """The name of a user's UserBacklog; the user may be any text, so it is hashed."""
+    return f"{stream}-{_digest(user, 20)}"
+
+
+def lease_name(stream: str) -> str:
+    """The Lease that the controller working on a stream holds, in the stream's namespace."""
+    return f"updatestream-{stream}"
+
+
+def user_label(user: str) -> str:
+    """A label value for people and selectors: the user where it is one, else a readable part and a hash of it."""
+    if _LABEL_VALUE.match(user):
+        return user
+    readable = _NOT_LABEL.sub("-", user[:200]).strip("-")[:40]
+    return "-".join(filter(None, (readable, _digest(user, 16))))
+
+
+def source_name(topic_id: str, partition: int) -> str:
+    """One (topic id, partition): sequences are comparable only within it."""
+    return f"{topic_id}/{partition}"
+
+
+def idempotency_key(namespace: str, name: str, step: str, run: int, uid: str | None) -> str:
+    """The same for every repeat of a step, also after a crash; different for any other.
+
+    `uid` is given for hand-made updates only: a person may delete one and apply another of the same name, while the
+    bridge that makes a deleted one again means the same record.
+    """
+    return "/".join(filter(None, (namespace, name, uid, step, str(run))))
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]

@@ -1,0 +1,15 @@
+"""RFC 3339 timestamps as the API server takes them, to the microsecond."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def from_text(text: str) -> datetime:
+    """An aware datetime in UTC. Raises ValueError where the text is no RFC 3339 time."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def to_text(time: datetime) -> str:
+    """`2026-11-23T12:00:07.123456Z`."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,266 @@
+"""The UserUpdate: one event, its queue, its checkpoints; read from and written to the API server's JSON in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from controller import names, times
+
+
+class Phase(StrEnum):
+    """Where an update stands; None stands for queued, or in its first call."""
+
+    RUNNING = "Running"
+    WAITING = "Waiting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+    CANCELLED = "Cancelled"
+
+
+FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED})
+
+
+class Reason(StrEnum):
+    """Why the condition Succeeded stands as it does: a closed set."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    DOWNSTREAM_BUSY = "DownstreamBusy"
+    BACKING_OFF = "BackingOff"
+    STEP_MISCONFIGURED = "StepMisconfigured"
+    STEP_CONCURRENCY = "StepConcurrency"
+    HELD = "Held"
+    SUSPENDED = "Suspended"
+    STREAM_SUSPENDED = "StreamSuspended"
+    STREAM_MISSING = "StreamMissing"
+    REJECTED = "Rejected"
+    EXHAUSTED = "Exhausted"
+    SKIPPED_BY_REQUEST = "SkippedByRequest"
+    CANCELLED_BY_REQUEST = "CancelledByRequest"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The record behind an update; absent on hand-made ones."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    timestamp: datetime
+    traceparent: str | None = None
+    #: Name of the user's update before this one, of the same source: this one starts when that is finished or gone.
+    after: str | None = None
+
+    @property
+    def name(self) -> str:
+        return names.source_name(self.topic_id, self.partition)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Source:
+        return cls(
+            topic=body["topic"],
+            topic_id=body["topicId"],
+            partition=body["partition"],
+            offset=body["offset"],
+            timestamp=times.from_text(body["timestamp"]),
+            traceparent=body.get("traceparent"),
+            after=body.get("after"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSpec:
+    stream: str
+    user: str
+    sequence: int
+    profile: str
+    permissions: str
+    resources: str
+    suspend: bool = False
+    source: Source | None = None
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> UpdateSpec:
+        source = body.get("source")
+        return cls(
+            stream=body["stream"],
+            user=body["user"],
+            sequence=body["sequence"],
+            profile=body["profile"],
+            permissions=body["permissions"],
+            resources=body["resources"],
+            suspend=body.get("suspend", False),
+            source=Source.from_body(source) if source else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A finished step: a checkpoint. It is never called again within the same run."""
+
+    name: str
+    result: Mapping[str, str]
+    #: Calls made, the busy ones not counted.
+    attempts: int
+    start_time: datetime
+    completion_time: datetime
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> StepRecord:
+        return cls(
+            name=body["name"],
+            result=body.get("result", {}),
+            attempts=body["attempts"],
+            start_time=times.from_text(body["startTime"]),
+            completion_time=times.from_text(body["completionTime"]),
+        )
+
+    def for_status(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "result": dict(self.result),
+            "attempts": self.attempts,
+            "startTime": times.to_text(self.start_time),
+            "completionTime": times.to_text(self.completion_time),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The durable state of an update: all that a restarted controller knows of it."""
+
+    phase: Phase | None = None
+    #: The step in hand.
+    step: str | None = None
+    #: Failures of the step in hand.
+    attempts: int = 0
+    #: Busy answers to the step in hand.
+    busy_count: int = 0
+    next_attempt_time: datetime | None = None
+    #: Raised only when someone asks for the steps to be done again.
+    run: int = 0
+    steps: tuple[StepRecord, ...] = ()
+    reason: Reason | None = None
+    message: str = ""
+    #: When the condition's status last changed.
+    transition_time: datetime | None = None
+    #: The value of the request annotation that was acted upon last.
+    handled_request: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in FINISHED
+
+    @property
+    def results(self) -> dict[str, str]:
+        """What the finished steps gave: `{"userId": …, "roleId": …}`."""
+        return {key: value for record in self.steps for key, value in record.result.items()}
+
+    @property
+    def completion_time(self) -> datetime | None:
+        """When the update was finished; None while it is not."""
+        return self.transition_time if self.finished else None
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Status:
+        conditions = body.get("conditions") or [{}]
+        condition = conditions[0]
+        return cls(
+            phase=Phase(body["phase"]) if body.get("phase") else None,
+            step=body.get("step"),
+            attempts=body.get("attempts", 0),
+            busy_count=body.get("busyCount", 0),
+            next_attempt_time=_time(body.get("nextAttemptTime")),
+            run=body.get("run", 0),
+            steps=tuple(StepRecord.from_body(record) for record in body.get("steps", ())),
+            reason=Reason(condition["reason"]) if condition else None,
+            message=condition.get("message", ""),
+            transition_time=_time(condition.get("lastTransitionTime")),
+            handled_request=body.get("handledRequest"),
+        )
+
+    def for_status(self) -> dict[str, Any]:
+        """The whole status as a merge patch: what is unset is null, so that nothing of an earlier one stays."""
+        return {
+            "phase": self.phase,
+            "step": self.step,
+            "attempts": self.attempts,
+            "busyCount": self.busy_count,
+            "nextAttemptTime": times.to_text(self.next_attempt_time) if self.next_attempt_time else None,
+            "run": self.run,
+            "steps": [record.for_status() for record in self.steps],
+            "conditions": [self._condition()] if self.reason else None,
+            "handledRequest": self.handled_request,
+        }
+
+    def _condition(self) -> dict[str, Any]:
+        assert self.transition_time is not None
+        return {
+            "type": "Succeeded",
+            "status": condition_status(self.phase),
+            "reason": self.reason,
+            "message": self.message,
+            "lastTransitionTime": times.to_text(self.transition_time),
+        }
+
+
+def condition_status(phase: Phase | None) -> str:
+    """`status` of the condition Succeeded: Unknown until the end, then True or False."""
+    if phase not in FINISHED:
+        return "Unknown"
+    return "True" if phase is Phase.SUCCEEDED else "False"
+
+
+@dataclass(frozen=True, slots=True)
+class UserUpdate:
+    namespace: str
+    name: str
+    uid: str
+    #: Versions of one resource can be compared as numbers (KEP-5504).
+    resource_version: int
+    creation_time: datetime
+    spec: UpdateSpec
+    status: Status
+    #: Value of the request annotation.
+    request: str | None = None
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> UserUpdate:
+        """Raises KeyError or ValueError where the object is not what the CRD lets pass."""
+        metadata = body["metadata"]
+        return cls(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            resource_version=int(metadata["resourceVersion"]),
+            creation_time=times.from_text(metadata["creationTimestamp"]),
+            spec=UpdateSpec.from_body(body["spec"]),
+            status=Status.from_body(body.get("status") or {}),
+            request=(metadata.get("annotations") or {}).get(names.REQUEST_ANNOTATION),
+        )
+
+    @property
+    def source_name(self) -> str:
+        return self.spec.source.name if self.spec.source else names.MANUAL_SOURCE
+
+    @property
+    def timestamp(self) -> datetime:
+        """The record's time; for hand-made updates that of their creation."""
+        return self.spec.source.timestamp if self.spec.source else self.creation_time
+
+    def idempotency_key(self, step: str) -> str:
+        uid = None if self.spec.source else self.uid
+        return names.idempotency_key(self.namespace, self.name, step, self.status.run, uid)
+
+    def with_status(self, status: Status, resource_version: int) -> UserUpdate:
+        return replace(self, status=status, resource_version=resource_version)
+
+
+def _time(text: str | None) -> datetime | None:
+    return times.from_text(text) if text else None
