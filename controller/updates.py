@@ -1,4 +1,4 @@
-"""The UserUpdate: one event, its queue, its checkpoints; read from and written to the API server's JSON in one place."""
+"""The UserUpdate: one event, its queue, its checkpoints; read from and written to JSON in one place."""
 
 from __future__ import annotations
 
