@@ -1,0 +1,123 @@
+"""The three steps, in order: what each asks of its downstream and how the answer is read.
+
+Pure: between `reconcile`, which says which step runs, and `downstream`, which carries request and answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.updates import UpdateSpec
+
+#: A downstream's Retry-After is kept within these seconds: no hot loop, and nobody is parked for days.
+MIN_RETRY_AFTER = 1.0
+MAX_RETRY_AFTER = 300.0
+#: Characters of an id that a downstream gives.
+MAX_ID_LENGTH = 1024
+
+_BUSY = frozenset({429, 503})
+_REJECTED = frozenset({400, 409, 410, 413, 414, 415, 422, 451})
+_PASSING = frozenset({408, 425})
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of the sequence; its name is also the field of the spec that it applies."""
+
+    name: str
+    #: Ids that earlier steps gave and this one passes on.
+    needs: tuple[str, ...] = ()
+    #: The id that a success must answer with; None: any 2xx will do.
+    owes: str | None = None
+
+    def request_body(self, spec: UpdateSpec, results: Mapping[str, str]) -> dict[str, str]:
+        """The JSON body. `results` are those of the earlier steps; KeyError where one of them is missing."""
+        subject = {key: results[key] for key in self.needs} or {"user": spec.user}
+        return {**subject, self.name: getattr(spec, self.name)}
+
+    def read_answer(self, status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
+        """What an answer means. Raises nothing, whatever the downstream sent.
+
+        `headers` finds names in any case or has them in lower case; `now` is aware.
+        """
+        if status in _BUSY:
+            return Busy(f"{status} from {self.name}", retry_after(headers.get("retry-after"), now))
+        if 200 <= status < 300:
+            return self._read_success(status, headers, body, now)
+        if status in _REJECTED:
+            return Rejected(f"{status} from {self.name}")
+        if 300 <= status < 400:
+            return Misconfigured(f"{status} from {self.name}: redirects are not followed, check the step's url")
+        if 400 <= status < 500 and status not in _PASSING:
+            return Misconfigured(f"{status} from {self.name}: check the step's url and credentials")
+        return Retry(f"{status} from {self.name}")
+
+    def _read_success(self, status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
+        answer = _json(body)
+        fields = answer if isinstance(answer, dict) else {}
+        if fields.get("status") == "NOT_READY":
+            return Busy(f"NOT_READY from {self.name}", retry_after(headers.get("retry-after"), now))
+        if self.owes is None:
+            return Done({})
+        given = fields.get(self.owes)
+        if isinstance(given, str) and 1 <= len(given) <= MAX_ID_LENGTH:
+            return Done({self.owes: given})
+        return Retry(f"{status} from {self.name}, but {self._fault(answer)}")
+
+    def _fault(self, answer: Any) -> str:
+        if answer is None:
+            return "the answer is not JSON"
+        if not isinstance(answer, dict):
+            return "the answer is no JSON object"
+        if self.owes not in answer:
+            return f"without {self.owes}"
+        return f"{self.owes} is no text of 1 to {MAX_ID_LENGTH:,} characters"
+
+
+PROFILE = Step("profile", owes="userId")
+PERMISSIONS = Step("permissions", needs=("userId",), owes="roleId")
+RESOURCES = Step("resources", needs=("userId", "roleId"))
+#: In the order in which they run.
+STEPS = (PROFILE, PERMISSIONS, RESOURCES)
+
+
+def retry_after(text: str | None, now: datetime) -> float | None:
+    """Seconds that a Retry-After header asks for, brought within 1 and 300; None where it says nothing sensible.
+
+    Seconds (also with a fraction, as some servers send them) or an HTTP date; a date that has passed means: now.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if _SECONDS.match(text):
+        seconds = float(text)
+    else:
+        date = _http_date(text)
+        if date is None:
+            return None
+        seconds = (date - now).total_seconds()
+    return min(max(seconds, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
