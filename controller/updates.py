@@ -152,6 +152,8 @@ class Status:
     transition_time: datetime | None = None
     #: The value of the request annotation that was acted upon last.
     handled_request: str | None = None
+    #: What the update is held for: Rejected or Exhausted.
+    held: Reason | None = None
 
     @property
     def finished(self) -> bool:
@@ -183,6 +185,7 @@ class Status:
             message=condition.get("message", ""),
             transition_time=_time(condition.get("lastTransitionTime")),
             handled_request=body.get("handledRequest"),
+            held=Reason(body["held"]) if body.get("held") else None,
         )
 
     def for_status(self) -> dict[str, Any]:
@@ -197,6 +200,7 @@ class Status:
             "steps": [record.for_status() for record in self.steps],
             "conditions": [self._condition()] if self.reason else None,
             "handledRequest": self.handled_request,
+            "held": self.held,
         }
 
     def _condition(self) -> dict[str, Any]:

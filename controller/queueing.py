@@ -1,0 +1,98 @@
+"""One user's queue within a stream: which update is next.
+
+The word of the field is *shard* (Confluent Parallel Consumer) or *virtual object key* (Restate); the order is the
+contract of README "Order".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TypeAlias
+
+from controller.updates import UserUpdate
+
+_Rank: TypeAlias = tuple[int, datetime, str]
+
+
+class UserQueue:
+    """The unfinished updates of one user, a heap for each source.
+
+    The head is the one in hand; where there is none, one that has a phase already; else the earliest of the sources'
+    first ones. Across sources it compares times, never sequences, which mean nothing between them.
+    """
+
+    __slots__ = ("_begun", "_by_name", "_heaps", "_in_hand")
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, UserUpdate] = {}
+        #: Names of updates with a phase: one of them, where nobody meddles.
+        self._begun: set[str] = set()
+        self._heaps: dict[str, list[_Rank]] = {}
+        self._in_hand: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[UserUpdate]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> UserUpdate | None:
+        return self._by_name.get(name)
+
+    def push(self, update: UserUpdate) -> None:
+        """Add an update, or replace the one of its name."""
+        known = self._by_name.get(update.name)
+        self._by_name[update.name] = update
+        if update.status.phase:
+            self._begun.add(update.name)
+        else:
+            self._begun.discard(update.name)
+        if known is None or _place(known) != _place(update):
+            heapq.heappush(self._heaps.setdefault(update.source_name, []), _rank(update))
+
+    def remove(self, name: str) -> None:
+        """Forget an update that is finished or gone; an unknown name is no error."""
+        self._by_name.pop(name, None)
+        self._begun.discard(name)
+        if self._in_hand == name:
+            self._in_hand = None
+
+    def take(self, name: str) -> None:
+        """Keep this update the head, whatever comes, until it is removed: a call of it has begun."""
+        self._in_hand = name
+
+    @property
+    def head(self) -> UserUpdate | None:
+        """The update whose turn it is; None where nothing waits."""
+        if self._in_hand is not None:
+            return self._by_name[self._in_hand]
+        if self._begun:
+            return min((self._by_name[name] for name in self._begun), key=_between_sources)
+        return min(self._firsts(), key=_between_sources, default=None)
+
+    def _firsts(self) -> Iterator[UserUpdate]:
+        """The first update of each source; ranks of what was removed or replaced are dropped on the way."""
+        for source, heap in list(self._heaps.items()):
+            while heap:
+                update = self._by_name.get(heap[0][2])
+                if update is not None and _place(update) == (source, heap[0]):
+                    yield update
+                    break
+                heapq.heappop(heap)
+            else:
+                del self._heaps[source]
+
+
+def _rank(update: UserUpdate) -> _Rank:
+    """Order within a source; the sequences of hand-made updates may be equal."""
+    return update.spec.sequence, update.creation_time, update.name
+
+
+def _place(update: UserUpdate) -> tuple[str, _Rank]:
+    return update.source_name, _rank(update)
+
+
+def _between_sources(update: UserUpdate) -> tuple[datetime, str, str]:
+    return update.timestamp, update.source_name, update.name

@@ -1,0 +1,249 @@
+"""What to do with an update, and what an outcome makes of it: pure, on frozen values, without clock or I/O.
+
+`decide` looks, `record` remembers; `engine.lane` acts between the two. Both are level-based: they read spec and
+status as they stand, never what has changed (controller-runtime's contract of a reconciler).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeAlias, assert_never
+
+from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.queueing import UserQueue
+from controller.steps import STEPS
+from controller.streams import Policy, RetrySpec, UpdateStream
+from controller.updates import FINISHED, Phase, Reason, Status, StepRecord, UserUpdate
+
+#: Backoff and retry delays are lengthened by up to this share, never shortened, so that failures do not come in waves.
+JITTER = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Call this step now."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTurn:
+    """Another update of the user comes first, or nothing is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitPredecessor:
+    """The update before this one (`source.after`) has to be looked up: the watch may not have shown it yet."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueAfter:
+    """Nothing to do before `at`; None: before something changes. `status` is to be written where it differs."""
+
+    at: datetime | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Write this status and decide again: someone has asked for it."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write this last status; the next in the queue comes."""
+
+    status: Status
+
+
+Decision: TypeAlias = RunStep | WaitTurn | AwaitPredecessor | RequeueAfter | Release | Finish
+
+
+def decide(
+    update: UserUpdate, queue: UserQueue, stream: UpdateStream | None, now: datetime, *, follows: str | None = None
+) -> Decision:
+    """The next thing to do with `update`.
+
+    `stream` is None where the UpdateStream is missing; `follows` names the predecessor known to be finished or gone.
+    """
+    status = update.status
+    if status.finished:
+        return WaitTurn()
+    if asked := _requested(update, now):
+        return asked
+    if queue.head is not update:
+        return WaitTurn()
+    after = update.spec.source.after if update.spec.source else None
+    if after and after != follows and not status.phase:
+        return AwaitPredecessor(after)
+    if status.held:
+        return _while_held(status, stream, now)
+    if stopped := _stopped_by(update, stream):
+        return RequeueAfter(None, _waiting(status, *stopped, now))
+    if status.next_attempt_time and status.next_attempt_time > now:
+        return RequeueAfter(status.next_attempt_time, _delayed(status, now))
+    return RunStep(step_in_hand(status))
+
+
+def record(
+    status: Status, outcome: Outcome, stream: UpdateStream, started: datetime, now: datetime, jitter: float = 0.0
+) -> Status:
+    """The checkpoint after a call of the step in hand.
+
+    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1.
+    """
+    step = step_in_hand(status)
+    match outcome:
+        case Done(result):
+            return _done(status, StepRecord(step, result, status.attempts + 1, started, now), now)
+        case Busy(message, retry_after):
+            delay = retry_after if retry_after is not None else stream.steps[step].busy_delay_seconds
+            at = now + timedelta(seconds=delay)
+            waiting = _waiting(status, Reason.DOWNSTREAM_BUSY, _again(message, at), now, step, at)
+            return replace(waiting, busy_count=status.busy_count + 1)
+        case Rejected(message):
+            failed = replace(status, step=step, attempts=status.attempts + 1)
+            return _final(failed, Reason.REJECTED, message, stream.on_rejected, now)
+        case Retry(message) | Misconfigured(message):
+            return _failed(
+                replace(status, step=step, attempts=status.attempts + 1), outcome, message, stream, now, jitter
+            )
+        case _:
+            assert_never(outcome)
+
+
+def step_in_hand(status: Status) -> str:
+    """The first step without a checkpoint."""
+    return STEPS[len(status.steps)].name
+
+
+def waiting_for_slot(status: Status, now: datetime) -> Status:
+    """The step in hand is at its `concurrency`."""
+    step = step_in_hand(status)
+    return _waiting(status, Reason.STEP_CONCURRENCY, f"all calls that {step} may have at a time are in use", now)
+
+
+def backoff_seconds(retry: RetrySpec, failures: int) -> float:
+    """Seconds until the next try after so many failures in a row (1 or more)."""
+    exponent = min(failures - 1, 64)  # beyond it the product overflows, and every sane maximum is long reached
+    return min(retry.max_seconds, retry.initial_seconds * retry.factor**exponent)
+
+
+def _done(status: Status, record: StepRecord, now: datetime) -> Status:
+    steps = (*status.steps, record)
+    base = replace(status, steps=steps, attempts=0, busy_count=0, next_attempt_time=None, held=None)
+    if len(steps) == len(STEPS):
+        return _at(replace(base, step=None), Phase.SUCCEEDED, Reason.SUCCEEDED, "all steps done", now)
+    following = STEPS[len(steps)].name
+    return _at(
+        replace(base, step=following), Phase.RUNNING, Reason.RUNNING, f"{record.name} done, {following} next", now
+    )
+
+
+def _failed(
+    failed: Status, outcome: Retry | Misconfigured, message: str, stream: UpdateStream, now: datetime, jitter: float
+) -> Status:
+    """A failure that may pass. What blames the stream never exhausts: an expired token must not burn a topic."""
+    retry = stream.steps[step_in_hand(failed)].retry
+    misconfigured = isinstance(outcome, Misconfigured)
+    if retry.max_attempts and failed.attempts >= retry.max_attempts and not misconfigured:
+        used_up = f"{message}, after {failed.attempts} attempts"
+        return _final(failed, Reason.EXHAUSTED, used_up, stream.on_exhausted, now)
+    at = now + timedelta(seconds=backoff_seconds(retry, failed.attempts) * (1 + JITTER * jitter))
+    reason = Reason.STEP_MISCONFIGURED if misconfigured else Reason.BACKING_OFF
+    return _waiting(failed, reason, _again(message, at), now, failed.step, at)
+
+
+def _final(status: Status, reason: Reason, message: str, policy: Policy, now: datetime) -> Status:
+    status = replace(status, next_attempt_time=None)
+    if policy == "Hold":
+        held = replace(status, held=reason)
+        return _at(held, Phase.WAITING, Reason.HELD, message, now)
+    return _at(replace(status, held=None), Phase.FAILED, reason, message, now)
+
+
+def _while_held(status: Status, stream: UpdateStream | None, now: datetime) -> Decision:
+    assert status.held is not None
+    policies = {Reason.REJECTED: stream.on_rejected, Reason.EXHAUSTED: stream.on_exhausted} if stream else {}
+    if policies.get(status.held) == "Continue":
+        return Finish(_final(status, status.held, status.message, "Continue", now))
+    return RequeueAfter(None, status)
+
+
+def _stopped_by(update: UserUpdate, stream: UpdateStream | None) -> tuple[Reason, str] | None:
+    """What keeps the update from running, and a sentence of it for people."""
+    if stream is None:
+        return Reason.STREAM_MISSING, f"there is no UpdateStream {update.spec.stream} in this namespace"
+    if stream.suspend.processing:
+        return Reason.STREAM_SUSPENDED, "processing of the stream is suspended"
+    if update.spec.user in stream.suspend.users:
+        return Reason.SUSPENDED, "the user is suspended in the stream"
+    if update.spec.suspend:
+        return Reason.SUSPENDED, "the update is suspended"
+    return None
+
+
+def _delayed(status: Status, now: datetime) -> Status:
+    """Waiting for its time: the words of the delay come back where a suspension had replaced them."""
+    if status.reason in {Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED}:
+        return status
+    assert status.next_attempt_time is not None
+    reason = Reason.BACKING_OFF if status.attempts else Reason.DOWNSTREAM_BUSY
+    message = _again("delayed", status.next_attempt_time)
+    return _waiting(status, reason, message, now, status.step, status.next_attempt_time)
+
+
+_REQUESTED_END = {
+    "skip": (Phase.SKIPPED, Reason.SKIPPED_BY_REQUEST, "skipped by request"),
+    "cancel": (Phase.CANCELLED, Reason.CANCELLED_BY_REQUEST, "cancelled by request"),
+}
+
+
+def _requested(update: UserUpdate, now: datetime) -> Decision | None:
+    """What the request annotation asks for, where it has not been acted upon; other words are ignored."""
+    status, request = update.status, update.request
+    if not request or request == status.handled_request:
+        return None
+    verb = request.partition(":")[0]
+    handled = replace(status, handled_request=request, held=None, next_attempt_time=None)
+    if verb in _REQUESTED_END:
+        return Finish(_at(handled, *_REQUESTED_END[verb], now))
+    again = replace(handled, attempts=0, busy_count=0)
+    if verb == "restart":
+        again = replace(again, steps=(), run=status.run + 1)
+    elif verb != "retry":
+        return None
+    return Release(
+        _at(replace(again, step=step_in_hand(again)), Phase.RUNNING, Reason.RUNNING, f"{verb} by request", now)
+    )
+
+
+def _waiting(
+    status: Status,
+    reason: Reason,
+    message: str,
+    now: datetime,
+    step: str | None = None,
+    at: datetime | None = None,
+) -> Status:
+    """Waiting for this reason; a step in hand and a delay already there stay."""
+    if at is None and status.phase is Phase.WAITING and (status.reason, status.message) == (reason, message):
+        return status
+    kept = replace(status, step=step or step_in_hand(status), next_attempt_time=at or status.next_attempt_time)
+    return _at(kept, Phase.WAITING, reason, message, now)
+
+
+def _at(status: Status, phase: Phase, reason: Reason, message: str, now: datetime) -> Status:
+    """The condition moves on; its time changes only with its status, as the API conventions ask."""
+    changed = status.transition_time is None or (phase in FINISHED) != (status.phase in FINISHED)
+    time = now if changed else status.transition_time
+    return replace(status, phase=phase, reason=reason, message=message[:1024], transition_time=time)
+
+
+def _again(message: str, at: datetime) -> str:
+    return f"{message}, again at {at:%H:%M:%S}"
