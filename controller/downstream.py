@@ -1,0 +1,216 @@
+"""One step over HTTP: a request goes out, an outcome comes back, whatever the network or the downstream do.
+
+The requests are httpx's, the connections aiohttp's: httpx's own pool costs ten times the CPU at 32 calls in flight
+(docs/decisions/0020-httpx-over-aiohttp.md). What an answer means is said by `steps`; who calls when by `engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from controller.outcomes import Misconfigured, Outcome, Retry
+from controller.steps import Step
+from controller.streams import StepSpec
+from controller.updates import UserUpdate
+
+#: Bytes of an answer that are read; the connection of a longer one is dropped.
+MAX_ANSWER = 64 * 1024
+#: Seconds that an idle connection is kept: below the 5 s after which common servers close theirs, since a call that
+#: meets the close would fail.
+KEEP_ALIVE = 4.0
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?\Z")
+#: Decompresses gzip and zlib alike, by their headers.
+_ANY_DEFLATE = 32 + zlib.MAX_WBITS
+
+
+class Downstream:
+    """Calls steps. One for all users and streams: connections are shared, nothing else is.
+
+    There is no limit on connections: calls that hang must never keep others from theirs.
+    """
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._transport = transport or _transport()
+        self._clock = clock or partial(datetime.now, UTC)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes all connections, those of calls in flight too."""
+        await self._transport.aclose()
+
+    async def call(
+        self,
+        step: Step,
+        endpoint: StepSpec,
+        update: UserUpdate,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
+
+        `key` is the idempotency key; `headers` are added, but replace none of the call's own. Cancelling closes the
+        connection. Raises nothing: all that can fail outside is an outcome.
+        """
+        try:
+            content = orjson.dumps(step.request_body(update.spec, update.status.results))
+        except KeyError as error:
+            return Retry(f"{error.args[0]} is missing in the results of the steps before {step.name}")
+        try:
+            own = _headers(update, key)
+            request = httpx.Request("POST", _url(endpoint.url), headers=_merged(headers, own), content=content)
+        except (httpx.InvalidURL, ValueError) as error:
+            return Misconfigured(f"{step.name} cannot be called: {error}")
+        try:
+            async with asyncio.timeout(endpoint.timeout_seconds):
+                return await self._exchange(step, request)
+        except TimeoutError:
+            return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
+        except httpx.UnsupportedProtocol:
+            return Misconfigured(f"{step.name} cannot be called: the url is not one of http or https")
+        except Exception as error:
+            return Retry(_cause(error, step.name))
+
+    async def _exchange(self, step: Step, request: httpx.Request) -> Outcome:
+        response = await self._transport.handle_async_request(request)
+        stream = cast(httpx.AsyncByteStream, response.stream)
+        try:
+            body = await _read(stream)
+        finally:
+            await stream.aclose()
+        status, headers = response.status_code, response.headers
+        if body is not None and "content-encoding" in headers:
+            body = _decoded(body, headers["content-encoding"])
+        if body is None and 200 <= status < 300:
+            return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
+        return step.read_answer(status, headers, body or b"", self._clock())
+
+
+def _transport() -> AiohttpTransport:
+    context = httpx.create_ssl_context()
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE)
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=MAX_ANSWER // 2,
+            trust_env=False,
+        )
+
+    return AiohttpTransport(verify=context, client=session)
+
+
+@lru_cache(maxsize=1024)
+def _url(text: str) -> httpx.URL:
+    url = httpx.URL(text)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise httpx.InvalidURL("the url must be http:// or https:// with a host")
+    return url
+
+
+def _headers(update: UserUpdate, key: str) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": "userupdates",
+        "Idempotency-Key": key,
+        "Enrichment-Stream": update.spec.stream,
+        "Enrichment-User": quote(update.spec.user, safe=""),
+        "Enrichment-Sequence": str(update.spec.sequence),
+        "Enrichment-Source": update.source_name,
+    }
+    traceparent = update.spec.source.traceparent if update.spec.source else None
+    if traceparent is not None and _TRACEPARENT.match(traceparent):
+        headers["traceparent"] = traceparent
+    return headers
+
+
+def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, str]:
+    """Raises ValueError, without the value: it may be a secret."""
+    if not extra:
+        return own
+    taken = {name.lower() for name in own} | {"host", "content-length", "transfer-encoding", "connection"}
+    merged = dict(own)
+    for name, value in extra.items():
+        if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()):
+            raise ValueError(f"the header {name!r} holds characters that no header can carry (a line break?)")
+        if name.lower() not in taken:
+            merged[name] = value
+    return merged
+
+
+async def _read(stream: httpx.AsyncByteStream) -> bytes | None:
+    """The whole body; None where it is longer than `MAX_ANSWER`."""
+    body = b""
+    async with aclosing(cast(AsyncGenerator[bytes, None], aiter(stream))) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                return None
+    return body
+
+
+def _decoded(body: bytes, encoding: str) -> bytes | None:
+    """A body that was encoded though identity was asked for; None where it unfolds to more than `MAX_ANSWER`."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        decoded = zlib.decompressobj(_ANY_DEFLATE).decompress(body, MAX_ANSWER + 1)
+    except zlib.error:
+        return body
+    return decoded if len(decoded) <= MAX_ANSWER else None
+
+
+def _cause(error: Exception, step: str) -> str:
+    """What went wrong, for people. The transport's names for aiohttp's errors are too coarse: it says what they were."""
+    original = error.__cause__ if isinstance(error, httpx.HTTPError) else None
+    match original or error:
+        case aiohttp.ClientConnectorDNSError() as cause:
+            return f"no address found for {cause.host}, the host of {step}"
+        case aiohttp.ClientConnectorCertificateError() as cause:
+            reason = cause.certificate_error
+            return f"certificate of {step} is not trusted: {getattr(reason, 'verify_message', reason)}"
+        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+            return f"no TLS connection to {step}: does its url say https where it speaks http?"
+        case aiohttp.ClientConnectorError() as cause if isinstance(cause.os_error, ConnectionRefusedError):
+            return f"connection refused by {step}"
+        case aiohttp.ClientConnectorError() as cause:
+            return f"no connection to {step}: {cause.os_error.strerror or cause.os_error}"
+        case aiohttp.ServerDisconnectedError():
+            return f"connection closed by {step} before it answered"
+        case aiohttp.ClientPayloadError():
+            return f"connection to {step} broke off in the middle of the answer"
+        case aiohttp.ClientResponseError():
+            return f"the answer of {step} is not HTTP"
+        case OSError():
+            return f"connection reset by {step}"
+        case cause:
+            return f"call of {step} failed: {type(cause).__name__}"
