@@ -26,9 +26,7 @@ class ConfigError(ControllerError):
 class ApiError(ControllerError):
     """The API server did not do what it was asked."""
 
-    def __init__(
-        self, message: str, *, status: int = 0, reason: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason

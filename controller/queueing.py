@@ -7,7 +7,7 @@ contract of README "Order".
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TypeAlias
 
@@ -23,12 +23,14 @@ class UserQueue:
     first ones. Across sources it compares times, never sequences, which mean nothing between them.
     """
 
-    __slots__ = ("_begun", "_by_name", "_heaps", "_in_hand")
+    __slots__ = ("_asked", "_begun", "_by_name", "_heaps", "_in_hand")
 
     def __init__(self) -> None:
         self._by_name: dict[str, UserUpdate] = {}
         #: Names of updates with a phase: one of them, where nobody meddles.
         self._begun: set[str] = set()
+        #: Names of updates for which a person asks something.
+        self._asked: set[str] = set()
         self._heaps: dict[str, list[_Rank]] = {}
         self._in_hand: str | None = None
 
@@ -45,10 +47,8 @@ class UserQueue:
         """Add an update, or replace the one of its name."""
         known = self._by_name.get(update.name)
         self._by_name[update.name] = update
-        if update.status.phase:
-            self._begun.add(update.name)
-        else:
-            self._begun.discard(update.name)
+        _put(self._begun, update.name, update.status.phase is not None)
+        _put(self._asked, update.name, update.request not in (None, update.status.handled_request))
         if known is None or _place(known) != _place(update):
             heapq.heappush(self._heaps.setdefault(update.source_name, []), _rank(update))
 
@@ -56,6 +56,7 @@ class UserQueue:
         """Forget an update that is finished or gone; an unknown name is no error."""
         self._by_name.pop(name, None)
         self._begun.discard(name)
+        self._asked.discard(name)
         if self._in_hand == name:
             self._in_hand = None
 
@@ -64,13 +65,22 @@ class UserQueue:
         self._in_hand = name
 
     @property
+    def asked(self) -> list[UserUpdate]:
+        """Those for which a person asks something that has not been acted upon."""
+        return [self._by_name[name] for name in self._asked]
+
+    @property
     def head(self) -> UserUpdate | None:
         """The update whose turn it is; None where nothing waits."""
         if self._in_hand is not None:
             return self._by_name[self._in_hand]
-        if self._begun:
-            return min((self._by_name[name] for name in self._begun), key=_between_sources)
-        return min(self._firsts(), key=_between_sources, default=None)
+        firsts = self._firsts_begun() if self._begun else self._firsts()
+        return min(firsts, key=_between_sources, default=None)
+
+    def _firsts_begun(self) -> Iterable[UserUpdate]:
+        """The first of each source with a phase: where there are several, sequence comes before time as ever."""
+        begun = sorted((self._by_name[name] for name in self._begun), key=_rank, reverse=True)
+        return {update.source_name: update for update in begun}.values()
 
     def _firsts(self) -> Iterator[UserUpdate]:
         """The first update of each source; ranks of what was removed or replaced are dropped on the way."""
@@ -83,6 +93,10 @@ class UserQueue:
                 heapq.heappop(heap)
             else:
                 del self._heaps[source]
+
+
+def _put(names: set[str], name: str, belongs: bool) -> None:
+    (names.add if belongs else names.discard)(name)
 
 
 def _rank(update: UserUpdate) -> _Rank:

@@ -74,13 +74,16 @@ def decide(
     status = update.status
     if status.finished:
         return WaitTurn()
-    if asked := _requested(update, now):
-        return asked
+    verb = _requested(update)
+    if verb in _REQUESTED_END:
+        return Finish(_at(_handled(update), *_REQUESTED_END[verb], now))
     if queue.head is not update:
         return WaitTurn()
     after = update.spec.source.after if update.spec.source else None
     if after and after != follows and not status.phase:
         return AwaitPredecessor(after)
+    if verb in _REQUESTED_AGAIN:  # not before its turn: an update with a phase is the head
+        return Release(_again_by_request(update, verb, now))
     if status.held:
         return _while_held(status, stream, now)
     if stopped := _stopped_by(update, stream):
@@ -95,8 +98,11 @@ def record(
 ) -> Status:
     """The checkpoint after a call of the step in hand.
 
-    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1.
+    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1. What was finished
+    while the call ran (skipped, say) stays finished.
     """
+    if status.finished:
+        return status
     step = step_in_hand(status)
     match outcome:
         case Done(result):
@@ -130,8 +136,10 @@ def waiting_for_slot(status: Status, now: datetime) -> Status:
 
 def backoff_seconds(retry: RetrySpec, failures: int) -> float:
     """Seconds until the next try after so many failures in a row (1 or more)."""
-    exponent = min(failures - 1, 64)  # beyond it the product overflows, and every sane maximum is long reached
-    return min(retry.max_seconds, retry.initial_seconds * retry.factor**exponent)
+    try:
+        return min(retry.max_seconds, retry.initial_seconds * float(retry.factor) ** (failures - 1))
+    except OverflowError:
+        return retry.max_seconds
 
 
 def _done(status: Status, record: StepRecord, now: datetime) -> Status:
@@ -204,23 +212,25 @@ _REQUESTED_END = {
 }
 
 
-def _requested(update: UserUpdate, now: datetime) -> Decision | None:
-    """What the request annotation asks for, where it has not been acted upon; other words are ignored."""
-    status, request = update.status, update.request
-    if not request or request == status.handled_request:
-        return None
-    verb = request.partition(":")[0]
-    handled = replace(status, handled_request=request, held=None, next_attempt_time=None)
-    if verb in _REQUESTED_END:
-        return Finish(_at(handled, *_REQUESTED_END[verb], now))
-    again = replace(handled, attempts=0, busy_count=0)
+_REQUESTED_AGAIN = frozenset({"retry", "restart"})
+
+
+def _requested(update: UserUpdate) -> str:
+    """The verb of a request that has not been acted upon; other words are ignored."""
+    request = update.request or ""
+    return "" if request == update.status.handled_request else request.partition(":")[0]
+
+
+def _handled(update: UserUpdate) -> Status:
+    return replace(update.status, handled_request=update.request, held=None, next_attempt_time=None)
+
+
+def _again_by_request(update: UserUpdate, verb: str, now: datetime) -> Status:
+    """The step in hand anew, or with `restart` all of them, at once and with all attempts."""
+    again = replace(_handled(update), attempts=0, busy_count=0)
     if verb == "restart":
-        again = replace(again, steps=(), run=status.run + 1)
-    elif verb != "retry":
-        return None
-    return Release(
-        _at(replace(again, step=step_in_hand(again)), Phase.RUNNING, Reason.RUNNING, f"{verb} by request", now)
-    )
+        again = replace(again, steps=(), run=again.run + 1)
+    return _at(replace(again, step=step_in_hand(again)), Phase.RUNNING, Reason.RUNNING, f"{verb} by request", now)
 
 
 def _waiting(

@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 
 
 def from_text(text: str) -> datetime:
-    """An aware datetime in UTC. Raises ValueError where the text is no RFC 3339 time."""
-    return datetime.fromisoformat(text).astimezone(UTC)
+    """An aware datetime in UTC. Raises ValueError where the text is no RFC 3339 time, or names no zone."""
+    time = datetime.fromisoformat(text.upper())  # the API server lets `t` and `z` pass
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return time.astimezone(UTC)
 
 
 def to_text(time: datetime) -> str:

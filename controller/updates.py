@@ -246,7 +246,7 @@ class UserUpdate:
             creation_time=times.from_text(metadata["creationTimestamp"]),
             spec=UpdateSpec.from_body(body["spec"]),
             status=Status.from_body(body.get("status") or {}),
-            request=(metadata.get("annotations") or {}).get(names.REQUEST_ANNOTATION),
+            request=_request(metadata.get("annotations") or {}),
         )
 
     @property
@@ -268,3 +268,8 @@ class UserUpdate:
 
 def _time(text: str | None) -> datetime | None:
     return times.from_text(text) if text else None
+
+
+def _request(annotations: Mapping[str, str]) -> str | None:
+    """No longer than the status can hold as handled: else it would be acted upon again and again."""
+    return (annotations.get(names.REQUEST_ANNOTATION) or "")[:64] or None

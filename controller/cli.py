@@ -1,0 +1,83 @@
+"""Command line: `python -m controller bridge` and `python -m controller run`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+import uvloop
+
+from controller import bridge, engine, logs
+from controller.config import Settings
+from controller.errors import ConfigError
+from controller.serving import Health, serve
+
+logger = logging.getLogger(__name__)
+
+_Process = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
+_PROCESSES: dict[str, tuple[_Process, str]] = {
+    "bridge": (bridge.run, "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),
+    "run": (engine.run, "apply the UserUpdates: each user's in order, every step checkpointed"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a process until SIGTERM or SIGINT; exit with 2 where it was started wrongly."""
+    options = _parser().parse_args(arguments)
+    logs.configure(options.log_level, options.log_format)
+    host, port = options.metrics_address
+    settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port)
+    try:
+        uvloop.run(_until_stopped(_PROCESSES[options.process][0], settings))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+async def _until_stopped(process: _Process, settings: Settings) -> None:
+    stop = asyncio.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+    health = Health()
+    async with serve(settings, health):
+        await process(settings, stop, health)
+    logger.info("Stopped", extra=logs.fields(identity=settings.identity))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m controller",
+        description="Turns Kafka events into UserUpdate resources and applies each user's updates in order.",
+    )
+    processes = parser.add_subparsers(dest="process", required=True, metavar="{bridge,run}")
+    for name, (_, text) in _PROCESSES.items():
+        process = processes.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        process.add_argument(
+            "--identity",
+            default=os.environ.get("POD_NAME") or socket.gethostname(),
+            help="unique name of this replica; a restarted process of the same name goes on at once ($POD_NAME)",
+        )
+        process.add_argument(
+            "--metrics-address",
+            type=_address,
+            default="0.0.0.0:8080",
+            metavar="HOST:PORT",
+            help="where /metrics, /healthz and /readyz are served",
+        )
+        process.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+        process.add_argument("--log-format", choices=["text", "json"], default="text")
+    return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)

@@ -1,0 +1,25 @@
+"""`python -m controller run`: kopf watches, an engine for each UpdateStream works.
+
+handlers (kopf) → engines → engine (Lease, list) → registry → lane (decide, call, checkpoint) → next in the queue
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from controller.cluster import Cluster
+from controller.config import Settings
+from controller.downstream import Downstream
+from controller.engine import handlers
+from controller.engine.engines import Engines
+from controller.serving import Health
+
+
+async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
+    """Work on all streams of the cluster until `stop`. Raises ConfigError where there is no way to the API server."""
+    async with Cluster.connect() as cluster, Downstream() as downstream:
+        engines = Engines(cluster, downstream, settings.identity)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(handlers.watch(engines, stop))
+            group.create_task(engines.run(stop))
+            health.ready = True

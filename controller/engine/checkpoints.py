@@ -1,0 +1,95 @@
+"""Writing what was decided or answered to an update's status; resourceVersion fences every write.
+
+Between `lane`, which has an outcome in hand, and the API server. An outcome is never discarded: a Conflict is read
+again and recorded anew, an outage is waited out, and what somebody else has recorded already is left as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from controller import errors
+from controller.cluster import UPDATES
+from controller.engine.context import StreamContext
+from controller.logs import fields
+from controller.updates import Status, UserUpdate
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between tries to write an outcome while the API server refuses or is away.
+RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
+
+
+class Gone(Exception):
+    """The update was deleted, or deleted and made again: what was to be written has no place any more."""
+
+
+class Superseded(Exception):
+    """Another controller has held the stream since: it has done, or will do, this itself."""
+
+
+async def write_outcome(context: StreamContext, update: UserUpdate, record: Callable[[Status], Status]) -> UserUpdate:
+    """Record an outcome, however long it takes. Raises Gone or Superseded."""
+    tenure, done, tries = context.lease.tenure, len(update.status.steps), 0
+    while True:
+        status = record(update.status)
+        try:
+            return await _patch(context, update, status, tenure)
+        except errors.Conflict:
+            update = await _read_again(context, update)
+            if len(update.status.steps) > done or update.status == status:
+                return update  # the first try had been done: only its answer was lost
+        except errors.NotFound as error:
+            raise Gone from error
+        except errors.ApiError as error:
+            _complain(update, error)
+            await asyncio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)] * (1 + random.random()))
+            tries += 1
+
+
+async def write_status(context: StreamContext, update: UserUpdate, status: Status) -> UserUpdate:
+    """Write a status that was decided on, or read the update again where that is out of date: then decide anew.
+
+    Raises Gone, Superseded or errors.ApiError.
+    """
+    try:
+        return await _patch(context, update, status, context.lease.tenure)
+    except errors.Conflict:
+        return await _read_again(context, update)
+    except errors.NotFound as error:
+        raise Gone from error
+
+
+async def _patch(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
+    await context.lease.wait_held()
+    if context.lease.tenure != tenure:
+        raise Superseded
+    body = await context.cluster.patch_status(
+        UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+    )
+    return update.with_status(status, int(body["metadata"]["resourceVersion"]))
+
+
+async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
+    while True:
+        try:
+            body = await context.cluster.get(UPDATES, update.namespace, update.name)
+        except errors.NotFound as error:
+            raise Gone from error
+        except errors.ApiError as error:
+            _complain(update, error)
+            await asyncio.sleep(RETRY_SECONDS[-1])
+        else:
+            current = UserUpdate.from_body(body)
+            if current.uid != update.uid:
+                raise Gone
+            return current
+
+
+def _complain(update: UserUpdate, error: errors.ApiError) -> None:
+    logger.warning(
+        "Status not written, trying again", extra=fields(update=f"{update.namespace}/{update.name}", cause=str(error))
+    )

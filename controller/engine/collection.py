@@ -1,0 +1,149 @@
+"""Deletes finished updates when their time has come, and no earlier than their record can be delivered again.
+
+A finished update is what tells a repeated record from a new one: it may go only when its offset is below `position`
+and below what Kafka has acknowledged as committed, and in no backlog, and a minute after its end, which a create that
+was cut off by a time-out or a frozen bridge may still meet. Hand-made ones go by age alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller import errors
+from controller.cluster import STREAMS, UPDATES, Body
+from controller.engine.context import StreamContext
+from controller.logs import fields
+from controller.streams import Retention
+from controller.updates import FINISHED, Phase, UserUpdate
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between rounds (with jitter) while nothing is due; deletes at a time; deletes in a round.
+PERIOD = 5.0
+CONCURRENCY = 8
+BATCH = 500
+#: No update goes earlier after its end, in seconds.
+MIN_AGE = 60.0
+
+#: What goes first where more than `maxFinished` are kept.
+_EXPENDABLE = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 1, Phase.CANCELLED: 1, Phase.FAILED: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What collection needs to know of a finished update."""
+
+    name: str
+    uid: str
+    user: str
+    phase: Phase
+    ended: datetime
+    #: (topic id, partition) and offset; None for hand-made ones.
+    partition: tuple[str, int] | None
+    offset: int
+
+    @classmethod
+    def of(cls, update: UserUpdate) -> Finished:
+        source, status = update.spec.source, update.status
+        assert status.phase and status.completion_time
+        partition = (source.topic_id, source.partition) if source else None
+        offset = source.offset if source else 0
+        return cls(update.name, update.uid, update.spec.user, status.phase, status.completion_time, partition, offset)
+
+
+def due(finished: Mapping[str, Finished], retention: Retention, now: datetime) -> list[Finished]:
+    """Those whose time has come, by age or because too many are kept, the first to go first."""
+    seconds = {
+        phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
+        for phase in FINISHED
+    }
+    old_enough = [each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE)]
+    aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
+    surplus = len(finished) - len(aged) - retention.max_finished
+    if surplus <= 0:
+        return aged
+    names = {each.name for each in aged}
+    rest = [each for each in old_enough if each.name not in names]
+    rest.sort(key=lambda each: (_EXPENDABLE[each.phase], each.ended))
+    return aged + rest[:surplus]
+
+
+class Collection:
+    """The finished updates of a stream, and the round that deletes them."""
+
+    def __init__(self, context: StreamContext) -> None:
+        self._context = context
+        self._finished: dict[str, Finished] = {}
+        self._listed = False
+
+    @property
+    def counts(self) -> dict[Phase, int]:
+        counts = Counter(each.phase for each in self._finished.values())
+        return {phase: counts[phase] for phase in FINISHED}
+
+    def add(self, update: UserUpdate) -> None:
+        self._finished[update.name] = Finished.of(update)
+
+    def clear(self) -> None:
+        self._finished, self._listed = {}, False
+
+    async def run(self) -> None:
+        while True:
+            await self._context.lease.wait_held()
+            try:
+                if not self._listed:
+                    await self._list()
+                deleted = await self._round()
+            except errors.ApiError as error:
+                logger.warning("Finished updates not collected", extra=fields(cause=str(error)))
+                deleted = 0
+            if deleted < BATCH:
+                await asyncio.sleep(PERIOD * random.uniform(0.8, 1.2))
+
+    async def _list(self) -> None:
+        """What earlier controllers have finished, and this one before it lost its Lease."""
+        stream = self._context.stream
+        for phase in FINISHED:
+            selector = f"spec.stream={stream.name},status.phase={phase}"
+            listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector, page=200)
+            for body in listing.items:
+                self.add(UserUpdate.from_body(body))
+        self._listed = True
+
+    async def _round(self) -> int:
+        """Delete what is due, at most a batch; how many were deleted."""
+        candidates = due(self._finished, self._context.stream.retention, self._context.now())
+        if not candidates:
+            return 0
+        stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
+        safe = _safe(candidates, stream.get("status") or {})
+        batch = [each for each, _ in zip(safe, range(BATCH), strict=False)]
+        slots = asyncio.Semaphore(CONCURRENCY)
+        await asyncio.gather(*(self._delete(each, slots) for each in batch))
+        return len(batch)
+
+    async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            await self._context.lease.wait_held()
+            try:
+                await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
+            except (errors.NotFound, errors.Conflict):
+                pass  # gone, or another object of that name
+            self._finished.pop(each.name, None)
+
+
+def _safe(candidates: list[Finished], status: Body) -> Iterator[Finished]:
+    """Those whose record cannot be delivered again."""
+    below = {
+        (entry["topicId"], entry["partition"]): min(entry.get("position", 0), entry.get("committed", 0))
+        for entry in status.get("partitions", ())
+    }
+    for each in candidates:
+        if each.partition is None or each.offset < below.get(each.partition, 0):
+            yield each

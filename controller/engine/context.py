@@ -1,0 +1,84 @@
+"""What the lanes of one stream share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from controller.cluster import Cluster
+from controller.downstream import Downstream
+from controller.engine.lease import Lease
+from controller.steps import STEPS
+from controller.streams import UpdateStream
+from controller.updates import UserUpdate
+
+
+class CallSlots:
+    """A step's `concurrency`: the one place in which users wait for each other, first come, first served.
+
+    Unlike asyncio.Semaphore its limit can change while it is in use.
+    """
+
+    def __init__(self) -> None:
+        #: Most calls at a time; None: no limit.
+        self.limit: int | None = None
+        self._used = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def free(self) -> bool:
+        return self.limit is None or self._used < self.limit
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[None]:
+        while not self.free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self.wake()
+                raise
+        self._used += 1
+        try:
+            yield
+        finally:
+            self._used -= 1
+            self.wake()
+
+    def set_limit(self, limit: int | None) -> None:
+        self.limit = limit
+        for _ in range(len(self._waiting)):
+            self.wake()
+
+    def wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+
+@dataclass(slots=True)
+class StreamContext:
+    """The stream as it stands now, and the means to act on it."""
+
+    cluster: Cluster
+    downstream: Downstream
+    lease: Lease
+    stream: UpdateStream
+    #: Called with each update that has been finished and written.
+    on_finished: Callable[[UserUpdate], None]
+    slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
+
+    def reconfigure(self, stream: UpdateStream) -> None:
+        self.stream = stream
+        for step, slots in self.slots.items():
+            slots.set_limit(stream.steps[step].concurrency)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)

@@ -1,0 +1,204 @@
+"""The engine of one UpdateStream: takes its Lease, lists, then keeps the lanes going until the Lease is gone.
+
+Between `handlers`, which brings what kopf has seen, and `lane`, which does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from controller import errors, names
+from controller.cluster import UPDATES, Body, Cluster
+from controller.downstream import Downstream
+from controller.engine.collection import Collection
+from controller.engine.context import StreamContext
+from controller.engine.lane import Lane
+from controller.engine.lease import Lease
+from controller.engine.registry import Registry
+from controller.engine.reporting import report
+from controller.logs import fields
+from controller.streams import UpdateStream
+from controller.updates import FINISHED, UserUpdate
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between consistent lists, which find what a watch has missed (kopf reports no deletions after a re-list).
+RESYNC_SECONDS = 120.0
+RETRY_SECONDS = 1.0
+#: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
+DRAIN_SECONDS = 1.0
+PRUNE_SECONDS = 5.0
+
+UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
+
+
+class Engine:
+    """All work on one stream in this process; stands by while another controller holds the stream's Lease."""
+
+    def __init__(self, cluster: Cluster, downstream: Downstream, stream: UpdateStream, identity: str) -> None:
+        lease = Lease(cluster, stream.namespace, names.lease_name(stream.name), identity)
+        self._context = StreamContext(cluster, downstream, lease, stream, self._on_finished)
+        self._context.reconfigure(stream)
+        self._registry = Registry(self._new_lane)
+        self._collection = Collection(self._context)
+        #: Whether lanes may start calls: the Lease is held, the first list is in.
+        self._open = False
+        #: Events that came while the first list was under way; None: none is.
+        self._early: list[tuple[str | None, Body]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Let calls in flight end, within a second; record what they gave; give the Lease away."""
+        self._open = False
+        for lane in self._registry.lanes:
+            lane.closed = True
+        if self._context.lease.held:
+            await self._drain()
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._registry.clear()
+        await self._context.lease.release()
+
+    def reconfigure(self, stream: UpdateStream) -> None:
+        """A changed spec acts at once."""
+        self._context.reconfigure(stream)
+        for lane in self._registry.lanes:
+            lane.wake()
+
+    def observe(self, kind: str | None, body: Body) -> None:
+        """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
+        if self._early is not None:
+            self._early.append((kind, body))
+        elif self._open and (update := parse(body)):
+            if kind == "DELETED":
+                self._observe_gone(update)
+            else:
+                self._registry.merge(update)
+
+    def _observe_gone(self, update: UserUpdate) -> None:
+        """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
+        lane = self._registry.lane(update.spec.user)
+        known = lane.queue.get(update.name) if lane else None
+        if lane is None or known is None or known.resource_version >= update.resource_version:
+            return
+        if not (lane.busy and lane.queue.head is known):
+            look = asyncio.get_running_loop().create_task(self._look(known))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    async def _look(self, update: UserUpdate) -> None:
+        try:
+            body = await self._context.cluster.get(UPDATES, update.namespace, update.name)
+        except errors.NotFound:
+            self._registry.forget(update)
+        except errors.ApiError as error:
+            logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
+        else:
+            if found := parse(body):
+                self._registry.merge(found)
+
+    async def _run(self) -> None:
+        """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._context.lease.keep())
+            for work in (self._work, self._resync, self._prune, self._collection.run, self._report):
+                group.create_task(self._for_ever(work))
+
+    async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception:
+                logger.exception("Unexpected error, trying again", extra=fields(stream=self._context.stream.name))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _work(self) -> None:
+        """Tenure after tenure. A Lease that lapsed and came back untouched goes on with what is in memory."""
+        lease, tenure = self._context.lease, 0
+        while True:
+            await lease.wait_held()
+            if lease.tenure != tenure:
+                tenure = lease.tenure
+                await self._begin()
+            else:
+                self._reopen()
+            await lease.wait_lapsed()
+            self._open = False
+            for lane in self._registry.lanes:
+                lane.closed = True
+                lane.cut()
+
+    async def _begin(self) -> None:
+        """List everything before any work; the events that come meanwhile are merged behind it."""
+        self._registry.clear()
+        self._collection.clear()
+        self._early = []
+        while not await self._list():
+            await asyncio.sleep(RETRY_SECONDS)
+        early, self._early = self._early, None
+        self._reopen()
+        for kind, body in early:
+            self.observe(kind, body)
+
+    def _reopen(self) -> None:
+        self._open = True
+        for lane in self._registry.lanes:
+            lane.closed = False
+            lane.wake()
+
+    async def _list(self) -> bool:
+        stream = self._context.stream
+        selector = f"spec.stream={stream.name},{UNFINISHED}"
+        try:
+            listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector)
+        except errors.ApiError as error:
+            logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
+            return False
+        self._registry.merge_list([*filter(None, map(parse, listing.items))], listing.resource_version)
+        return True
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            if self._open:
+                await self._list()
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_SECONDS)
+            self._registry.prune()
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await asyncio.gather(*(lane.drained() for lane in self._registry.lanes))
+
+    def _new_lane(self) -> Lane:
+        lane = Lane(self._context)
+        lane.closed = not self._open
+        return lane
+
+    async def _report(self) -> None:
+        await report(self._context, self._registry, self._collection)
+
+    def _on_finished(self, update: UserUpdate) -> None:
+        self._registry.finish(update)
+        self._collection.add(update)
+
+
+def parse(body: Body) -> UserUpdate | None:
+    """None, and a line in the log, where an object is not what the CRD lets pass: one such stops no other."""
+    try:
+        return UserUpdate.from_body(body)
+    except (KeyError, ValueError, TypeError) as error:
+        name = body.get("metadata", {}).get("name")
+        logger.error("UserUpdate not understood, left alone", extra=fields(update=name, cause=repr(error)))
+        return None

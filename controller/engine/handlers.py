@@ -1,0 +1,122 @@
+"""kopf: watches UpdateStreams and UserUpdates, and hands each event on at once. Nothing is decided here.
+
+Only `on.event` handlers: no finalizers, no annotations, no writes by kopf (docs/decisions/0002-kopf-for-intake.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Collection, Iterator
+from typing import Any, Protocol
+
+import kopf
+
+from controller.cluster import Body
+from controller.logs import fields
+from controller.names import GROUP, VERSION
+from controller.updates import Phase
+
+logger = logging.getLogger(__name__)
+
+#: Absent and Waiting: two events for an update instead of five, and what a person changes on a waiting one is seen.
+WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
+RESTART_SECONDS = 1.0
+
+
+class Intake(Protocol):
+    """Takes what the watch shows; `kind` is None for what was there before."""
+
+    def observe_stream(self, kind: str | None, body: Body) -> None: ...
+
+    def observe_update(self, kind: str | None, body: Body) -> None: ...
+
+
+async def watch(intake: Intake, stop: asyncio.Event) -> None:
+    """Run kopf until `stop`. It gives up on some answers of an API server in trouble: it is then started again."""
+    while not stop.is_set():
+        try:
+            await kopf.operator(
+                registry=_registry(intake), settings=_settings(), standalone=True, clusterwide=True, stop_flag=stop
+            )
+        except Exception as error:
+            logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
+        if not stop.is_set():
+            await asyncio.sleep(RESTART_SECONDS)
+
+
+def _registry(intake: Intake) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_via_client(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, "updatestreams", registry=registry)
+    async def stream_seen(event: Any, **_: Any) -> None:
+        intake.observe_stream(event["type"], event["object"])
+
+    @kopf.on.event(GROUP, VERSION, "userupdates", registry=registry)
+    async def update_seen(event: Any, **_: Any) -> None:
+        intake.observe_update(event["type"], event["object"])
+
+    return registry
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.watching.field_selectors[GROUP, "userupdates"] = WATCHED_PHASES
+    settings.watching.chunk_size = 500
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress(prefix=GROUP, v1=False)
+    settings.networking.error_backoffs = _Backoffs()
+    settings.networking.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.queueing.idle_timeout = 0.5
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    return settings
+
+
+class _Backoffs(Collection[float]):
+    """Short, jittered, without end: kopf leaves the process when its backoffs are used up."""
+
+    def __iter__(self) -> Iterator[float]:
+        while True:
+            yield random.uniform(0.1, 1.0)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __contains__(self, item: object) -> bool:
+        return False
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Without handlers of changes there is nothing to compare with: half of kopf's CPU time an event."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.AnnotationsProgressStorage):
+    """Event handlers have no progress to store."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence

@@ -1,0 +1,77 @@
+"""Updates whose UpdateStream is missing: the head of each user says so, and waits.
+
+No Lease is taken for them: nothing is called, and resourceVersion fences the writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from controller import errors
+from controller.cluster import UPDATES, Cluster
+from controller.logs import fields
+from controller.queueing import UserQueue
+from controller.reconcile import RequeueAfter, decide
+from controller.streams import UpdateStream
+from controller.updates import FINISHED, UserUpdate
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a stream may be on its way: at a start, streams and updates are listed side by side.
+GRACE_SECONDS = 2.0
+
+_UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
+
+
+class Orphans:
+    """Marks the heads of queues that no engine works on, as `(namespace, stream)` are noticed."""
+
+    def __init__(self, cluster: Cluster, streams: Mapping[tuple[str, str], UpdateStream]) -> None:
+        self._cluster = cluster
+        self._streams = streams
+        self._noticed: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._pending: set[tuple[str, str]] = set()
+
+    def notice(self, key: tuple[str, str]) -> None:
+        if key not in self._pending:
+            self._pending.add(key)
+            self._noticed.put_nowait(key)
+
+    async def run(self) -> None:
+        while True:
+            key = await self._noticed.get()
+            await asyncio.sleep(GRACE_SECONDS)
+            self._pending.discard(key)  # what comes from here on is noticed anew: the list may miss it
+            if key in self._streams:
+                continue
+            try:
+                await self._mark(*key)
+            except errors.ApiError as error:
+                logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=str(error)))
+                self.notice(key)
+
+    async def _mark(self, namespace: str, stream: str) -> None:
+        selector = f"spec.stream={stream},{_UNFINISHED}"
+        listing = await self._cluster.list(UPDATES, namespace, field_selector=selector)
+        queues: dict[str, UserQueue] = defaultdict(UserQueue)
+        for update in map(UserUpdate.from_body, listing.items):
+            queues[update.spec.user].push(update)
+        for queue in queues.values():
+            if head := queue.head:
+                await self._mark_head(head, queue)
+
+    async def _mark_head(self, head: UserUpdate, queue: UserQueue) -> None:
+        after = head.spec.source.after if head.spec.source else None  # the list would have shown it
+        decision = decide(head, queue, None, datetime.now(UTC), follows=after)
+        if not isinstance(decision, RequeueAfter) or decision.status == head.status:
+            return
+        try:
+            await self._cluster.patch_status(
+                UPDATES, head.namespace, head.name, decision.status.for_status(), head.resource_version
+            )
+        except (errors.Conflict, errors.NotFound):
+            self.notice((head.namespace, head.spec.stream))

@@ -1,0 +1,90 @@
+"""All unfinished updates of a stream that this controller knows, a lane for each user; where watch and list meet.
+
+The watch may lag behind the list and repeat what was, so every object is taken by its resourceVersion (versions of
+one resource can be compared: KEP-5504), and what a list did not show any more is not revived by an older event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from controller.engine.lane import Lane
+from controller.updates import UserUpdate
+
+
+class Registry:
+    def __init__(self, new_lane: Callable[[], Lane]) -> None:
+        self._new_lane = new_lane
+        self._lanes: dict[str, Lane] = {}
+        #: Version of the newest list: an older event about an unknown update is of the past.
+        self._listed = 0
+        #: Updates finished here since that list, with the version of their end: their echoes are of the past too.
+        self._finished: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[UserUpdate]:
+        return (update for lane in self._lanes.values() for update in lane.queue)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return list(self._lanes.values())
+
+    def lane(self, user: str) -> Lane | None:
+        return self._lanes.get(user)
+
+    def merge(self, update: UserUpdate) -> None:
+        """Take in what a watch, or a look at the object, has shown."""
+        lane = self._lanes.get(update.spec.user)
+        known = lane.queue.get(update.name) if lane else None
+        newest = known.resource_version if known else max(self._listed, self._finished.get(update.name, 0))
+        if update.resource_version <= newest:
+            return
+        if update.status.finished:
+            self.forget(update)
+        elif lane is None or not _in_hand(lane, update):
+            self._put(update)
+
+    def merge_list(self, updates: list[UserUpdate], version: int) -> None:
+        """Take in a consistent list of all unfinished updates: what it misses, and is not newer, is gone."""
+        listed = {update.name for update in updates}
+        for known in list(self):
+            if known.name not in listed and known.resource_version <= version:
+                self.forget(known)
+        self._listed = 0  # what the list shows exists, whatever an earlier one said
+        for update in updates:
+            self.merge(update)
+        self._listed = version
+        self._finished = {name: at for name, at in self._finished.items() if at > version}
+
+    def forget(self, update: UserUpdate) -> None:
+        """An update that is gone. One in hand is left to its lane, which finds out by its next write."""
+        lane = self._lanes.get(update.spec.user)
+        if lane and not _in_hand(lane, update):
+            lane.finished(update.name)
+            lane.wake()
+
+    def finish(self, update: UserUpdate) -> None:
+        """An update that its lane has finished and written."""
+        self._finished[update.name] = update.resource_version
+
+    def prune(self) -> None:
+        """Let go of the lanes of users for whom nothing is left."""
+        self._lanes = {user: lane for user, lane in self._lanes.items() if len(lane.queue) or lane.busy}
+
+    def clear(self) -> None:
+        """Somebody else may have worked on the stream: nothing that is known here counts any more."""
+        for lane in self._lanes.values():
+            lane.drop()
+        self._lanes, self._listed, self._finished = {}, 0, {}
+
+    def _put(self, update: UserUpdate) -> None:
+        lane = self._lanes.get(update.spec.user)
+        if lane is None:
+            lane = self._lanes[update.spec.user] = self._new_lane()
+        lane.queue.push(update)
+        lane.wake()
+
+
+def _in_hand(lane: Lane, update: UserUpdate) -> bool:
+    """Its lane works on it right now: its next write meets a Conflict where it has changed, and reads it again."""
+    head = lane.queue.head
+    return lane.busy and head is not None and (head.name, head.uid) == (update.name, update.uid)

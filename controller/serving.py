@@ -1,0 +1,55 @@
+"""GET /metrics, /healthz and /readyz of a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import prometheus_client
+from aiohttp import web
+
+from controller.config import Settings
+from controller.errors import ConfigError
+
+
+@dataclass(slots=True)
+class Health:
+    #: All that the process needs has been found once; it does its work, or stands by for it.
+    ready: bool = False
+
+
+@asynccontextmanager
+async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
+    """Answer until the block is left. /healthz is answered by the event loop itself: it lives while that turns.
+
+    Raises ConfigError where the port is taken.
+    """
+
+    async def metrics(_: web.Request) -> web.Response:
+        body = prometheus_client.generate_latest()
+        return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if health.ready else web.Response(status=503, text="not ready\n")
+
+    app = web.Application()
+    paths = [web.get(path, metrics) for path in ("/", "/metrics")]
+    app.add_routes([*paths, web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
+    except OSError as error:
+        await runner.cleanup()
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise ConfigError(
+            f"cannot serve metrics at {where}: {error.strerror}. Choose another --metrics-address"
+        ) from error
+    try:
+        yield
+    finally:
+        await runner.cleanup()
