@@ -1,0 +1,209 @@
+"""What a record says, and in which order its faults are judged."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller import events
+from controller.events import Record, Rejection, RejectionReason, UpdateEvent, read_record
+from tests.records import GOOD, TEXT, TOPIC_ID, TRACEPARENT, make_record
+
+
+def rejection(record: Record) -> tuple[str, str | None]:
+    read = read_record(record)
+    assert isinstance(read, Rejection), read
+    assert read.message
+    return read.reason.value, read.pointer
+
+
+def event(record: Record) -> UpdateEvent:
+    read = read_record(record)
+    assert isinstance(read, UpdateEvent), read
+    return read
+
+
+def test_a_good_record_is_an_event() -> None:
+    read = event(make_record())
+    assert (read.user, read.profile, read.permissions, read.resources) == ("userid1", "dev", "all", "all")
+    assert read.source.name == f"{TOPIC_ID}/0"
+    assert read.source.timestamp == datetime(2026, 1, 1, 0, 0, 0, 123000, UTC)
+
+
+WANT = [
+    ("no key", make_record(key=None), ("NoKey", None)),
+    ("empty key", make_record(key=b""), ("NoKey", None)),
+    ("key of bytes", make_record(key=b"\xff\xfe"), ("KeyNotUTF8", None)),
+    ("key of half a surrogate pair", make_record(key=b"\xed\xa0\x80"), ("KeyNotUTF8", None)),
+    ("no value", make_record(None), ("Tombstone", None)),
+    ("key too long", make_record(key=b"a" * 1025), ("TooLarge", None)),
+    ("two MiB", make_record(b"x" * (2 << 20)), ("TooLarge", None)),
+    ("large by its headers", make_record(headers=[("h", b"x" * (1 << 20))]), ("TooLarge", None)),
+    ("empty value", make_record(b""), ("NotJSON", None)),
+    ("no JSON", make_record(b"{profile: dev}"), ("NotJSON", None)),
+    ("cut off", make_record(b'{"profile": "dev"'), ("NotJSON", None)),
+    ("more behind it", make_record(b"{} {}"), ("NotJSON", None)),
+    ("NaN", make_record(b'{"x": NaN}'), ("NotJSON", None)),
+    ("Infinity", make_record(b'{"x": -Infinity}'), ("NotJSON", None)),
+    ("not UTF-8", make_record(b'{"profile": "\xff"}'), ("NotJSON", None)),
+    ("UTF-16", make_record(json.dumps(GOOD).encode("utf-16")), ("NotJSON", None)),
+    ("byte order mark", make_record(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()), ("NotJSON", None)),
+    ("raw control character", make_record(b'{"profile": "\x01"}'), ("NotJSON", None)),
+    ("a little too deep", make_record(b"[" * 513 + b"]" * 513), ("NotJSON", None)),
+    ("far too deep", make_record(b"[" * 500_000 + b"]" * 500_000), ("NotJSON", None)),
+    ("deep in objects", make_record(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), ("NotJSON", None)),
+    ("a list", make_record([]), ("InvalidPayload", "")),
+    ("a list as deep as allowed", make_record(b"[" * 512 + b"]" * 512), ("InvalidPayload", "")),
+    ("null", make_record(b"null"), ("InvalidPayload", "")),
+    ("a string", make_record("dev"), ("InvalidPayload", "")),
+    ("empty object", make_record({}), ("InvalidPayload", "/profile")),
+    ("missing", make_record({"profile": "a", "resources": "b"}), ("InvalidPayload", "/permissions")),
+    ("null field", make_record(GOOD | {"resources": None}), ("InvalidPayload", "/resources")),
+    ("number", make_record(GOOD | {"profile": 1}), ("InvalidPayload", "/profile")),
+    ("number of 5,000 digits", make_record(b'{"profile": ' + b"1" * 5000 + b"}"), ("InvalidPayload", "/profile")),
+    ("list field", make_record(GOOD | {"permissions": ["all"]}), ("InvalidPayload", "/permissions")),
+    ("empty field", make_record(GOOD | {"profile": ""}), ("InvalidPayload", "/profile")),
+    ("field too long", make_record(GOOD | {"profile": "x" * 4097}), ("InvalidPayload", "/profile")),
+    ("half a surrogate pair", make_record(GOOD | {"profile": "\ud800"}), ("InvalidPayload", "/profile")),
+    ("repeated", make_record(b'{"profile":"a","profile":"a"}'), ("InvalidPayload", "/profile")),
+    ("repeated behind an escape", make_record(rb'{"profile":"a","\u0070rofile":"b"}'), ("InvalidPayload", "/profile")),
+    ("another case", make_record({"Profile": "a"}), ("InvalidPayload", "/profile")),
+]
+
+
+@pytest.mark.parametrize(("record", "want"), [pytest.param(*case[1:], id=case[0]) for case in WANT])
+def test_a_bad_record_is_rejected(record: Record, want: tuple[str, str | None]) -> None:
+    assert rejection(record) == want
+
+
+def test_faults_are_judged_in_the_order_of_the_reasons() -> None:
+    """Each record has the fault of its reason and all later ones; taking the first away shows the next."""
+    huge = b"\xff" * (2 << 20)
+    assert rejection(make_record(None, key=None)) == ("NoKey", None)
+    assert rejection(make_record(None, key=b"\xff" * 2000)) == ("KeyNotUTF8", None)
+    assert rejection(make_record(None, key=b"a" * 2000)) == ("Tombstone", None)
+    assert rejection(make_record(huge, key=b"a" * 2000)) == ("TooLarge", None)
+    assert rejection(make_record(huge)) == ("TooLarge", None)
+    assert rejection(make_record(b'{"profile": 1, "permissions": NaN}')) == ("NotJSON", None)
+    assert rejection(make_record(b'{"profile": 1, "permissions": 1}')) == ("InvalidPayload", "/profile")
+
+
+def test_sizes_at_their_limits_pass() -> None:
+    assert event(make_record(key=b"a" * 1024)).user == "a" * 1024
+    assert event(make_record(key="é".encode() * 512)).user == "é" * 512
+    assert event(make_record(GOOD | {"profile": "\U0001f600" * 4096})).profile == "\U0001f600" * 4096
+    padding = (1 << 20) - make_record(GOOD | {"x": ""}).size
+    assert make_record(GOOD | {"x": "a" * padding}).size == 1 << 20
+    assert event(make_record(GOOD | {"x": "a" * padding}))
+    assert rejection(make_record(GOOD | {"x": "a" * (padding + 1)})) == ("TooLarge", None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b'{"x": 1, "x": 2, %s', id="repeated name that is not used"),
+        pytest.param(rb'{"x": "\ud800", %s', id="half a surrogate pair that is not used"),
+        pytest.param(b'{"x": 1e999, %s', id="number beyond the range of floats"),
+        pytest.param(b'{"x": {"profile": 1}, %s', id="a field's name further in"),
+        pytest.param(b'{"x": "profile", "y": "\\"profile\\"", %s', id="a field's name as a value"),
+        pytest.param(b'{"x": [' + b"[]," * 1000 + b"1], %s", id="many brackets"),
+    ],
+)
+def test_what_is_not_used_is_ignored(value: bytes) -> None:
+    read = event(make_record(value % json.dumps(GOOD).encode()[1:]))
+    assert (read.profile, read.permissions, read.resources) == ("dev", "all", "all")
+
+
+def test_keys_may_hold_any_character() -> None:
+    assert event(make_record(key=b"a\x00\n=, \xf0\x9f\x98\x80")).user == "a\x00\n=, \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "want"),
+    [
+        (-1, datetime(1970, 1, 1, tzinfo=UTC)),
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (1, datetime(1970, 1, 1, 0, 0, 0, 1000, UTC)),
+        (2**63 - 1, datetime(2999, 12, 31, tzinfo=UTC)),
+    ],
+)
+def test_any_timestamp_is_a_time(milliseconds: int, want: datetime) -> None:
+    assert event(make_record(timestamp_ms=milliseconds)).source.timestamp == want
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (TRACEPARENT, TRACEPARENT),
+        ("cc" + TRACEPARENT[2:], "cc" + TRACEPARENT[2:]),
+        ("cc" + TRACEPARENT[2:] + "-later", "cc" + TRACEPARENT[2:] + "-later"),
+        (TRACEPARENT + "-later", None),
+        ("ff" + TRACEPARENT[2:], None),
+        (TRACEPARENT.upper(), None),
+        (TRACEPARENT + "\n", None),
+        (TRACEPARENT[:-1], None),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
+        (f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01", None),
+        ("é", None),
+        ("", None),
+    ],
+)
+def test_just_a_valid_traceparent_is_passed_on(value: str, want: str | None) -> None:
+    assert event(make_record(headers=[("traceparent", value.encode())])).source.traceparent == want
+
+
+def test_the_last_traceparent_counts() -> None:
+    assert event(make_record(headers=[("traceparent", b"x"), ("traceparent", TRACEPARENT.encode())])).source.traceparent
+    assert not event(
+        make_record(headers=[("traceparent", TRACEPARENT.encode()), ("traceparent", None)])
+    ).source.traceparent
+
+
+@given(key=st.binary() | st.none(), value=st.binary() | st.none(), timestamp_ms=st.integers(-(2**63), 2**63 - 1))
+def test_no_bytes_raise(key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
+    assert isinstance(read_record(make_record(value, key=key, timestamp_ms=timestamp_ms)), Rejection | UpdateEvent)
+
+
+FIELD_NAMES = st.sampled_from([*events.FIELDS, "x"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELD_NAMES | TEXT, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(user=TEXT, fields=st.fixed_dictionaries(dict.fromkeys(events.FIELDS, TEXT)), ascii_only=st.booleans())
+def test_what_was_written_is_read(user: str, fields: dict[str, str], ascii_only: bool) -> None:
+    read = event(make_record(json.dumps(fields, ensure_ascii=ascii_only).encode(), key=user.encode()))
+    assert {field: getattr(read, field) for field in fields} == fields
+    assert read.user == user
+
+
+@given(members=st.lists(st.tuples(FIELD_NAMES, JSON), max_size=5), ascii_only=st.booleans())
+def test_the_quick_reader_agrees_with_the_thorough_one(members: list[tuple[str, Any]], ascii_only: bool) -> None:
+    inner = (f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=ascii_only)}" for name, value in members)
+    value = ("{" + ", ".join(inner) + "}").encode()
+    quick, thorough = events._read_quickly(value), events._read_thoroughly(value)
+    assert not isinstance(thorough, Rejection)
+    names = [name for name, _ in members]
+    for field in events.FIELDS:
+        if names.count(field) > 1:
+            assert quick is None or field not in dict(quick)
+    if quick is not None:
+        assert events._read_members(quick) == events._read_members(thorough)
+
+
+@given(value=st.binary(max_size=40) | JSON.map(lambda document: json.dumps(document).encode()))
+def test_the_quick_reader_takes_nothing_that_is_no_json(value: bytes) -> None:
+    if events._read_quickly(value) is not None:
+        assert not isinstance(events._read_thoroughly(value), Rejection)
+
+
+def test_the_reasons_are_the_contract() -> None:
+    want = "NoKey KeyNotUTF8 Tombstone TooLarge NotJSON InvalidPayload PayloadExpired NameConflict"
+    assert [reason.value for reason in RejectionReason] == want.split()

@@ -1,0 +1,165 @@
+"""What is built from records is what the CRDs let pass, to the last field."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.events import (
+    Record,
+    Rejection,
+    RejectionReason,
+    UpdateEvent,
+    read_record,
+    rejected_event_manifest,
+    user_update_manifest,
+)
+from controller.streams import UpdateStream
+from controller.updates import UserUpdate
+from tests.records import GOOD, TEXT, TOPIC_ID, TRACEPARENT, make_record
+from tests.schemas import closed, schema
+
+STREAM = UpdateStream.from_body(
+    {
+        "metadata": {"namespace": "shop", "name": "user-updates", "uid": "1"},
+        "spec": {"kafka": {"bootstrapServers": "kafka:9092", "topic": "t"}, "steps": {}},
+    }
+)
+
+
+VALIDATORS = {
+    kind: jsonschema.Draft202012Validator(closed(schema(plural)["properties"]["spec"]))
+    for kind, plural in (("UserUpdate", "userupdates"), ("RejectedEvent", "rejectedevents"))
+}
+
+
+def build(record: Record, after: str | None = None) -> dict[str, Any]:
+    read = read_record(record)
+    if isinstance(read, UpdateEvent):
+        return user_update_manifest(STREAM, read, after)
+    return rejected_event_manifest(STREAM, record, read)
+
+
+def test_a_user_update_to_the_letter() -> None:
+    record = make_record(headers=[("traceparent", TRACEPARENT.encode())])
+    assert build(record, after="user-updates-4f1f9a-p00000-0000000000000000041") == {
+        "apiVersion": "enrichment.dev/v1alpha1",
+        "kind": "UserUpdate",
+        "metadata": {
+            "name": "user-updates-4f1f9a-p00000-0000000000000000042",
+            "namespace": "shop",
+            "labels": {"enrichment.dev/stream": "user-updates", "enrichment.dev/user": "userid1"},
+        },
+        "spec": {
+            "stream": "user-updates",
+            "user": "userid1",
+            "sequence": 42,
+            "profile": "dev",
+            "permissions": "all",
+            "resources": "all",
+            "source": {
+                "topic": "t",
+                "topicId": TOPIC_ID,
+                "partition": 0,
+                "offset": 42,
+                "timestamp": "2026-01-01T00:00:00.123000Z",
+                "traceparent": TRACEPARENT,
+                "after": "user-updates-4f1f9a-p00000-0000000000000000041",
+            },
+        },
+    }
+
+
+def test_a_rejected_event_to_the_letter() -> None:
+    assert build(make_record(GOOD | {"profile": 1}, key=b"ana")) == {
+        "apiVersion": "enrichment.dev/v1alpha1",
+        "kind": "RejectedEvent",
+        "metadata": {
+            "name": "user-updates-4f1f9a-p00000-0000000000000000042",
+            "namespace": "shop",
+            "labels": {"enrichment.dev/stream": "user-updates"},
+        },
+        "spec": {
+            "stream": "user-updates",
+            "reason": "InvalidPayload",
+            "pointer": "/profile",
+            "source": {
+                "topic": "t",
+                "topicId": TOPIC_ID,
+                "partition": 0,
+                "offset": 42,
+                "lastOffset": 42,
+                "timestamp": "2026-01-01T00:00:00.123000Z",
+            },
+            "key": "YW5h",
+            "value": base64.b64encode(b'{"profile": 1, "permissions": "all", "resources": "all"}').decode(),
+            "size": 59,
+            "count": 1,
+        },
+    }
+
+
+def test_what_is_absent_is_left_out() -> None:
+    spec = build(make_record(None, key=None))["spec"]
+    assert {"key", "value", "pointer"}.isdisjoint(spec)
+    assert build(make_record(None, key=b""))["spec"]["key"] == ""
+    assert {"after", "traceparent"}.isdisjoint(build(make_record())["spec"]["source"])
+
+
+def test_an_expired_record_has_no_size() -> None:
+    expired = Rejection(RejectionReason.PAYLOAD_EXPIRED, "Kafka removed the record while it waited")
+    spec = rejected_event_manifest(STREAM, make_record(None), expired)["spec"]
+    assert "size" not in spec
+    assert spec["key"] == base64.b64encode(b"userid1").decode()
+
+
+def test_a_large_record_is_shown_by_its_beginning() -> None:
+    spec = build(make_record(b"x" * (2 << 20), key=b"k" * 5000))["spec"]
+    assert base64.b64decode(spec["key"]) == b"k" * 4096
+    assert base64.b64decode(spec["value"]) == b"x" * 4096
+    assert spec["size"] == (2 << 20) + 5000
+
+
+RECORDS = st.builds(
+    Record,
+    topic=st.just("t"),
+    topic_id=st.binary(min_size=16, max_size=16).map(lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("=")),
+    partition=st.integers(0, 2**31 - 1),
+    offset=st.integers(0, 2**53 - 1),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1),
+    key=TEXT.map(str.encode) | st.binary() | st.none(),
+    value=st.just(make_record().value) | st.binary(max_size=10_000) | st.none(),
+    headers=st.lists(st.tuples(st.sampled_from(["traceparent", "h"]), st.binary() | st.just(TRACEPARENT.encode()))),
+)
+
+
+@given(record=RECORDS, after=st.none() | st.just("user-updates-4f1f9a-p00000-0000000000000000041"))
+def test_whatever_is_built_is_valid(record: Record, after: str | None) -> None:
+    manifest = build(record, after)
+    VALIDATORS[manifest["kind"]].validate(manifest["spec"])
+    assert len(manifest["metadata"]["name"]) <= 253
+    assert all(len(value) <= 63 for value in manifest["metadata"]["labels"].values())
+
+
+@given(record=RECORDS)
+def test_what_is_built_is_read_back(record: Record) -> None:
+    read = read_record(record)
+    if isinstance(read, UpdateEvent):
+        manifest = user_update_manifest(STREAM, read, None)
+        made = {"uid": "1", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        update = UserUpdate.from_body(manifest | {"metadata": manifest["metadata"] | made})
+        assert update.spec.source == read.source
+        assert (update.spec.user, update.spec.sequence) == (read.user, record.offset)
+
+
+def test_the_validator_can_fail() -> None:
+    manifest = build(make_record())
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATORS["UserUpdate"].validate(manifest["spec"] | {"sequence": -1})
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATORS["UserUpdate"].validate(manifest["spec"] | {"unknown": 1})
