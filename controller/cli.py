@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
 
-from controller import bridge, engine, logs
+from controller import logs
 from controller.config import Settings
 from controller.errors import ConfigError
 from controller.serving import Health, serve
@@ -21,9 +22,10 @@ from controller.serving import Health, serve
 logger = logging.getLogger(__name__)
 
 _Process = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
-_PROCESSES: dict[str, tuple[_Process, str]] = {
-    "bridge": (bridge.run, "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),
-    "run": (engine.run, "apply the UserUpdates: each user's in order, every step checkpointed"),
+#: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
+_PROCESSES = {
+    "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),
+    "run": ("controller.engine", "apply the UserUpdates: each user's in order, every step checkpointed"),
 }
 
 
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     host, port = options.metrics_address
     settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port)
     try:
-        uvloop.run(_until_stopped(_PROCESSES[options.process][0], settings))
+        process: _Process = importlib.import_module(_PROCESSES[options.process][0]).run
+        uvloop.run(_until_stopped(process, settings))
     except ConfigError as error:
         sys.exit(f"error: {error}")
 
