@@ -1,0 +1,96 @@
+"""`python -m controller.devenv {up,down,clean,status}`: what `make up`, `make down` and `make clean` run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.devenv import lifecycle
+from controller.devenv.environment import Environment
+from controller.devenv.errors import DevenvError
+
+MAX_REPLICAS = 20
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all is as asked, 1 when not, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    environment = Environment(progress=lambda line: print(line, flush=True))
+    try:
+        return int(options.run(environment, options))
+    except DevenvError as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what runs stays. `make up` goes on, `make down` stops it.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _up(environment: Environment, options: argparse.Namespace) -> int:
+    lifecycle.up(
+        environment,
+        bridges=options.bridges,
+        controllers=options.controllers,
+        stream=options.stream,
+        tuned=options.tuned,
+    )
+    env = environment.layout.env
+    shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
+    print(f"ready. Now: . {shown} && kubectl get us,uu")
+    return 0
+
+
+def _down(environment: Environment, options: argparse.Namespace) -> int:
+    if not lifecycle.down(environment):
+        print("nothing was running")
+    return 0
+
+
+def _clean(environment: Environment, options: argparse.Namespace) -> int:
+    lifecycle.clean(environment)
+    print(f"removed the data in {environment.layout.directory}")
+    return 0
+
+
+def _status(environment: Environment, options: argparse.Namespace) -> int:
+    rows = lifecycle.status(environment)
+    for name, state, pid, log in rows:
+        print(f"{name:<13} {state:<12} {pid:>8}  {log}")
+    return 0 if all(state == "running" for _, state, _, _ in rows) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m controller.devenv", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status}")
+    up = commands.add_parser("up", help="start what is not running; returns when everything is ready")
+    up.add_argument("--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, else 1)")
+    up.add_argument("--controllers", type=_count, metavar="N", help="replicas of the controller (as above)")
+    up.add_argument("--stream", type=Path, metavar="FILE", help="apply this UpdateStream instead of the sample")
+    up.add_argument(
+        "--tuned",
+        action=argparse.BooleanOptionalAction,
+        default={"default": False, "tuned": True}.get(os.environ.get("USERUPDATES_APISERVER", "")),
+        help="kube-apiserver with flags that halve its cost (default), or as it comes (USERUPDATES_APISERVER=default)",
+    )
+    up.set_defaults(run=_up)
+    for name, run, text in (
+        ("down", _down, "stop everything; ports and data stay"),
+        ("clean", _clean, "stop everything and remove ports, data and logs"),
+        ("status", _status, "what runs; exit code 1 if anything wanted does not"),
+    ):
+        commands.add_parser(name, help=text).set_defaults(run=run)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) > MAX_REPLICAS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of replicas from 0 to {MAX_REPLICAS}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Kafka: one KRaft node that is broker and controller, and the topic of the sample."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.cimpl import NewTopic
+
+from controller.devenv import probes
+from controller.devenv.errors import CommandFailed, StartFailed
+from controller.devenv.layout import HOST, Layout, Ports, write_atomically
+from controller.devenv.processes import Command
+
+TOPIC = "user-updates"
+MAX_RECORD_BYTES = 8 << 20
+#: A little over the largest record: batch and record have headers.
+MAX_BATCH_BYTES = MAX_RECORD_BYTES + (1 << 20)
+
+#: Compiled by C1 alone, one collector thread: a broker of one developer starts in a third of the time.
+JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+PROPERTIES = f"""\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+message.max.bytes={MAX_BATCH_BYTES}
+replica.fetch.max.bytes={MAX_BATCH_BYTES}
+auto.create.topics.enable=true
+num.partitions=1
+group.initial.rebalance.delay.ms=0
+# one node, so one replica of everything, and no partitions that nobody needs
+default.replication.factor=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+# after SIGKILL the controller waits for the old broker's session before it admits the new one
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# retention and compaction act within seconds; the default buffer would fill a quarter of the heap
+log.initial.task.delay.ms=1000
+log.retention.check.interval.ms=2000
+log.cleaner.backoff.ms=1000
+log.cleaner.dedupe.buffer.size=4194304
+num.network.threads=2
+num.io.threads=4
+"""
+
+
+def kafka(java: Path, jars: Path, layout: Layout, ports: Ports) -> Command:
+    """The broker. Its data must have been formatted, see `format_storage`."""
+    broker, quorum = ports.get("kafka"), ports.get("kafka-controller")
+    return Command(
+        name="kafka",
+        argv=(
+            str(java),
+            *JAVA_OPTIONS,
+            "-cp",
+            f"{jars}/*",
+            "kafka.Kafka",
+            str(_properties_path(layout)),
+        ),
+        probe=probes.kafka(f"{HOST}:{broker}"),
+        url=f"{HOST}:{broker}",
+        ports=(broker, quorum),
+        ready_within=90.0,
+    )
+
+
+def format_storage(java: Path, jars: Path, layout: Layout, ports: Ports) -> None:
+    """Write server.properties, and format the log directory if that was not finished before. Raises StartFailed."""
+    broker, quorum = ports.get("kafka"), ports.get("kafka-controller")
+    data, properties, formatted = layout.data / "kafka", _properties_path(layout), layout.data / "kafka.formatted"
+    addresses = {
+        "listeners": f"PLAINTEXT://{HOST}:{broker},CONTROLLER://{HOST}:{quorum}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{broker}",
+        "controller.quorum.bootstrap.servers": f"{HOST}:{quorum}",
+        "log.dirs": str(data),
+    }
+    write_atomically(properties, PROPERTIES + "".join(f"{key}={value}\n" for key, value in addresses.items()))
+    if formatted.exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "--standalone"]
+    done = subprocess.run(
+        [*command, "--cluster-id", cluster, "--config", str(properties)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
+        raise StartFailed(f"Kafka's storage in {data} could not be formatted:\n{said}")
+    formatted.touch()
+
+
+def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1) -> None:
+    """Create a topic unless it exists. Raises CommandFailed."""
+    client = probes.admin(bootstrap_servers)  # held until the answer is there: dropping it ends the request
+    future = client.create_topics([NewTopic(topic, partitions, -1)])[topic]
+    try:
+        future.result(timeout=30)
+    except KafkaException as failed:
+        if failed.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            said = failed.args[0].str()
+            raise CommandFailed(f"Kafka at {bootstrap_servers} did not create {topic}: {said}") from failed
+
+
+def _properties_path(layout: Layout) -> Path:
+    return layout.etc / "kafka.properties"
