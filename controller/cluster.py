@@ -134,7 +134,7 @@ class Cluster:
                 items.clear()
                 del query["continue"]
                 continue
-            items.extend(body["items"])
+            items.extend(body["items"] or ())  # null where there is none, for metadata only
             if not (token := body["metadata"].get("continue")):
                 return Listing(items, int(body["metadata"]["resourceVersion"]))
             query["continue"] = token
