@@ -1,40 +1,155 @@
-"""The status of an UpdateStream has several writers: each reads, changes what is its own, and writes with the version.
+"""`UpdateStream.status`, written by several processes: each reads, changes what is its own, and patches.
 
-No server-side apply: an entry whose owner stops applying it would be deleted, and positions must outlive their owners.
+A patch carries the resourceVersion that was read; when someone else was faster it is read again and the change is made
+again. At most one write a second a stream, and none where nothing has changed. No server-side apply: an entry that its
+owner stops applying would be deleted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from controller import times
-from controller.cluster import STREAMS, Body, Cluster
-from controller.errors import Conflict
+from controller.cluster import STREAMS, Cluster
+from controller.errors import ApiError, Conflict, NotFound
+
+logger = logging.getLogger(__name__)
+
+#: Takes the status as it is, which it may change in place, and returns the one wanted. It may be called several times.
+Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+WRITE_SECONDS = 1.0
+MAX_DELAY = 5.0
 
 
-async def change(cluster: Cluster, namespace: str, name: str, change: Callable[[Body], Body | None]) -> None:
-    """Write the merge patch that `change` makes of the status as it stands; None: leave it.
+class StreamStatus:
+    """The status of one stream as one process writes it."""
 
-    Raises NotFound where the stream is gone, and the other errors of the API; a Conflict is tried again.
-    """
-    while True:
-        body = await cluster.get(STREAMS, namespace, name)
-        patch = change(body.get("status") or {})
-        if patch is None:
-            return
-        try:
-            await cluster.patch_status(STREAMS, namespace, name, patch, int(body["metadata"]["resourceVersion"]))
-            return
-        except Conflict:
+    def __init__(self, cluster: Cluster, namespace: str, name: str, uid: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._uid = uid
+        self._wanted: list[tuple[Change, asyncio.Future[dict[str, Any]]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._next_write = 0.0
+
+    async def apply(self, change: Change) -> dict[str, Any]:
+        """The status once the change is in it; as long as the API server is away this waits.
+
+        Raises NotFound when the stream is gone or another one of its name is there, and whatever `change` raises.
+        """
+        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._wanted.append((change, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        return await done
+
+    async def read(self) -> dict[str, Any]:
+        """Raises ApiError; NotFound also when another stream of that name is there."""
+        return (await self._read())[0]
+
+    async def _write(self) -> None:
+        while self._wanted:
+            await asyncio.sleep(self._next_write - time.monotonic())
+            self._next_write = time.monotonic() + WRITE_SECONDS
+            changes, self._wanted = self._wanted, []
+            changes = [(change, done) for change, done in changes if not done.done()]
+            try:
+                status = await self._write_once([change for change, _ in changes])
+            except Exception as error:
+                _settle(changes, error)
+            else:
+                _settle(changes, status)
+
+    async def _write_once(self, changes: list[Change]) -> dict[str, Any]:
+        delay = 0.1
+        while True:
+            try:
+                return await self._attempt(changes)
+            except NotFound:
+                raise
+            except ApiError as error:
+                # Whoever was faster is done by now; for anything else the API server is given time.
+                if not isinstance(error, Conflict):
+                    logger.warning("Status of stream %s/%s not written: %s", self._namespace, self._name, error)
+                    await asyncio.sleep(error.retry_after or delay)
+                    delay = min(2 * delay, MAX_DELAY)
+
+    async def _attempt(self, changes: list[Change]) -> dict[str, Any]:
+        before, version = await self._read()
+        after = deepcopy(before)
+        for change in changes:
+            after = change(after)
+        patch = {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}
+        if patch:
+            await self._cluster.patch_status(STREAMS, self._namespace, self._name, patch, version)
+        return after
+
+    async def _read(self) -> tuple[dict[str, Any], int]:
+        body = await self._cluster.get(STREAMS, self._namespace, self._name)
+        if body["metadata"]["uid"] != self._uid:
+            raise NotFound(f"stream {self._namespace}/{self._name} was deleted; another one has its name")
+        return body.get("status") or {}, int(body["metadata"]["resourceVersion"])
+
+
+def with_condition(
+    status: Mapping[str, Any],
+    kind: Literal["Consuming", "Processing"],
+    ok: bool,
+    reason: str,
+    message: str,
+    *,
+    generation: int,
+    now: datetime,
+) -> dict[str, Any]:
+    """The status with that condition in it, and with Ready, which follows from Consuming and Processing."""
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
+    _set(conditions, kind, "True" if ok else "False", reason, message, generation, now)
+    parts = [conditions.get(part) for part in ("Consuming", "Processing")]
+    seen = [part["observedGeneration"] for part in parts if part and "observedGeneration" in part]
+    if bad := next((part for part in parts if part and part["status"] != "True"), None):
+        _set(conditions, "Ready", bad["status"], bad["reason"], bad["message"], min(seen), now)
+    elif None in parts:
+        missing = "bridge" if parts[0] is None else "controller"
+        _set(conditions, "Ready", "Unknown", "Pending", f"no {missing} has taken up this stream yet", min(seen), now)
+    else:
+        _set(conditions, "Ready", "True", "Ready", "records are consumed and updates processed", min(seen), now)
+    return {**status, "conditions": list(conditions.values()), "observedGeneration": min(seen)}
+
+
+def _set(
+    conditions: dict[str, dict[str, Any]],
+    kind: str,
+    value: str,
+    reason: str,
+    message: str,
+    generation: int,
+    now: datetime,
+) -> None:
+    old = conditions.get(kind) or {}
+    since = old["lastTransitionTime"] if old.get("status") == value else times.to_text(now)
+    conditions[kind] = {
+        "type": kind,
+        "status": value,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since,
+        "observedGeneration": generation,
+    }
+
+
+def _settle(changes: list[tuple[Change, asyncio.Future[dict[str, Any]]]], result: dict[str, Any] | Exception) -> None:
+    for _, done in changes:
+        if done.done():
             continue
-
-
-def with_condition(conditions: list[Body], condition: Body, now: datetime) -> list[Body]:
-    """The conditions with one of them set; its time is kept where its status has not changed."""
-    others = [known for known in conditions if known["type"] != condition["type"]]
-    known = next((known for known in conditions if known["type"] == condition["type"]), None)
-    same = known is not None and known["status"] == condition["status"]
-    time: Any = known["lastTransitionTime"] if known and same else times.to_text(now)
-    return sorted([*others, {**condition, "lastTransitionTime": time}], key=lambda each: str(each["type"]))
+        if isinstance(result, Exception):
+            done.set_exception(result)
+        else:
+            done.set_result(result)

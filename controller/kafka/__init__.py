@@ -1,0 +1,39 @@
+"""Kafka: what a stream may configure, the topic as the brokers see it, one member of the consumer group.
+
+librdkafka's consumer blocks, so it lives on a thread of its own where every call to it is made; what it has to tell
+comes to the event loop as `Event` values, in order, by batches. Offsets, positions and retries are the bridge's.
+"""
+
+from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
+from controller.kafka.member import GroupMember
+from controller.kafka.told import (
+    Assigned,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    OutOfRange,
+    Reached,
+    Revoked,
+    record_cost,
+)
+from controller.kafka.topics import Range, Topic, TopicLookup
+
+__all__ = [
+    "HOLD_SECONDS",
+    "Assigned",
+    "Committed",
+    "Event",
+    "Failed",
+    "Fetched",
+    "GroupMember",
+    "KafkaError",
+    "OutOfRange",
+    "Range",
+    "Reached",
+    "Revoked",
+    "Topic",
+    "TopicLookup",
+    "client_config",
+    "record_cost",
+]

@@ -1,0 +1,235 @@
+"""One member of a stream's consumer group, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+import confluent_kafka as ck
+
+from controller.events import Record
+from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, REQUEST_SECONDS, made
+from controller.kafka.told import (
+    Assigned,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    OutOfRange,
+    Reached,
+    Revoked,
+    read_message,
+    record_cost,
+)
+from controller.kafka.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+#: How long the thread waits for a record; a command waits at most as long.
+POLL_SECONDS = 0.05
+BATCH = 500
+#: Bytes that may be on their way from the thread to the loop.
+MAX_UNDELIVERED = 4 << 20
+#: A revoked partition waits so long for its creates in flight.
+RELEASE_SECONDS = 3.0
+
+
+class GroupMember:
+    """One member of a stream's consumer group, static: a restarted process of the same identity takes its place.
+
+    `deliver` is called on the loop, once for each event, in their order.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], topic: Topic, group: str, instance: str, deliver: Callable[[Event], None]
+    ) -> None:
+        self._topic = topic
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._begun: set[int] = set()
+        self._paused = False
+        self._sent: deque[float] = deque()
+        self._undelivered = 0
+        self._delivered = threading.Condition()
+        self._closing = threading.Event()
+        own = {
+            "group.id": group,
+            "group.instance.id": instance,
+            "error_cb": self._on_error,
+            "on_commit": self._on_commit,
+        }
+        self._consumer = made(ck.Consumer, FETCH_DEFAULTS | dict(config) | BRIDGE_CONFIG | own)
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name=f"kafka {instance}", daemon=True)
+        self._thread.start()
+
+    def begin(self, starts: Mapping[int, int]) -> None:
+        """Read assigned partitions from these offsets on."""
+        self._commands.append(lambda: self._begin(dict(starts)))
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Ask the coordinator to take these offsets; `Committed` follows if it does."""
+        self._commands.append(lambda: self._commit(dict(offsets)))
+
+    def pause(self) -> None:
+        """Read no further; the assignment is kept."""
+        self._commands.append(lambda: self._set_paused(True))
+
+    def resume(self) -> None:
+        self._commands.append(lambda: self._set_paused(False))
+
+    async def close(self) -> None:
+        """Stop reading. The static membership lasts until its session ends: docs/decisions/0040-group-membership.md."""
+        self._closing.set()
+        with self._delivered:
+            self._delivered.notify()
+        await asyncio.wait([self._closed], timeout=2 * RELEASE_SECONDS)
+
+    def _run(self) -> None:
+        self._consumer.subscribe(
+            [self._topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        try:
+            while not self._closing.is_set():
+                self._turn()
+        except Exception as error:
+            logger.exception("Kafka consumer failed")
+            self._tell(Failed("ConsumerFailed", str(error)))
+        finally:
+            self._consumer.close()
+            self._on_loop(self._finish)
+
+    def _turn(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        with self._delivered:
+            if not self._delivered.wait_for(self._has_room, POLL_SECONDS):
+                return
+        if (first := self._consumer.poll(POLL_SECONDS)) is not None:
+            self._fetched([first, *self._consumer.consume(BATCH - 1, 0)])
+
+    def _has_room(self) -> bool:
+        return self._undelivered < MAX_UNDELIVERED or self._closing.is_set()
+
+    def _fetched(self, messages: list[Any]) -> None:
+        items: list[Record | Reached] = []
+        size = 0
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._on_message_error(message, error, items)
+            elif message.partition() in self._begun:
+                record = read_message(message, self._topic)
+                size += record_cost(record)
+                items.append(record)
+        if items:
+            with self._delivered:
+                self._undelivered += size
+            self._tell(Fetched(items, size))
+
+    def _on_message_error(self, message: Any, error: ck.KafkaError, items: list[Record | Reached]) -> None:
+        code, partition = error.code(), message.partition()
+        if code == ck.KafkaError._PARTITION_EOF:
+            if partition in self._begun:
+                items.append(Reached(partition, message.offset()))
+        elif code in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
+            self._tell(OutOfRange(partition))
+        else:
+            logger.warning("Kafka says: %s", error.str())
+
+    def _begin(self, starts: dict[int, int]) -> None:
+        partitions = [ck.TopicPartition(self._topic.name, partition, offset) for partition, offset in starts.items()]
+        if again := [p for p in partitions if p.partition in self._begun]:
+            self._consumer.incremental_unassign(again)
+        self._consumer.incremental_assign(partitions)
+        self._begun.update(starts)
+        if self._paused:
+            self._consumer.pause(partitions)
+
+    def _commit(self, offsets: dict[int, int]) -> None:
+        """One request at a time, so that an answer tells when it was sent; a lost answer does not stop the next."""
+        now = time.monotonic()
+        if self._sent and now - self._sent[-1] < REQUEST_SECONDS:
+            return
+        partitions = [ck.TopicPartition(self._topic.name, p, offset) for p, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=partitions, asynchronous=True)
+        except ck.KafkaException as error:
+            logger.warning("Commit not sent: %s", error)
+        else:
+            self._sent.append(now)
+
+    def _on_commit(self, error: ck.KafkaError | None, partitions: list[ck.TopicPartition]) -> None:
+        sent = self._sent.popleft() if self._sent else float("-inf")
+        if error is None:
+            self._tell(Committed({p.partition: p.offset for p in partitions if p.error is None}, sent))
+
+    def _set_paused(self, paused: bool) -> None:
+        if paused == self._paused:
+            return
+        self._paused = paused
+        partitions = [ck.TopicPartition(self._topic.name, partition) for partition in self._begun]
+        if partitions:
+            (self._consumer.pause if paused else self._consumer.resume)(partitions)
+
+    def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        # The assignment is taken empty: it is filled by `begin`, when the offsets to begin at are known.
+        consumer.incremental_assign([])
+        if partitions:
+            self._tell(Assigned(tuple(p.partition for p in partitions)))
+
+    def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        # Unassigning lets librdkafka rejoin the group at once, so what is in flight is waited for before it.
+        if partitions:
+            event = Revoked(tuple(p.partition for p in partitions))
+            self._tell(event)
+            self._commit_last(consumer, event)
+        self._unassign(consumer, partitions)
+
+    def _on_lost(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        if partitions:
+            self._tell(Revoked(tuple(p.partition for p in partitions)))
+        self._unassign(consumer, partitions)
+
+    def _commit_last(self, consumer: ck.Consumer, event: Revoked) -> None:
+        try:
+            last = event.released.result(RELEASE_SECONDS)
+            if offsets := [ck.TopicPartition(self._topic.name, p, offset) for p, offset in last.items()]:
+                consumer.commit(offsets=offsets, asynchronous=True)
+                self._sent.append(float("-inf"))
+        except (FutureTimeout, ck.KafkaException) as error:
+            logger.warning("Partitions released without a last commit: %r", error)
+
+    def _unassign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
+        consumer.incremental_unassign([p for p in partitions if p.partition in self._begun])
+        self._begun.difference_update(p.partition for p in partitions)
+
+    def _on_error(self, error: ck.KafkaError) -> None:
+        if error.fatal():
+            self._tell(Failed("MemberFenced", f"{error.str()}: another process has this identity"))
+
+    def _tell(self, event: Event) -> None:
+        self._on_loop(self._receive, event)
+
+    def _receive(self, event: Event) -> None:
+        if isinstance(event, Fetched):
+            with self._delivered:
+                self._undelivered -= event.size
+                self._delivered.notify()
+        self._deliver(event)
+
+    def _finish(self) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop is closed: the process ends
+            self._closing.set()

@@ -1,0 +1,95 @@
+"""Questions to the brokers about one topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from controller import names
+from controller.kafka.config import REQUEST_SECONDS, KafkaError, made
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """The topic of a name as it is now; made again it has another id."""
+
+    name: str
+    id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """First offset that is still there, and the offset of the next record to come."""
+
+    low: int
+    high: int
+
+
+class TopicLookup:
+    """Questions to the brokers about one topic. Each raises KafkaError."""
+
+    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
+        admin = {key: value for key, value in config.items() if not key.startswith(("fetch.", "isolation."))}
+        self._admin = made(AdminClient, admin)
+        self._topic = topic
+
+    async def describe(self) -> Topic:
+        futures = self._admin.describe_topics(ck.TopicCollection([self._topic]), request_timeout=REQUEST_SECONDS)
+        description = await _answer(futures[self._topic], self._topic)
+        uuid = description.topic_id
+        topic_id = names.topic_id_text(uuid.get_most_significant_bits(), uuid.get_least_significant_bits())
+        return Topic(self._topic, topic_id, len(description.partitions))
+
+    async def ranges(self, partitions: Iterable[int]) -> dict[int, Range]:
+        wanted = list(partitions)
+        low, high = await asyncio.gather(
+            self._offsets(wanted, OffsetSpec.earliest()),  # type: ignore[no-untyped-call]
+            self._offsets(wanted, OffsetSpec.latest()),  # type: ignore[no-untyped-call]
+        )
+        return {partition: Range(low[partition], high[partition]) for partition in wanted}
+
+    async def committed(self, group: str, partitions: Iterable[int]) -> dict[int, int]:
+        """The group's commits; partitions without one are left out."""
+        wanted = [ck.TopicPartition(self._topic, partition) for partition in partitions]
+        request = ck.ConsumerGroupTopicPartitions(group, wanted)
+        futures = self._admin.list_consumer_group_offsets([request], request_timeout=REQUEST_SECONDS)
+        answer = await _answer(futures[group], self._topic)
+        return {p.partition: p.offset for p in answer.topic_partitions if p.error is None and p.offset >= 0}
+
+    async def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
+        request = {ck.TopicPartition(self._topic, partition): spec for partition in partitions}
+        futures = self._admin.list_offsets(request, request_timeout=REQUEST_SECONDS)
+        return {where.partition: (await _answer(future, self._topic)).offset for where, future in futures.items()}
+
+
+_REASONS = {
+    ck.KafkaError.UNKNOWN_TOPIC_OR_PART: "TopicMissing",
+    ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "NotAuthorized",
+    ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "NotAuthorized",
+    ck.KafkaError._AUTHENTICATION: "NotAuthenticated",
+    ck.KafkaError.SASL_AUTHENTICATION_FAILED: "NotAuthenticated",
+}
+
+
+async def _answer(future: Future[Any], topic: str) -> Any:
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(future), 2 * REQUEST_SECONDS)
+    except TimeoutError as error:
+        raise KafkaError("BrokerUnreachable", "no broker answers: see spec.kafka.bootstrapServers") from error
+    except ck.KafkaException as error:
+        raise _explained(error.args[0], topic) from error
+
+
+def _explained(error: ck.KafkaError, topic: str) -> KafkaError:
+    reason = _REASONS.get(error.code(), "BrokerUnreachable")
+    if reason == "TopicMissing":
+        return KafkaError(reason, f"topic {topic} does not exist; it is consumed as soon as it is there")
+    return KafkaError(reason, f"{error.str()}: see spec.kafka")
