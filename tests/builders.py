@@ -7,6 +7,7 @@ that a person applied. Both come with a name, a time and a resourceVersion that 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -158,3 +159,24 @@ def held_status(reason: Reason, *, message: str = "400 from profile", attempts: 
         transition_time=NOW,
         held=reason,
     )
+
+
+PROFILE_DONE = make_step_record("profile", userId="u-1")
+PERMISSIONS_DONE = make_step_record("permissions", roleId="r-1")
+RESOURCES_DONE = make_step_record("resources")
+
+#: Statuses as record() leaves them.
+BUSY_UNTIL_5 = Status(
+    phase=Phase.WAITING,
+    step="profile",
+    busy_count=1,
+    next_attempt_time=at(5),
+    reason=Reason.DOWNSTREAM_BUSY,
+    message="503 from profile, again at 12:00:05",
+    transition_time=NOW,
+)
+BACKING_OFF_UNTIL_5 = replace(BUSY_UNTIL_5, busy_count=0, attempts=1, reason=Reason.BACKING_OFF)
+RUNNING = Status(
+    phase=Phase.RUNNING, step="permissions", steps=(PROFILE_DONE,), reason=Reason.RUNNING, transition_time=NOW
+)
+FINAL = replace(RUNNING, phase=Phase.SUCCEEDED, step=None, reason=Reason.SUCCEEDED)
