@@ -190,7 +190,7 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
 
 
 def _cause(error: Exception, step: str) -> str:
-    """What went wrong, for people. The transport's names for aiohttp's errors are too coarse: it says what they were."""
+    """What went wrong, for people. The transport names aiohttp's errors coarsely: the one behind is looked at."""
     original = error.__cause__ if isinstance(error, httpx.HTTPError) else None
     match original or error:
         case aiohttp.ClientConnectorDNSError() as cause:

@@ -133,9 +133,10 @@ class SampleDownstream:
             case "hang":
                 self.log.end(call)
                 return _drop(request)
+            case "reset":
+                self.log.end(call)
+                return await _reset(request, reply, call)
         self.log.end(call, reply.status, reply.shown, reply.headers.get("Retry-After"))
-        if rule is not None and rule.action == "reset":
-            return await _reset(request, reply, rule.options["at"])
         return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
 
     async def _delay(self, rule: Rule | None) -> None:
@@ -198,9 +199,10 @@ async def _begin_response(request: web.BaseRequest, reply: Reply) -> web.StreamR
     return response
 
 
-async def _reset(request: web.BaseRequest, reply: Reply, at: str) -> web.StreamResponse:
+async def _reset(request: web.BaseRequest, reply: Reply, call: Call) -> web.StreamResponse:
     """Cuts the connection off with a TCP reset, before the answer or in the middle of its body."""
-    if at == "body":
+    assert call.rule is not None
+    if call.rule.options["at"] == "body":
         response = await _begin_response(request, reply)
         await response.write(reply.body[: len(reply.body) // 2])
     return _drop(request)

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 STEPS = ("profile", "permissions", "resources")
 #: The id that a step's success answers with.
 OWED: Mapping[str, str] = {"profile": "userId", "permissions": "roleId"}
+#: Bytes of an answer above which it is no success.
+MAX_ANSWER = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Call:
     @property
     def succeeded(self) -> bool:
         """It was answered with all that the step owes; whether the client received that is not known."""
-        if not self._is_2xx or self.busy:
+        size = self.answer.get("bytes", 0) if isinstance(self.answer, dict) else 0
+        if not self._is_2xx or self.busy or size > MAX_ANSWER:
             return False
         return self.step not in OWED or isinstance(self.given_id, str)
 

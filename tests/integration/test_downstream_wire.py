@@ -1,0 +1,248 @@
+"""The client over real sockets: each way in which a downstream or the network misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.downstream import Downstream
+from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.steps import PROFILE, STEPS
+from controller.streams import StepSpec
+from tests.builders import TOPIC_ID
+from tests.wire import Wire, made, wired
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    async with wired(tmp_path) as wire:
+        yield wire
+
+
+async def test_three_steps_pass_on_what_they_were_given(wire: Wire) -> None:
+    results: dict[str, str] = {}
+    for step in STEPS:
+        outcome = await wire.call(step, made(results=results), key=f"k/{step.name}")
+        assert isinstance(outcome, Done)
+        results.update(outcome.result)
+    assert results == {"userId": "u-2", "roleId": "r-4"}
+    assert [record["body"] for record in wire.records("begin")] == [
+        {"user": "userid1", "profile": "dev"},
+        {"userId": "u-2", "permissions": "all"},
+        {"userId": "u-2", "roleId": "r-4", "resources": "some"},
+    ]
+
+
+async def test_headers_say_whose_call_it_is(wire: Wire) -> None:
+    await wire.call(update=made("Zoë/ 🦉\n", 7, traceparent=TRACEPARENT), key="default/name/profile/0")
+    begin = wire.records("begin")[0]
+    want = {
+        "stream": "user-updates",
+        "user": "Zoë/ 🦉\n",
+        "sequence": 7,
+        "source": f"{TOPIC_ID}/0",
+        "key": "default/name/profile/0",
+        "traceparent": TRACEPARENT,
+    }
+    assert {name: begin[name] for name in want} == want
+
+
+@pytest.mark.parametrize("traceparent", ["nonsense", "00-1-2-01", f"{TRACEPARENT}\r\nX-Injected: 1"])
+async def test_a_traceparent_that_is_none_is_not_sent(wire: Wire, traceparent: str) -> None:
+    assert isinstance(await wire.call(update=made(traceparent=traceparent)), Done)
+    assert wire.records("begin")[0]["traceparent"] is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "want"),
+    [
+        ({"action": "busy"}, Busy("503 from profile")),
+        ({"action": "busy", "status": 429, "retryAfter": 7}, Busy("429 from profile", 7.0)),
+        ({"action": "busy", "status": 200, "retryAfter": "-3"}, Busy("NOT_READY from profile")),
+        ({"action": "busy", "retryAfter": "Mon, 23 Nov 2099 12:00:00 GMT"}, Busy("503 from profile", 300.0)),
+        ({"action": "fail", "status": 502}, Retry("502 from profile")),
+        ({"action": "reject"}, Rejected("422 from profile")),
+        ({"action": "reject", "status": 401}, Misconfigured("401 from profile: check the step's url and credentials")),
+        ({"action": "reject", "status": 404}, Misconfigured("404 from profile: check the step's url and credentials")),
+        ({"action": "reset"}, Retry("connection to profile broke off in the middle of the answer")),
+        ({"action": "reset", "at": "answer"}, Retry("connection reset by profile")),
+        ({"action": "huge"}, Retry("200 from profile, but the answer is longer than 64 KiB")),
+        ({"action": "notJson"}, Retry("200 from profile, but the answer is not JSON")),
+        ({"action": "missingId"}, Retry("200 from profile, but without userId")),
+        (
+            {"action": "wrongTypes"},
+            Retry("200 from profile, but userId is no text of 1 to 1,024 characters"),
+        ),
+        ({"action": "gzip"}, Done({"userId": "u-2"})),
+        ({"action": "drip", "intervalSeconds": 0.001}, Done({"userId": "u-2"})),
+        ({"action": "slow", "seconds": 0.05}, Done({"userId": "u-2"})),
+        ({"action": "hang", "seconds": 0.05}, Retry("connection reset by profile")),
+        ({"action": "answer", "status": 408, "body": "x"}, Retry("408 from profile")),
+        (
+            {"action": "answer", "headers": {"Content-Encoding": "gzip"}, "body": '{"userId": "u"}'},
+            Done({"userId": "u"}),
+        ),
+        (
+            {"action": "answer", "headers": {"Content-Encoding": "br"}, "body": "??"},
+            Retry("200 from profile, but the answer is not JSON"),
+        ),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
+async def test_misbehaviour_is_an_outcome(wire: Wire, rule: dict[str, Any], want: Outcome) -> None:
+    await wire.rules(rule)
+    assert await wire.call() == want
+    await wire.rules()
+    assert isinstance(await wire.call(key="next"), Done)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(wire: Wire, status: int) -> None:
+    await wire.rules({"action": "redirect", "status": status})
+    assert isinstance(await wire.call(), Misconfigured)
+    assert wire.sample.log.stats()["strays"] == 0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"action": "hang"}, {"action": "slow", "seconds": 30}, {"action": "drip", "intervalSeconds": 0.05}],
+    ids=lambda rule: rule["action"],
+)
+async def test_a_time_out_is_that_of_the_whole_call_and_closes_the_connection(wire: Wire, rule: dict[str, Any]) -> None:
+    await wire.rules(rule)
+    started = time.monotonic()
+    assert await wire.call(timeout=0.2) == Retry("no answer from profile within 0.2 s")
+    assert 0.2 <= time.monotonic() - started < 2.0
+    await wire.until(lambda: [record["gone"] for record in wire.records("end")] == [True])
+
+
+@pytest.mark.parametrize("action", ["hang", "drip"])
+async def test_cancelling_closes_the_connection(wire: Wire, action: str) -> None:
+    await wire.rules({"action": action, **({"intervalSeconds": 0.1} if action == "drip" else {})})
+    task = asyncio.create_task(wire.call(timeout=60))
+    await wire.until(lambda: len(wire.records("begin")) == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await wire.until(lambda: [record["gone"] for record in wire.records("end")] == [True])
+
+
+async def test_closing_the_client_ends_calls_in_flight(wire: Wire) -> None:
+    await wire.rules({"action": "hang"})
+    task = asyncio.create_task(wire.call(timeout=60))
+    await wire.until(lambda: len(wire.records("begin")) == 1)
+    await wire.client.aclose()
+    assert isinstance(await task, Retry)
+
+
+async def test_hanging_users_keep_nobody_waiting(wire: Wire) -> None:
+    await wire.rules({"action": "hang", "user": "stuck-*"})
+    stuck = [asyncio.create_task(wire.call(update=made(f"stuck-{n}"), timeout=60)) for n in range(400)]
+    await wire.until(lambda: wire.sample.log.stats()["inFlight"] == 400, within=10)
+    started = time.monotonic()
+    assert isinstance(await wire.call(update=made("free"), key="free"), Done)
+    assert time.monotonic() - started < 1.0
+    for task in stuck:
+        task.cancel()
+    await asyncio.gather(*stuck, return_exceptions=True)
+
+
+async def test_connection_refused() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with Downstream() as client:
+            endpoint = StepSpec(f"http://127.0.0.1:{unused.getsockname()[1]}/profile")
+            outcome = await client.call(PROFILE, endpoint, made(), "k")
+    assert outcome == Retry("connection refused by profile")
+
+
+@pytest.mark.parametrize(
+    ("url", "want"),
+    [
+        ("http://no-such-host.invalid/", Retry("no address found for no-such-host.invalid, the host of profile")),
+        ("ftp://127.0.0.1/", Misconfigured),
+        ("nonsense", Misconfigured),
+        ("http://127.0.0.1:99999/", Misconfigured),
+    ],
+)
+async def test_urls_that_cannot_work(url: str, want: Any) -> None:
+    async with Downstream() as client:
+        outcome = await client.call(PROFILE, StepSpec(url), made(), "k")
+    assert outcome == want if isinstance(want, Retry) else isinstance(outcome, want)
+
+
+@asynccontextmanager
+async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
+    """Answers each connection with these bytes and closes it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for chunk in chunks:
+            writer.write(chunk)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize(
+    ("sent", "want"),
+    [
+        (b"", "connection closed by profile before it answered"),
+        (b"220 mail.example ESMTP\r\n", "the answer of profile is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the answer of profile is not HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
+            "connection to profile broke off in the middle of the answer",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "the answer of profile is not HTTP",
+        ),
+        (b"HTTP/1.1 777 Odd\r\nContent-Length: 0\r\n\r\n", "777 from profile"),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (1 << 20),
+            "200 from profile, but the answer is longer than 64 KiB",
+        ),
+    ],
+    ids=["nothing", "not-http", "huge-header", "cut-off", "bad-chunk", "odd-status", "endless"],
+)
+async def test_bytes_that_no_http_server_sends(sent: bytes, want: str) -> None:
+    async with raw_server(sent) as url, Downstream() as client:
+        outcome = await client.call(PROFILE, StepSpec(url, timeout_seconds=5), made(), "k")
+    assert outcome == Retry(want)
+
+
+async def test_https_to_a_plain_server_is_a_failure_with_a_cause(wire: Wire) -> None:
+    endpoint = StepSpec(wire.url.replace("http:", "https:"), timeout_seconds=5)
+    outcome = await wire.client.call(PROFILE, endpoint, made(), "k")
+    assert outcome == Retry("no TLS connection to profile: does its url say https where it speaks http?")
+
+
+async def test_cookies_of_one_user_do_not_reach_the_next(wire: Wire) -> None:
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(
+            b'HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 14\r\nConnection: close\r\n\r\n{"userId": "u"}'[:-1]
+        )
+        writer.close()
+
+    server = await asyncio.start_server(answer, "localhost", 0, family=socket.AF_INET)
+    async with server:
+        endpoint = StepSpec(f"http://localhost:{server.sockets[0].getsockname()[1]}/")
+        for key in ("a", "b"):
+            await wire.client.call(PROFILE, endpoint, made(), key)
+    assert len(seen) == 2
+    assert b"cookie" not in b"".join(seen).lower()

@@ -1,0 +1,196 @@
+"""The client's logic over a transport that is a function; what goes over real sockets is in the integration tests."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import get_args
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.downstream import MAX_ANSWER, Downstream
+from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.steps import PERMISSIONS, PROFILE, RESOURCES
+from controller.streams import StepSpec
+from controller.updates import Status, UserUpdate
+from tests.builders import NOW, make_step_record, make_update
+
+ENDPOINT = StepSpec("https://profiles.example/v1/profile?tenant=a%20b")
+GOOD = {"userId": "u-1"}
+
+
+async def call(
+    answer: httpx.Response | Exception,
+    update: UserUpdate | None = None,
+    endpoint: StepSpec = ENDPOINT,
+    headers: dict[str, str] | None = None,
+    seen: Callable[[httpx.Request], object] = lambda request: None,
+) -> Outcome:
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with Downstream(httpx.MockTransport(handle), clock=lambda: NOW) as downstream:
+        return await downstream.call(PROFILE, endpoint, update or make_update(), "the/key", headers)
+
+
+async def request_for(update: UserUpdate, headers: dict[str, str] | None = None) -> httpx.Request:
+    requests: list[httpx.Request] = []
+    assert isinstance(await call(httpx.Response(200, json=GOOD), update, headers=headers, seen=requests.append), Done)
+    return requests[0]
+
+
+async def test_the_request() -> None:
+    update = make_update(user="Zoë/1", sequence=7)
+    request = await request_for(update)
+    assert (request.method, str(request.url)) == ("POST", "https://profiles.example/v1/profile?tenant=a%20b")
+    assert orjson.loads(request.content) == {"user": "Zoë/1", "profile": "dev"}
+    want = {
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+        "idempotency-key": "the/key",
+        "enrichment-stream": "user-updates",
+        "enrichment-user": "Zo%C3%AB%2F1",
+        "enrichment-sequence": "7",
+        "enrichment-source": update.source_name,
+    }
+    assert {name: request.headers[name] for name in want} == want
+    assert "traceparent" not in request.headers
+
+
+async def test_a_hand_made_update_says_so() -> None:
+    request = await request_for(make_update(manual=True))
+    assert request.headers["enrichment-source"] == "manual"
+
+
+async def test_headers_of_the_step_are_added_but_replace_none_of_the_calls_own() -> None:
+    extra = {"Authorization": "Bearer s3cret", "idempotency-KEY": "mine", "Host": "evil", "X-Team": "a"}
+    request = await request_for(make_update(), extra)
+    assert request.headers["authorization"] == "Bearer s3cret"
+    assert request.headers["x-team"] == "a"
+    assert request.headers["idempotency-key"] == "the/key"
+    assert request.headers["host"] == "profiles.example"
+
+
+@pytest.mark.parametrize("value", ["s3cret\n", "s3cret\r\nX: y", "s3crét"])
+async def test_a_header_that_cannot_be_sent_blames_the_stream_and_keeps_the_secret(value: str) -> None:
+    outcome = await call(httpx.Response(200, json=GOOD), headers={"Authorization": value})
+    assert isinstance(outcome, Misconfigured)
+    assert "'Authorization'" in outcome.message
+    assert "s3cr" not in outcome.message
+
+
+async def test_ids_of_earlier_steps_are_sent() -> None:
+    bodies: list[bytes] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        return httpx.Response(200, json={"roleId": "r-1"})
+
+    steps = (make_step_record("profile", userId="u-1"), make_step_record("permissions", roleId="r-1"))
+    update = make_update(status=Status(steps=steps))
+    async with Downstream(httpx.MockTransport(handle)) as downstream:
+        assert await downstream.call(PERMISSIONS, ENDPOINT, update, "k") == Done({"roleId": "r-1"})
+        assert await downstream.call(RESOURCES, ENDPOINT, update, "k") == Done({})
+        missing = await downstream.call(RESOURCES, ENDPOINT, make_update(), "k")
+    assert [orjson.loads(body) for body in bodies] == [
+        {"userId": "u-1", "permissions": "all"},
+        {"userId": "u-1", "roleId": "r-1", "resources": "all"},
+    ]
+    assert missing == Retry("userId is missing in the results of the steps before resources")
+
+
+async def test_retry_after_is_read_from_the_clock_given() -> None:
+    answer = httpx.Response(503, headers={"Retry-After": "Mon, 23 Nov 2026 12:00:30 GMT"})
+    assert NOW == datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+    assert await call(answer) == Busy("503 from profile", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("length", "want"),
+    [(MAX_ANSWER, Done(GOOD)), (MAX_ANSWER + 1, Retry("200 from profile, but the answer is longer than 64 KiB"))],
+)
+async def test_the_cap_to_the_byte(length: int, want: Outcome) -> None:
+    body = orjson.dumps(GOOD)
+    assert await call(httpx.Response(200, content=body + b" " * (length - len(body)))) == want
+
+
+@pytest.mark.parametrize(
+    ("status", "want"),
+    [(503, Busy("503 from profile")), (422, Rejected("422 from profile")), (500, Retry("500 from profile"))],
+)
+async def test_the_status_of_a_long_answer_still_counts(status: int, want: Outcome) -> None:
+    assert await call(httpx.Response(status, content=b"x" * (1 << 20))) == want
+
+
+async def test_reading_stops_at_the_cap() -> None:
+    given: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            given.append(1)
+            yield b"x" * 1024
+
+    assert isinstance(await call(httpx.Response(200, content=endless())), Retry)
+    assert len(given) == MAX_ANSWER // 1024 + 1
+
+
+def packed(encoding: str, content: bytes) -> httpx.Response:
+    stream = httpx.ByteStream(content)
+    return httpx.Response(200, headers={"Content-Encoding": encoding}, stream=stream)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
+async def test_an_answer_that_is_packed_unasked_is_read(encoding: str) -> None:
+    pack = zlib.compress if encoding == "deflate" else gzip.compress
+    assert await call(packed(encoding, pack(orjson.dumps(GOOD)))) == Done(GOOD)
+
+
+async def test_a_bomb_is_not_unfolded() -> None:
+    bomb = gzip.compress(b'{"userId": "u-1"' + b" " * (20 << 20) + b"}")
+    assert len(bomb) < MAX_ANSWER
+    assert await call(packed("gzip", bomb)) == Retry("200 from profile, but the answer is longer than 64 KiB")
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "nonsense"])
+async def test_an_unknown_encoding_is_no_json(encoding: str) -> None:
+    assert await call(packed(encoding, b"\x8b\x00")) == Retry("200 from profile, but the answer is not JSON")
+
+
+@pytest.mark.parametrize("error", [httpx.ReadError("a"), httpx.PoolTimeout("b"), RuntimeError("c"), OSError("d")])
+async def test_what_the_transport_raises_is_retried_without_its_text(error: Exception) -> None:
+    outcome = await call(error)
+    assert isinstance(outcome, Retry)
+    assert outcome.message.endswith((type(error).__name__, "connection reset by profile"))
+
+
+@pytest.mark.parametrize("url", ["", "/profile", "ftp://host/", "http://", "http://host:port/", "http://[::1/"])
+async def test_a_url_that_cannot_work_blames_the_stream(url: str) -> None:
+    assert isinstance(await call(httpx.Response(200, json=GOOD), endpoint=StepSpec(url)), Misconfigured)
+
+
+@given(st.text(min_size=1, max_size=50))
+async def test_any_user_fits_into_the_headers(user: str) -> None:
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        return
+    update = make_update()
+    request = await request_for(replace(update, spec=replace(update.spec, user=user)))
+    assert httpx.URL("http://x/" + request.headers["enrichment-user"]).raw_path.isascii()
+    assert request.headers["enrichment-user"].isprintable()
+
+
+@given(st.integers(200, 599), st.binary(), st.sampled_from(["gzip", "deflate", "br", "identity"]))
+async def test_any_answer_is_an_outcome(status: int, body: bytes, encoding: str) -> None:
+    outcome = await call(httpx.Response(status, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(body)))
+    assert isinstance(outcome, get_args(Outcome))

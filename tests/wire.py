@@ -1,0 +1,71 @@
+"""A client and a sample downstream with real sockets between them, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from controller.devenv.downstream import SampleDownstream, serving
+from controller.downstream import Downstream
+from controller.outcomes import Outcome
+from controller.steps import PROFILE, Step
+from controller.streams import StepSpec
+from controller.updates import Status, UserUpdate
+from tests.builders import make_step_record, make_update
+from tests.eventually import eventually_async
+
+
+def made(
+    user: str = "userid1", sequence: int = 42, results: dict[str, str] | None = None, traceparent: str | None = None
+) -> UserUpdate:
+    """An update of a record whose earlier steps gave `results`."""
+    records = (make_step_record("earlier", **results),) if results else ()
+    update = make_update(user=user, sequence=sequence, status=Status(steps=records))
+    assert update.spec.source is not None
+    source = replace(update.spec.source, traceparent=traceparent)
+    return replace(update, spec=replace(update.spec, source=source, resources="some"))
+
+
+class Wire:
+    """A client and an in-process sample downstream between which real sockets lie."""
+
+    def __init__(self, client: Downstream, sample: SampleDownstream, url: str) -> None:
+        self.client, self.sample, self.url = client, sample, url
+
+    async def call(
+        self, step: Step = PROFILE, update: UserUpdate | None = None, key: str = "k", timeout: float = 5.0
+    ) -> Outcome:
+        endpoint = StepSpec(f"{self.url}/{step.name}", timeout_seconds=timeout)
+        update = update or made(results={"userId": "u-0", "roleId": "r-0"})
+        return await self.client.call(step, endpoint, update, key)
+
+    async def rules(self, *rules: dict[str, Any]) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.put(f"{self.url}/control/rules", json=list(rules)) as response:
+                assert response.status == 200, await response.text()
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        lines = b"".join(self.sample.log.journal.read()).splitlines()
+        return [record for record in map(orjson.loads, lines) if kind in (None, record["kind"])]
+
+    async def until(self, holds: Callable[[], bool], within: float = 5.0) -> None:
+        """Waits for something that the sample knows."""
+
+        async def look() -> bool:
+            return holds()
+
+        await eventually_async(look, within, every=0.005)
+
+
+@asynccontextmanager
+async def wired(data: Path) -> AsyncIterator[Wire]:
+    """A Wire whose sample keeps its journal in `data`."""
+    sample = SampleDownstream(data)
+    async with serving(sample) as url, Downstream() as client:
+        yield Wire(client, sample, url)
