@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from controller import errors
 from controller.cluster import UPDATES
+from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.logs import fields
 from controller.updates import Status, UserUpdate
@@ -39,6 +40,7 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Call
         try:
             return await _patch(context, update, status, tenure)
         except errors.Conflict:
+            metrics.CONFLICTS.labels(context.label).inc()
             update = await _read_again(context, update)
             if len(update.status.steps) > done or update.status == status:
                 return update  # the first try had been done: only its answer was lost
@@ -58,6 +60,7 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
     try:
         return await _patch(context, update, status, context.lease.tenure)
     except errors.Conflict:
+        metrics.CONFLICTS.labels(context.label).inc()
         return await _read_again(context, update)
     except errors.NotFound as error:
         raise Gone from error

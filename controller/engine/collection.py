@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller import errors
+from controller import crashpoints, errors
 from controller.cluster import STREAMS, UPDATES, Body
+from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.logs import fields
 from controller.streams import Retention
@@ -135,6 +136,8 @@ class Collection:
                 await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
             except (errors.NotFound, errors.Conflict):
                 pass  # gone, or another object of that name
+            crashpoints.reach("controller.collected")
+            metrics.COLLECTED.labels(self._context.label).inc()
             self._finished.pop(each.name, None)
 
 

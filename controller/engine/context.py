@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 
 from controller.cluster import Cluster
 from controller.downstream import Downstream
+from controller.engine import metrics
 from controller.engine.lease import Lease
+from controller.outcomes import Outcome
 from controller.steps import STEPS
 from controller.streams import UpdateStream
-from controller.updates import UserUpdate
+from controller.updates import Status, UserUpdate
 
 
 class CallSlots:
@@ -82,3 +84,14 @@ class StreamContext:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    @property
+    def label(self) -> str:
+        """The stream in logs and metrics."""
+        return f"{self.stream.namespace}/{self.stream.name}"
+
+    def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
+        metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()
+        metrics.CALL_SECONDS.labels(self.label, step).observe((ended - started).total_seconds())
+        if before.next_attempt_time:
+            metrics.LATENESS.labels(self.label).observe((started - before.next_attempt_time).total_seconds())

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from controller import errors, names
 from controller.cluster import UPDATES, Body, Cluster
 from controller.downstream import Downstream
+from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.lane import Lane
@@ -130,7 +131,9 @@ class Engine:
                 await self._begin()
             else:
                 self._reopen()
+            metrics.LEASE_HELD.labels(self._context.label).set(1)
             await lease.wait_lapsed()
+            metrics.LEASE_HELD.labels(self._context.label).set(0)
             self._open = False
             for lane in self._registry.lanes:
                 lane.closed = True
@@ -190,6 +193,7 @@ class Engine:
         await report(self._context, self._registry, self._collection)
 
     def _on_finished(self, update: UserUpdate) -> None:
+        metrics.FINISHED.labels(self._context.label, update.status.phase).inc()
         self._registry.finish(update)
         self._collection.add(update)
 

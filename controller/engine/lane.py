@@ -11,7 +11,7 @@ import logging
 import random
 from typing import assert_never
 
-from controller import errors
+from controller import crashpoints, errors
 from controller.cluster import UPDATES
 from controller.engine.checkpoints import Gone, Superseded, write_outcome, write_status
 from controller.engine.context import StreamContext
@@ -168,13 +168,16 @@ class Lane:
         if not context.lease.held:
             self.closed = True
             return
+        crashpoints.reach("controller.calling")
         self._calling = True
         try:
             key = update.idempotency_key(step)
             outcome = await context.downstream.call(_STEPS[step], stream.steps[step], update, key)
         finally:
             self._calling = False
+        crashpoints.reach("controller.answered")
         ended, jitter = context.now(), random.random()
+        context.count_call(step, outcome, update.status, started, ended)
         try:
             after = await write_outcome(
                 context, update, lambda status: record(status, outcome, stream, started, ended, jitter)
@@ -182,6 +185,7 @@ class Lane:
         except Gone:
             self.finished(update.name)
         else:
+            crashpoints.reach("controller.recorded")
             self._keep(after)
 
     async def _write(self, update: UserUpdate, status: Status) -> None:

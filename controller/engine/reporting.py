@@ -12,6 +12,7 @@ from functools import partial
 
 from controller import errors, streamstatus
 from controller.cluster import Body
+from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.registry import Registry
@@ -49,6 +50,10 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
         own = summary(context.stream, registry, collection.counts)
+        for state in ("queued", "running", "waiting", "held"):
+            metrics.UNFINISHED.labels(context.label, state).set(own.counts[state])
+        for state, count in own.users.items():
+            metrics.USERS.labels(context.label, state).set(count)
         try:
             await status.apply(partial(_laid_over, own, context.stream.generation, context.now()))
         except errors.ApiError as error:

@@ -1,0 +1,27 @@
+"""What the controller counts. No label is a user: the number of series does not grow with the users."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_PREFIX = "enrichment_controller"
+
+CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", ["stream", "step", "outcome"])
+CALL_SECONDS = Histogram(
+    f"{_PREFIX}_call_seconds",
+    "Duration of calls of downstreams.",
+    ["stream", "step"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their end, by phase.", ["stream", "phase"])
+COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", ["stream"])
+CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", ["stream"])
+UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
+USERS = Gauge(f"{_PREFIX}_users", "Users that are held or suspended.", ["stream", "state"])
+LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "1 where this replica works on the stream.", ["stream"])
+LATENESS = Histogram(
+    f"{_PREFIX}_delay_lateness_seconds",
+    "By how much a delayed call began after its time.",
+    ["stream"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10),
+)
