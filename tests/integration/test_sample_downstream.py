@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -137,15 +138,21 @@ async def test_the_checker_finds_a_user_whose_updates_run_at_once(wire: Wire) ->
     assert {journal.Rule.OVERLAP, journal.Rule.SEQUENCE} <= found
 
 
-async def test_a_call_after_a_time_out_does_not_seem_to_overlap(wire: Wire) -> None:
-    """However the kernel orders the closing of one connection and the request on the next."""
-    await wire.rules({"action": "hang", "sequence": 1})
-    for number in range(50):
-        await wire.call(update=made("ana", 1), key=f"hung-{number}", timeout=0.01)
-        await wire.call(update=made("ana", 2), key=f"next-{number}")
-    calls = journal.read_calls(wire.records())
-    assert len(calls) >= 75
-    assert journal.Rule.OVERLAP not in {violation.rule for violation in journal.check(calls)}
+async def test_a_closed_connection_is_noticed_before_the_next_call_is_recorded(wire: Wire) -> None:
+    """Also where the loop has had no turn to see the one end before the other begins."""
+    await wire.rules({"action": "hang"})
+    headers = {"Enrichment-Stream": "s", "Enrichment-User": "ana", "Enrichment-Sequence": "1", "Idempotency-Key": "k"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    client = socket.create_connection(("127.0.0.1", int(wire.url.rpartition(":")[2])))
+    client.sendall(f"POST /profile HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 2\r\n\r\n{{}}".encode())
+    await wire.until(lambda: len(wire.records("begin")) == 1)
+    still = wire.sample.log.begin("profile", {**headers, "Idempotency-Key": "while open"}, b"{}", lambda: False)
+    client.close()
+    wire.sample.log.begin("profile", {**headers, "Idempotency-Key": "after"}, b"{}", lambda: False)
+    assert [record["kind"] for record in wire.records()] == ["start", "begin", "begin", "gone", "begin"]
+    wire.sample.log.end(still)
+    overlaps = [found.calls for found in journal.check(journal.read_calls(wire.records())) if found.rule == "Overlap"]
+    assert overlaps == [(2, 3), (3, 5)]
 
 
 async def test_control_endpoint(wire: Wire) -> None:
