@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from controller.devenv.environment import Environment
 from controller.downstream import Downstream
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.steps import PROFILE, STEPS
@@ -246,3 +247,12 @@ async def test_cookies_of_one_user_do_not_reach_the_next(wire: Wire) -> None:
             await wire.client.call(PROFILE, endpoint, made(), key)
     assert len(seen) == 2
     assert b"cookie" not in b"".join(seen).lower()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(environment: Environment) -> None:
+    """The API server's own will do: it signed it itself."""
+    endpoint = StepSpec(environment.url("apiserver").replace("http:", "https:"), timeout_seconds=5)
+    async with Downstream() as client:
+        outcome = await client.call(PROFILE, endpoint, made(), "k")
+    assert isinstance(outcome, Retry)
+    assert outcome.message.startswith("certificate of profile is not trusted: ")
