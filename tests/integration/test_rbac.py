@@ -1,0 +1,61 @@
+"""What each account may do, by the API server's own word: all that it needs, and nothing that would hurt."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kube import Kube
+
+#: Account, verbs, resource.
+ALLOWED = [
+    ("bridge", "get list watch", "updatestreams.enrichment.dev"),
+    ("bridge", "patch", "updatestreams.enrichment.dev/status"),
+    ("bridge", "create get list watch", "userupdates.enrichment.dev"),
+    ("bridge", "create get list watch patch delete", "rejectedevents.enrichment.dev"),
+    ("bridge", "create get list watch update patch delete", "userbacklogs.enrichment.dev"),
+    ("bridge", "get", "secrets"),
+    ("bridge", "create patch", "events.events.k8s.io"),
+    ("controller", "get list watch", "updatestreams.enrichment.dev"),
+    ("controller", "patch", "updatestreams.enrichment.dev/status"),
+    ("controller", "get list watch delete", "userupdates.enrichment.dev"),
+    ("controller", "patch", "userupdates.enrichment.dev/status"),
+    ("controller", "get list watch", "userbacklogs.enrichment.dev"),
+    ("controller", "get create update patch", "leases.coordination.k8s.io"),
+    ("controller", "get", "secrets"),
+    ("controller", "create patch", "events.events.k8s.io"),
+]
+DENIED = [
+    ("bridge", "update patch delete deletecollection", "userupdates.enrichment.dev"),
+    ("bridge", "update patch", "userupdates.enrichment.dev/status"),
+    ("bridge", "create update patch delete", "updatestreams.enrichment.dev"),
+    ("bridge", "get create update", "leases.coordination.k8s.io"),
+    ("bridge", "list watch create update", "secrets"),
+    ("controller", "create update patch deletecollection", "userupdates.enrichment.dev"),
+    ("controller", "create update patch delete", "updatestreams.enrichment.dev"),
+    ("controller", "create update patch delete", "userbacklogs.enrichment.dev"),
+    ("controller", "list watch create update", "secrets"),
+    ("controller", "list watch", "customresourcedefinitions.apiextensions.k8s.io"),
+]
+
+
+def may(kube: Kube, account: str, verb: str, resource: str) -> bool:
+    name, _, subresource = resource.partition("/")
+    name, _, group = name.partition(".")
+    attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource, "namespace": "default"}
+    spec = {"user": f"system:serviceaccount:enrichment-system:{account}", "resourceAttributes": attributes}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    return bool(kube.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"])
+
+
+def matrix(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    return [(account, verb, resource) for account, verbs, resource in rows for verb in verbs.split()]
+
+
+@pytest.mark.parametrize(("account", "verb", "resource"), matrix(ALLOWED))
+def test_an_account_may(kube: Kube, account: str, verb: str, resource: str) -> None:
+    assert may(kube, account, verb, resource)
+
+
+@pytest.mark.parametrize(("account", "verb", "resource"), matrix(DENIED))
+def test_an_account_may_not(kube: Kube, account: str, verb: str, resource: str) -> None:
+    assert not may(kube, account, verb, resource)
