@@ -264,7 +264,8 @@ async def _load_credentials(configuration: client.Configuration) -> None:
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        path = os.environ.get("KUBECONFIG")  # the package reads it once, when it is imported
+        await config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
 
 
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
