@@ -53,6 +53,10 @@ class Slots:
         self._drop_stale(self._first, first=True)
         return self.full and bool(self._first)
 
+    def of(self, user: str) -> int:
+        """Slots that this user has."""
+        return self._count[user]
+
     def limit(self, limits: Limits) -> None:
         """New limits act on the next grant; what has a slot keeps it."""
         self._limits = limits

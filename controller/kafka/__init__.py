@@ -5,7 +5,7 @@ comes to the event loop as `Event` values, in order, by batches. Offsets, positi
 """
 
 from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
-from controller.kafka.member import GroupMember
+from controller.kafka.member import RELEASE_SECONDS, GroupMember
 from controller.kafka.told import (
     Assigned,
     Committed,
@@ -21,6 +21,7 @@ from controller.kafka.topics import Range, Topic, TopicLookup
 
 __all__ = [
     "HOLD_SECONDS",
+    "RELEASE_SECONDS",
     "Assigned",
     "Committed",
     "Event",

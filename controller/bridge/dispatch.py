@@ -1,0 +1,158 @@
+"""From a good record to its UserUpdate: lane, slot, link, create, acknowledgement.
+
+Per user one create at a time, in order; users in parallel. A record is done for its partition's tracker when its
+UserUpdate is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from controller import names
+from controller.bridge import metrics
+from controller.bridge.brake import Brake
+from controller.bridge.creating import Answer, Creator, NameTaken, Over, Refused, Unfinished
+from controller.bridge.lanes import Lanes, Waiting
+from controller.bridge.links import Links
+from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.bridge.slots import Slots
+from controller.cluster import Cluster
+from controller.crashpoints import reach
+from controller.events import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
+from controller.streams import UpdateStream
+
+logger = logging.getLogger(__name__)
+
+#: Creates of a stream under way at a time.
+PARALLEL = 32
+#: With several replicas each keeps this part of maxObjects under way or not yet seen by the others.
+SHARE_UNSETTLED = 0.05
+
+
+class Dispatch:
+    """The lanes of one stream. `settled` gets each record that is acknowledged, `reject` what never will be."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        stream: UpdateStream,
+        partitions: Partitions,
+        settled: Callable[[Waiting], None],
+        reject: Callable[[Waiting, Rejection], None],
+    ) -> None:
+        self.stream = stream
+        self.lanes = Lanes()
+        self.slots = Slots(stream.limits)
+        self.links = Links()
+        self.brake = Brake()
+        #: Whether this replica has all partitions of the topic.
+        self.alone = True
+        #: Nothing is created while this is set.
+        self.halted = False
+        self._creator = Creator(cluster, self.brake)
+        self._partitions = partitions
+        self._settled = settled
+        self._reject = reject
+        self._creating: dict[str, Waiting] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_grant = time.monotonic()
+
+    def offer(self, waiting: Waiting) -> None:
+        """A good record waits for its slot from now on."""
+        lane = names.user_label(waiting.user)
+        self.lanes.add(lane, waiting)
+        if lane not in self._creating:
+            self.slots.want(lane)
+
+    def creating(self, user: str) -> bool:
+        """A create of that user is under way."""
+        return names.user_label(user) in self._creating
+
+    def take_back(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
+        """Records that are no longer to wait here, in order."""
+        removed = self.lanes.remove(lane, unwanted)
+        if not self.lanes.waits(lane):
+            self.slots.unwant(lane)
+        return removed
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """These are another replica's now."""
+        gone = set(partitions)
+        for lane, _ in self.lanes:
+            self.take_back(lane, lambda waiting: waiting.partition in gone)
+
+    def pump(self) -> None:
+        """Start as many creates as may be under way."""
+        while not self.halted and len(self._creating) < PARALLEL and not self._must_settle():
+            lane = self.slots.grant()
+            if lane is None:
+                return
+            self._last_grant = time.monotonic()
+            waiting = self.lanes.take(lane)
+            self._creating[lane] = waiting
+            waiting.partition.in_flight += 1
+            task = asyncio.create_task(self._create(lane, waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def starving(self, seconds: float) -> bool:
+        """Users wait for a first slot, and for so long there was none for anybody."""
+        return time.monotonic() - self._last_grant >= seconds and self.slots.starving
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _must_settle(self) -> bool:
+        allowed = max(1, int(SHARE_UNSETTLED * self.stream.limits.max_objects))
+        return not self.alone and self.slots.unsettled >= allowed
+
+    async def _create(self, lane: str, waiting: Waiting) -> None:
+        begun = time.monotonic()
+        try:
+            event = read_record(waiting.record)
+            assert isinstance(event, UpdateEvent)
+            manifest = user_update_manifest(self.stream, event, self.links.after(_key(event)))
+            reach("bridge.create")
+            answer = await self._creator.create(manifest, lambda: self._partitions.hold(waiting.partition))
+            reach("bridge.created")
+            self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
+            metrics.CREATES.labels(self.stream.namespace, self.stream.name, type(answer).__name__).inc()
+            metrics.CREATE_SECONDS.labels(self.stream.namespace, self.stream.name).observe(time.monotonic() - begun)
+        except (Lost, asyncio.CancelledError):
+            self.slots.release(lane)
+        finally:
+            self._end(lane, waiting)
+
+    def _account(self, lane: str, waiting: Waiting, event: UpdateEvent, name: str, answer: Answer) -> None:
+        match answer:
+            case Unfinished(version, _):
+                if self.slots.created(lane, name, version):
+                    self.links.add(_key(event), event.source.offset, name, version)
+                self._settled(waiting)
+            case Over():
+                self.slots.release(lane)
+                self._settled(waiting)
+            case NameTaken():
+                self.slots.release(lane)
+                message = f"another UserUpdate has the name {name}"
+                self._reject(waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
+            case Refused(message):
+                self.slots.release(lane)
+                logger.error("The API server refuses a UserUpdate: %s", message)
+                self._reject(waiting, Rejection(RejectionReason.INVALID_PAYLOAD, message, ""))
+
+    def _end(self, lane: str, waiting: Waiting) -> None:
+        del self._creating[lane]
+        self.lanes.settle(waiting)
+        self._partitions.create_ended(waiting.partition)
+        if self.lanes.waits(lane):
+            self.slots.want(lane)
+        self.pump()
+
+
+def _key(event: UpdateEvent) -> tuple[str, int, str]:
+    return event.source.topic_id, event.source.partition, event.user

@@ -1,0 +1,65 @@
+"""Which RejectedEvent shows a record: its own, or in a flood one that it shares with its neighbours.
+
+Pure. The first 100 in any minute have an object each. Beyond that, records of the same reason and partition share one,
+whose `lastOffset` and `count` grow; it takes no more after a minute, so that people see when a flood went on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+MINUTE = 60.0
+OWN_A_MINUTE = 100
+
+#: Reason, topic id, partition.
+Kind: TypeAlias = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One RejectedEvent, and what it stands for."""
+
+    name: str
+    offset: int
+    last_offset: int
+    count: int
+    #: When it was begun, in seconds of any clock.
+    since: float
+
+    def with_record(self, last_offset: int, count: int) -> Fold:
+        return replace(self, last_offset=max(last_offset, self.last_offset), count=self.count + count)
+
+
+class Folding:
+    def __init__(self) -> None:
+        self._own: deque[float] = deque()
+        self._open: dict[Kind, Fold] = {}
+        self._known: dict[Kind, list[tuple[int, int]]] = {}
+
+    def own(self, now: float) -> bool:
+        """The next record may have an object of its own, which is counted."""
+        while self._own and self._own[0] <= now - MINUTE:
+            self._own.popleft()
+        if len(self._own) >= OWN_A_MINUTE:
+            return False
+        self._own.append(now)
+        return True
+
+    def current(self, kind: Kind, offset: int, now: float) -> Fold | None:
+        """The object to share; None: a new one is to be made."""
+        fold = self._open.get(kind)
+        return fold if fold and now - fold.since < MINUTE and fold.offset <= offset else None
+
+    def put(self, kind: Kind, fold: Fold) -> None:
+        """That object now stands for that; later ones may share it."""
+        self._open[kind] = fold
+
+    def know(self, kind: Kind, offset: int, last_offset: int) -> None:
+        """An object that was there when reading began."""
+        self._known.setdefault(kind, []).append((offset, last_offset))
+
+    def shown(self, kind: Kind, offset: int) -> bool:
+        """The record has been shown before reading began."""
+        return any(first <= offset <= last for first, last in self._known.get(kind, ()))

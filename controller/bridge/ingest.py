@@ -1,0 +1,135 @@
+"""One UpdateStream's way from Kafka: credentials, topic, then one consumption after another, for as long as it exists.
+
+What is missing or refused is a condition on the stream and tried again, never the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from typing import Any
+
+from controller import kafka, logs
+from controller.bridge.consumption import Consumption, Context, Over
+from controller.bridge.positions import WentBack
+from controller.bridge.reporting import Consuming
+from controller.cluster import SECRETS, Cluster
+from controller.errors import ApiError, NotFound
+from controller.streams import UpdateStream
+from controller.streamstatus import StreamStatus
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+#: A changed Secret is noticed within this time.
+SECRET_SECONDS = 10.0
+
+
+class Ingest:
+    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str) -> None:
+        self._cluster = cluster
+        self._stream = stream
+        # Two streams may share a group: each is a member of its own in it.
+        self._instance = f"{identity}.{stream.namespace}.{stream.name}"[-249:]
+        self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
+        self._consumption: Consumption | None = None
+        self._changed = asyncio.Event()
+
+    def change(self, stream: UpdateStream) -> None:
+        """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
+        old, self._stream = self._stream, stream
+        if old.kafka != stream.kafka:
+            self._changed.set()
+        if self._consumption is not None:
+            self._consumption.change(stream)
+
+    async def run(self) -> None:
+        """Until cancelled, or until the stream is gone."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._consume()
+            except NotFound as error:
+                logger.info("Stream is not there", extra=self._fields(cause=str(error)))
+                await self._pause()
+            except kafka.KafkaError as error:
+                await self._report(error.reason, str(error))
+                await self._pause()
+            except (Over, WentBack) as error:
+                logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
+            except ApiError as error:
+                logger.warning("Stream waits for the API server", extra=self._fields(cause=str(error)))
+                await self._pause()
+            except Exception:
+                logger.exception("Consumption failed", extra=self._fields())
+                await self._pause()
+
+    async def _consume(self) -> None:
+        secrets = await self._secrets()
+        config = kafka.client_config(self._stream.kafka, secrets)
+        lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
+        topic = await lookup.describe()
+        context = Context(self._cluster, self._stream, self._status, lookup, config, topic, self._instance)
+        self._consumption = Consumption(context)
+        running = asyncio.create_task(self._consumption.run())
+        change = asyncio.create_task(self._new_way(secrets))
+        try:
+            await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            running.cancel()
+            await asyncio.wait([running])
+            self._consumption = None
+        if not running.cancelled():
+            running.result()
+
+    async def _new_way(self, secrets: dict[str, str]) -> None:
+        """Return when the way to Kafka has changed: the spec's, or what its Secret holds."""
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), SECRET_SECONDS)
+                return
+            except TimeoutError:
+                pass
+            try:
+                if await self._secrets() != secrets:
+                    return
+            except (ApiError, kafka.KafkaError) as error:
+                # What works is not stopped for a Secret that is away.
+                logger.warning("Secret not read again", extra=self._fields(cause=str(error)))
+
+    async def _secrets(self) -> dict[str, str]:
+        """Raises ApiError, or KafkaError(SecretMissing)."""
+        name = self._stream.kafka.secret_name
+        if name is None:
+            return {}
+        try:
+            body = await self._cluster.get(SECRETS, self._stream.namespace, name)
+        except NotFound as error:
+            message = f"Secret {name} of spec.kafka.secretRef does not exist; consumption begins when it is there"
+            raise kafka.KafkaError("SecretMissing", message) from error
+        return {key: _text(value, name, key) for key, value in (body.get("data") or {}).items()}
+
+    async def _report(self, reason: str, message: str) -> None:
+        condition = Consuming(False, reason, message, self._stream.generation)
+        try:
+            await self._status.apply(condition.write)
+        except NotFound:
+            pass
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), RETRY_SECONDS)
+        except TimeoutError:
+            pass
+
+    def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
+        return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
+
+
+def _text(value: str, secret: str, key: str) -> str:
+    try:
+        return base64.b64decode(value).decode()
+    except UnicodeDecodeError as error:
+        raise kafka.KafkaError("ConfigRefused", f"Secret {secret}: {key} is not UTF-8") from error

@@ -1,0 +1,41 @@
+"""What the bridge counts, by stream; never by user."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from controller.streams import UpdateStream
+
+_STREAM = ("namespace", "stream")
+
+RECORDS = Counter("enrichment_bridge_records", "Records read from Kafka", _STREAM)
+CREATES = Counter("enrichment_bridge_creates", "Creates of UserUpdates by their outcome", (*_STREAM, "outcome"))
+CREATE_SECONDS = Histogram(
+    "enrichment_bridge_create_seconds",
+    "Time from a slot to the acknowledged UserUpdate",
+    _STREAM,
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+REJECTED = Counter("enrichment_bridge_rejected", "Records that cannot become a UserUpdate", (*_STREAM, "reason"))
+LAG = Gauge("enrichment_bridge_lag_records", "Records behind the position, all partitions of this replica", _STREAM)
+SLOTS = Gauge("enrichment_bridge_slots_taken", "Unfinished UserUpdates of the stream", _STREAM)
+READ_AHEAD = Gauge("enrichment_bridge_read_ahead_bytes", "Memory of the records that wait for a slot", _STREAM)
+WAITING_USERS = Gauge("enrichment_bridge_waiting_users", "Users with records in memory that wait for a slot", _STREAM)
+BACKLOG_USERS = Gauge(
+    "enrichment_bridge_backlog_users", "Users with a UserBacklog that this replica works off", _STREAM
+)
+BACKLOG_RECORDS = Gauge("enrichment_bridge_backlog_records", "Records in these UserBacklogs", _STREAM)
+BACKLOG_BYTES = Counter("enrichment_bridge_backlog_written_bytes", "Bytes of UserBacklogs written", _STREAM)
+
+
+def rejected(stream: UpdateStream, reason: str, count: int) -> None:
+    REJECTED.labels(stream.namespace, stream.name, reason).inc(count)
+
+
+def forget(namespace: str, stream: str) -> None:
+    """A deleted stream has no gauges."""
+    for gauge in (LAG, SLOTS, READ_AHEAD, WAITING_USERS, BACKLOG_USERS, BACKLOG_RECORDS):
+        try:
+            gauge.remove(namespace, stream)
+        except KeyError:
+            pass

@@ -1,0 +1,237 @@
+"""Records that can never become a UserUpdate are shown as RejectedEvents. They stop nothing that comes after them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from controller.bridge import metrics
+from controller.bridge.brake import Brake
+from controller.bridge.folding import Fold, Folding, Kind
+from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.cluster import REJECTED, Body, Cluster
+from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
+from controller.events import Record, Rejection, RejectionReason, rejected_event_manifest
+from controller.streams import UpdateStream
+
+logger = logging.getLogger(__name__)
+
+#: RejectedEvents of a stream that are kept; older ones are deleted.
+KEPT = 1000
+#: Records that one write takes in at most.
+BATCH = 5000
+#: What a manifest costs in memory beside key and value.
+MANIFEST_OVERHEAD = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A RejectedEvent to be written; the record itself, of up to 8 MiB, is not kept for it."""
+
+    manifest: Body
+    partition: Partition
+    #: Called when the RejectedEvent is acknowledged.
+    done: Callable[[], None]
+
+    @classmethod
+    def of(
+        cls, stream: UpdateStream, record: Record, rejection: Rejection, partition: Partition, done: Callable[[], None]
+    ) -> Rejected:
+        """One record."""
+        return cls(rejected_event_manifest(stream, record, rejection), partition, done)
+
+    @classmethod
+    def expired(
+        cls,
+        stream: UpdateStream,
+        first: Record,
+        last_offset: int,
+        count: int,
+        partition: Partition,
+        done: Callable[[], None],
+    ) -> Rejected:
+        """Records that Kafka removed while they waited, from `first` to `last_offset`."""
+        rejection = Rejection(RejectionReason.PAYLOAD_EXPIRED, "Kafka removed the record while it waited")
+        rejected = cls.of(stream, first, rejection, partition, done)
+        rejected.manifest["spec"]["source"]["lastOffset"] = last_offset
+        rejected.manifest["spec"]["count"] = count
+        return rejected
+
+    @property
+    def kind(self) -> Kind:
+        source = self._source
+        return self.manifest["spec"]["reason"], source["topicId"], source["partition"]
+
+    @property
+    def offset(self) -> int:
+        offset: int = self._source["offset"]
+        return offset
+
+    @property
+    def last_offset(self) -> int:
+        offset: int = self._source["lastOffset"]
+        return offset
+
+    @property
+    def count(self) -> int:
+        count: int = self.manifest["spec"]["count"]
+        return count
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about."""
+        spec = self.manifest["spec"]
+        return MANIFEST_OVERHEAD + len(spec.get("key", "")) + len(spec.get("value", ""))
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        source: dict[str, Any] = self.manifest["spec"]["source"]
+        return source
+
+
+class Rejecter:
+    """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after."""
+
+    def __init__(self, cluster: Cluster, stream: UpdateStream, partitions: Partitions) -> None:
+        self._cluster = cluster
+        self._stream = stream
+        self._partitions = partitions
+        self._folding = Folding()
+        self._brake = Brake()
+        self._queue: list[Rejected] = []
+        self._filled = asyncio.Event()
+        self._kept = 0
+        #: Bytes of memory of those that wait to be written.
+        self.cost = 0
+
+    def add(self, rejected: Rejected) -> None:
+        self._queue.append(rejected)
+        self.cost += rejected.cost
+        self._filled.set()
+
+    async def refresh(self) -> None:
+        """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
+        listing = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=self._selector)
+        self._kept = len(listing.items)
+        for body in listing.items:
+            spec, source = body["spec"], body["spec"]["source"]
+            if spec["count"] > 1:
+                kind = (spec["reason"], source["topicId"], source["partition"])
+                self._folding.know(kind, source["offset"], source["lastOffset"])
+
+    async def run(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            if self._queue:
+                self._filled.set()
+            await self._show(batch)
+            self.cost -= sum(rejected.cost for rejected in batch)
+            await self._prune()
+
+    @property
+    def _selector(self) -> str:
+        return f"spec.stream={self._stream.name}"
+
+    async def _show(self, batch: list[Rejected]) -> None:
+        """Each its own object while there may be more; the rest by kind, one write for each."""
+        shared: dict[Kind, list[Rejected]] = {}
+        for rejected in batch:
+            metrics.rejected(self._stream, rejected.kind[0], rejected.count)
+            if self._folding.shown(rejected.kind, rejected.offset):
+                rejected.done()
+            elif self._folding.own(time.monotonic()):
+                await self._insist([rejected], self._create)
+            else:
+                shared.setdefault(rejected.kind, []).append(rejected)
+        for group in shared.values():
+            await self._insist(group, self._share)
+
+    async def _insist(self, group: list[Rejected], write: Callable[[list[Rejected]], Awaitable[None]]) -> None:
+        """Until it is acknowledged or the partition is another's."""
+        while True:
+            await self._brake.wait()
+            try:
+                await self._partitions.hold(group[0].partition)
+                await write(group)
+            except Lost:
+                return
+            except Invalid as error:
+                logger.error("RejectedEvent refused: %s", error)
+                break
+            except ApiError as error:
+                logger.warning("RejectedEvent not written: %s", error)
+                self._brake.failed(error)
+            else:
+                self._brake.worked()
+                break
+        for rejected in group:
+            rejected.done()
+
+    async def _create(self, group: list[Rejected]) -> None:
+        first = group[0]
+        manifest = first.manifest
+        fold = Fold(
+            name=manifest["metadata"]["name"],
+            offset=first.offset,
+            last_offset=max(rejected.last_offset for rejected in group),
+            count=sum(rejected.count for rejected in group),
+            since=time.monotonic(),
+        )
+        manifest["spec"]["source"]["lastOffset"] = fold.last_offset
+        manifest["spec"]["count"] = fold.count
+        try:
+            await self._cluster.create(REJECTED, self._stream.namespace, manifest)
+            self._kept += 1
+        except AlreadyExists:
+            # Made before a restart: a record's RejectedEvent has the record's name.
+            if fold.count > 1:
+                await self._grow(fold)
+        self._folding.put(first.kind, fold)
+
+    async def _share(self, group: list[Rejected]) -> None:
+        first = group[0]
+        fold = self._folding.current(first.kind, first.offset, time.monotonic())
+        if fold is None:
+            return await self._create(group)
+        for rejected in group:
+            fold = fold.with_record(rejected.last_offset, rejected.count)
+        try:
+            await self._grow(fold)
+        except NotFound:  # someone has dealt with it and deleted it
+            return await self._create(group)
+        self._folding.put(first.kind, fold)
+
+    async def _grow(self, fold: Fold) -> None:
+        patch = {"spec": {"source": {"lastOffset": fold.last_offset}, "count": fold.count}}
+        await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
+
+    async def _prune(self) -> None:
+        """Delete the oldest of too many; another replica may have been faster."""
+        if self._kept <= KEPT:
+            return
+        try:
+            listing = await self._cluster.list(
+                REJECTED, self._stream.namespace, field_selector=self._selector, metadata_only=True
+            )
+            by_age = sorted((body["metadata"] for body in listing.items), key=_age)
+            for metadata in by_age[: max(len(by_age) - KEPT, 0)]:
+                await self._delete(metadata["name"])
+            self._kept = min(len(by_age), KEPT)
+        except ApiError as error:
+            logger.warning("Old RejectedEvents not deleted: %s", error)
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._cluster.delete(REJECTED, self._stream.namespace, name)
+        except NotFound:
+            pass
+
+
+def _age(metadata: dict[str, Any]) -> tuple[str, str]:
+    return metadata["creationTimestamp"], metadata["name"]

@@ -1,0 +1,101 @@
+"""What the bridge writes to `UpdateStream.status`: its partitions' entries and the condition Consuming."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controller.bridge import positions
+from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.positions import Entry
+from controller.crashpoints import reach
+from controller.kafka import Topic
+from controller.streamstatus import StreamStatus, with_condition
+
+#: What has changed is written within this time, at most once a second.
+LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Consuming:
+    """The condition, as computed from that generation of the spec."""
+
+    ok: bool
+    reason: str
+    message: str
+    generation: int
+
+    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        return with_condition(
+            status,
+            "Consuming",
+            self.ok,
+            self.reason,
+            self.message,
+            generation=self.generation,
+            now=datetime.now(UTC),
+        )
+
+
+class Reporter:
+    """One topic's entries, those of this replica's partitions only."""
+
+    def __init__(
+        self,
+        status: StreamStatus,
+        topic: Topic,
+        partitions: Partitions,
+        condition: Callable[[], Consuming | None],
+        overflowing: Callable[[], int],
+    ) -> None:
+        self._status = status
+        self._topic = topic
+        self._partitions = partitions
+        #: None: another replica's to tell.
+        self._condition = condition
+        self._overflowing = overflowing
+        self._written: object = None
+
+    async def run(self) -> None:
+        """Write what has changed. Raises NotFound when the stream is gone, WentBack when it forgot what was written."""
+        while True:
+            if self._current() != self._written:
+                await self.write()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def write(self) -> None:
+        """Positions as they are when the write begins; `recorded` of each partition once it is done."""
+        proposed: dict[Partition, int] = {}
+
+        def change(status: dict[str, Any]) -> dict[str, Any]:
+            recorded = {p.number: p.recorded for p in self._partitions.known if p.recorded is not None}
+            positions.check_not_back(status, self._topic.id, recorded)
+            proposed.clear()
+            proposed.update((p, p.position) for p in self._partitions.known)
+            self._written = self._current()
+            return self._changed(status)
+
+        reach("bridge.position")
+        await self._status.apply(change)
+        reach("bridge.positioned")
+        for partition, position in proposed.items():
+            partition.recorded = position
+
+    def _changed(self, status: dict[str, Any]) -> dict[str, Any]:
+        status = positions.with_entries(status, self._entries())
+        if (overflowing := self._overflowing()) != (status.get("users") or {}).get("overflowing", 0):
+            status["users"] = {**(status.get("users") or {}), "overflowing": overflowing}
+        condition = self._condition()
+        return condition.write(status) if condition else status
+
+    def _entries(self) -> list[Entry]:
+        return [
+            Entry(self._topic.name, self._topic.id, p.number, p.position, p.committed, p.lag)
+            for p in self._partitions.known
+        ]
+
+    def _current(self) -> object:
+        return self._entries(), self._condition(), self._overflowing()

@@ -1,0 +1,98 @@
+"""All UpdateStreams: one Ingest for each, begun, changed and ended as the objects are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, TypeAlias
+
+from controller import logs
+from controller.bridge import metrics
+from controller.bridge.ingest import Ingest
+from controller.cluster import STREAMS, Cluster, Listing
+from controller.config import Settings
+from controller.reflector import reflect
+from controller.serving import Health
+from controller.streams import UpdateStream
+
+logger = logging.getLogger(__name__)
+
+#: Namespace, name, uid: a stream made anew under its old name is another one.
+Key: TypeAlias = tuple[str, str, str]
+
+
+async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
+    """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
+    async with Cluster.connect() as cluster:
+        streams = Streams(cluster, settings.identity)
+        watching = asyncio.create_task(streams.follow(health))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([watching, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+            stopping.cancel()
+            await streams.close()
+
+
+class Streams:
+    def __init__(self, cluster: Cluster, identity: str) -> None:
+        self._cluster = cluster
+        self._identity = identity
+        self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def follow(self, health: Health) -> None:
+        async for change in reflect(self._cluster, STREAMS):
+            if isinstance(change, Listing):
+                there = {_key(body): body for body in change.items}
+                for key in self._running.keys() - there.keys():
+                    self._end(key)
+                for body in change.items:
+                    self._put(body)
+                health.ready = True
+            elif change.type == "DELETED":
+                self._end(_key(change.object))
+            elif change.type in ("ADDED", "MODIFIED"):
+                self._put(change.object)
+
+    async def close(self) -> None:
+        for key in list(self._running):
+            self._end(key)
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _put(self, body: dict[str, Any]) -> None:
+        try:
+            stream = UpdateStream.from_body(body)
+        except (KeyError, ValueError) as error:
+            logger.error("UpdateStream cannot be read: %r", error)
+            return
+        key = _key(body)
+        if key in self._running:
+            self._running[key][0].change(stream)
+            return
+        for other in [other for other in self._running if other[:2] == key[:2]]:
+            self._end(other)
+        logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
+        ingest = Ingest(self._cluster, stream, self._identity)
+        self._running[key] = ingest, asyncio.create_task(ingest.run())
+
+    def _end(self, key: Key) -> None:
+        """Objects stay: updates without their stream wait for it."""
+        if key not in self._running:
+            return
+        _, task = self._running.pop(key)
+        task.cancel()
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        namespace, name, _ = key
+        metrics.forget(namespace, name)
+        logger.info("Stream ended", extra=logs.fields(stream=f"{namespace}/{name}"))
+
+
+def _key(body: dict[str, Any]) -> Key:
+    metadata = body["metadata"]
+    return metadata["namespace"], metadata["name"], metadata["uid"]
