@@ -113,5 +113,16 @@ def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1) -> Non
             raise CommandFailed(f"Kafka at {bootstrap_servers} did not create {topic}: {said}") from failed
 
 
+def delete_topic(bootstrap_servers: str, topic: str) -> None:
+    """Delete a topic, if it exists. Raises CommandFailed."""
+    client = probes.admin(bootstrap_servers)
+    try:
+        client.delete_topics([topic])[topic].result(timeout=30)
+    except KafkaException as failed:
+        if failed.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            said = failed.args[0].str()
+            raise CommandFailed(f"Kafka at {bootstrap_servers} did not delete {topic}: {said}") from failed
+
+
 def _properties_path(layout: Layout) -> Path:
     return layout.etc / "kafka.properties"

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from controller import names
 from controller.devenv.errors import CommandFailed
 from controller.devenv.layout import ROOT
 
@@ -51,6 +52,9 @@ def install(kubectl: Kubectl) -> None:
     files = [part for path in manifests for part in ("-f", str(path))]
     kubectl("apply", "--server-side", "--force-conflicts", *files)
     kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
+    for path in sorted(CRDS.glob("*.yaml")):
+        # Established, a kind still answers 429 until its watch cache is filled; kubectl repeats those.
+        kubectl("get", "--raw", f"/apis/{names.GROUP}/{names.VERSION}/{path.stem}?limit=1")
 
 
 def render(path: Path, values: Mapping[str, str]) -> str:

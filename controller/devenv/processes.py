@@ -90,6 +90,7 @@ class Processes:
             setsigdef=DEFAULTED,
         )
         write_atomically(self._layout.pid(command.name), f"{pid}\n")
+        self._wait_visible(command.name, pid)
         return True
 
     def wait_ready(self, command: Command) -> None:
@@ -108,23 +109,26 @@ class Processes:
         """Send a signal to the process of that name, if it runs."""
         process = self.find(name)
         if process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+            _send(process, number)
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until it is gone."""
-        self.signal(name, signal.SIGKILL)
-        self._wait_gone(name, within=10.0)
+        process = self.find(name)
+        if process is not None:
+            _send(process, signal.SIGKILL)
+            _wait_gone(process, within=10.0)
         self._layout.pid(name).unlink(missing_ok=True)
 
     def stop(self, name: str, *, within: float = 15.0) -> None:
         """SIGTERM, after `within` seconds SIGKILL; the pid file goes last."""
-        self.signal(name, signal.SIGTERM)
-        self.signal(name, signal.SIGCONT)  # a frozen process could not act on SIGTERM
-        if not self._wait_gone(name, within=within):
-            print(f"{name} did not end within {within:.0f} s of SIGTERM: killed", file=sys.stderr, flush=True)
-            self.signal(name, signal.SIGKILL)
-            self._wait_gone(name, within=10.0)
+        process = self.find(name)
+        if process is not None:
+            _send(process, signal.SIGTERM)
+            _send(process, signal.SIGCONT)  # a frozen process could not act on SIGTERM
+            if not _wait_gone(process, within=within):
+                print(f"{name} did not end within {within:.0f} s of SIGTERM: killed", file=sys.stderr, flush=True)
+                _send(process, signal.SIGKILL)
+                _wait_gone(process, within=10.0)
         self._layout.pid(name).unlink(missing_ok=True)
 
     def tail(self, name: str, lines: int = TAIL_LINES) -> str:
@@ -138,18 +142,16 @@ class Processes:
             return f"(no log: {log})"
         return "\n".join([f"Last lines of {log}:", *("  " + line for line in text.splitlines()[-lines:])])
 
-    def _wait_gone(self, name: str, *, within: float) -> bool:
-        deadline = time.monotonic() + within
-        while self.find(name) is not None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
+    def _wait_visible(self, name: str, pid: int) -> None:
+        """Right after exec the kernel shows a process without its environment for a moment."""
+        deadline = time.monotonic() + 1.0
+        while self.find(name) is None and psutil.pid_exists(pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def _adopt(self, command: Command) -> bool:
         """Take back a process of ours whose pid file is lost; PortTaken where the port's owner is not ours."""
         for port in command.ports:
-            if is_free(port):
+            if _becomes_free(port):
                 continue
             owner = _listener(port)
             if owner is not None and self._ours(owner.pid, command.name):
@@ -169,17 +171,35 @@ class Processes:
         try:
             _reap(pid)
             process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_ZOMBIE or process.environ().get(MARK) != self._mark(name):
-                return None
+            return process if process.environ().get(MARK) == self._mark(name) else None
         except (psutil.Error, OSError):
             return None
-        return process
 
 
 def _reap(pid: int) -> None:
     """Collect the exit of a child of this very process; elsewhere init does it."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _wait_gone(process: psutil.Process, *, within: float) -> bool:
+    """Wait until it holds nothing any more; a zombie holds its ports until the last of its threads has ended."""
+    deadline = time.monotonic() + within
+    while True:
+        _reap(process.pid)
+        with contextlib.suppress(psutil.Error, OSError):
+            ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+            if process.is_running() and not ended:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.02)
+                continue
+        return True
 
 
 def _same_command(process: psutil.Process, argv: Sequence[str]) -> bool:
@@ -192,6 +212,16 @@ def _same_command(process: psutil.Process, argv: Sequence[str]) -> bool:
 def _note_start(log: Path) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(f"--- started {datetime.now(UTC).isoformat(timespec='seconds')} ---\n")
+
+
+def _becomes_free(port: int, within: float = 2.0) -> bool:
+    """A dying process may still hold its port for a moment; a listener holds it for good."""
+    deadline = time.monotonic() + within
+    while not is_free(port):
+        if _listener(port) is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _listener(port: int) -> psutil.Process | None:

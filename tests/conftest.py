@@ -1,0 +1,126 @@
+"""Fixtures: one real environment for the session; a namespace, a topic and the processes of its own for each test.
+
+`USERUPDATES_TEST_ENV=DIR` keeps the environment in DIR running between sessions, for a short loop while developing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from controller.devenv import broker, lifecycle
+from controller.devenv.environment import Environment
+from tests.kube import Kube
+from tests.replicas import Replica
+
+TIERS = ("unit", "integration", "acceptance", "chaos")
+_REPLICAS = pytest.StashKey[list[Replica]]()
+
+
+class StartReplica(Protocol):
+    """Starts a bridge or controller; `identity` is made up where none is given."""
+
+    def __call__(self, identity: str = "", *options: str, wait: bool = True) -> Replica: ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The directory is the tier."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failed test shows the end of the logs of the processes that it started."""
+    report = yield
+    if report.failed:
+        for replica in item.stash.get(_REPLICAS, []):
+            report.sections.append((f"log of {replica.name}", replica.tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def environment(request: pytest.FixtureRequest) -> Iterator[Environment]:
+    """etcd, kube-apiserver with the CRDs and accounts, Kafka, the sample downstream: started here, stopped at the end.
+
+    A test that kills one of them starts it again before it ends.
+    """
+    kept = os.environ.get("USERUPDATES_TEST_ENV")
+    directory = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="userupdates-test-"))
+    environment = Environment(directory)
+    try:
+        lifecycle.up_infrastructure(environment)
+        yield environment
+    finally:
+        if not kept:
+            lifecycle.down(environment)
+            if request.session.testsfailed:
+                print(f"\nlogs of the environment: {environment.layout.run}")
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kube(environment: Environment) -> Iterator[Kube]:
+    """The API server with the administrator's rights."""
+    kube = Kube.connect(environment.kubeconfig)
+    with kube.client:
+        yield kube
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    """A fresh namespace; it is emptied at the end, so that no later bridge or controller works on what is in it."""
+    name = f"test-{secrets.token_hex(4)}"
+    kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+    kube.empty(name)
+
+
+@pytest.fixture
+def topic(environment: Environment) -> Iterator[str]:
+    """A fresh topic of one partition; its name serves as the group id too."""
+    name = f"test-{secrets.token_hex(4)}"
+    broker.create_topic(environment.bootstrap_servers, name)
+    yield name
+    broker.delete_topic(environment.bootstrap_servers, name)
+
+
+@pytest.fixture
+def start_bridge(environment: Environment, namespace: str, request: pytest.FixtureRequest) -> Iterator[StartReplica]:
+    """Starts bridges: `start_bridge()`, `start_bridge("bridge-a", "--log-level", "debug", wait=False)`."""
+    yield from _replicas(environment, "bridge", request)
+
+
+@pytest.fixture
+def start_controller(
+    environment: Environment, namespace: str, request: pytest.FixtureRequest
+) -> Iterator[StartReplica]:
+    """Starts controllers, as `start_bridge` does."""
+    yield from _replicas(environment, "controller", request)
+
+
+def _replicas(environment: Environment, role: str, request: pytest.FixtureRequest) -> Iterator[StartReplica]:
+    started: list[Replica] = []
+    request.node.stash.setdefault(_REPLICAS, []).extend(started)
+
+    def start(identity: str = "", *options: str, wait: bool = True) -> Replica:
+        name = identity or f"{role}-{secrets.token_hex(3)}"
+        replica = Replica(environment, environment.replica(role, name, *options))
+        started.append(replica)
+        request.node.stash[_REPLICAS].append(replica)
+        replica.start(wait=wait)
+        return replica
+
+    yield start
+    for replica in started:
+        replica.kill()
