@@ -165,7 +165,7 @@ def test_a_rejected_event_only_grows(api: Applier) -> None:
     [
         ({"spec.reason": "Ugly"}, "spec.reason: Unsupported value"),
         ({"spec.value": "A" * 5465}, "spec.value: Too long"),
-        ({"spec.value": "not base64!"}, "spec.value in body must be of type byte"),
+        ({"spec.value": "not base64!"}, "spec.value in body should match"),
         ({"spec.count": 0}, "spec.count in body should be greater than or equal to 1"),
     ],
 )
