@@ -87,6 +87,11 @@ class Rejected:
         spec = self.manifest["spec"]
         return MANIFEST_OVERHEAD + len(spec.get("key", "")) + len(spec.get("value", ""))
 
+    def bare(self) -> bool:
+        """Leave out what came from outside; False where there is nothing left to leave out."""
+        spec = self.manifest["spec"]
+        return any([spec.pop(field, None) is not None for field in ("key", "value", "pointer")])
+
     @property
     def _source(self) -> dict[str, Any]:
         source: dict[str, Any] = self.manifest["spec"]["source"]
@@ -162,8 +167,10 @@ class Rejecter:
             except Lost:
                 return
             except Invalid as error:
-                logger.error("RejectedEvent refused: %s", error)
-                break
+                # Better one without its record than none.
+                if not group[0].bare():
+                    logger.error("RejectedEvent refused: %s", error)
+                    break
             except ApiError as error:
                 logger.warning("RejectedEvent not written: %s", error)
                 self._brake.failed(error)
