@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
+from controller.engine.announcing import Announcer
 from controller.engine.lease import Lease
 from controller.outcomes import Outcome
 from controller.steps import STEPS
@@ -73,11 +74,14 @@ class StreamContext:
     downstream: Downstream
     lease: Lease
     stream: UpdateStream
+    announcer: Announcer
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
 
     def reconfigure(self, stream: UpdateStream) -> None:
+        if self.lease.held:
+            self.announcer.stream_changed(stream, self.stream)
         self.stream = stream
         for step, slots in self.slots.items():
             slots.set_limit(stream.steps[step].concurrency)

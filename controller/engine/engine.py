@@ -14,6 +14,7 @@ from controller import errors, names
 from controller.cluster import UPDATES, Body, Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
+from controller.engine.announcing import Announcer
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.lane import Lane
@@ -41,7 +42,8 @@ class Engine:
 
     def __init__(self, cluster: Cluster, downstream: Downstream, stream: UpdateStream, identity: str) -> None:
         lease = Lease(cluster, stream.namespace, names.lease_name(stream.name), identity)
-        self._context = StreamContext(cluster, downstream, lease, stream, self._on_finished)
+        announcer = Announcer(cluster, identity)
+        self._context = StreamContext(cluster, downstream, lease, stream, announcer, self._on_finished)
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
         self._collection = Collection(self._context)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
+from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 import kopf
+import uvloop
 
 from controller.cluster import Body
 from controller.logs import fields
@@ -34,19 +37,62 @@ class Intake(Protocol):
 
 
 async def watch(intake: Intake, stop: asyncio.Event) -> None:
-    """Run kopf until `stop`. It gives up on some answers of an API server in trouble: it is then started again."""
-    while not stop.is_set():
+    """Run kopf until `stop`, on a thread and a loop of its own.
+
+    When an operator ends, kopf cancels whatever else runs on its loop, and it takes the process's signals: neither
+    may happen to calls in flight.
+    """
+    handover = _Handover(asyncio.get_running_loop(), intake)
+    ended = threading.Event()
+    # A daemon: kopf takes seconds to end, and has nothing to lose.
+    threading.Thread(target=_run_kopf, args=(handover, ended), name="kopf", daemon=True).start()
+    await stop.wait()
+    ended.set()
+
+
+def _run_kopf(handover: _Handover, ended: threading.Event) -> None:
+    """kopf gives up on some answers of an API server in trouble: it is then started again."""
+    while not ended.is_set():
         try:
-            await kopf.operator(
-                registry=_registry(intake), settings=_settings(), standalone=True, clusterwide=True, stop_flag=stop
+            operator = kopf.operator(
+                registry=_registry(handover),
+                settings=_settings(),
+                standalone=True,
+                clusterwide=True,
+                stop_flag=ended,
             )
+            uvloop.run(operator)
         except Exception as error:
             logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
-        if not stop.is_set():
-            await asyncio.sleep(RESTART_SECONDS)
+        ended.wait(RESTART_SECONDS)
 
 
-def _registry(intake: Intake) -> kopf.OperatorRegistry:
+class _Handover:
+    """From kopf's loop to ours, in order, many events for one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, intake: Intake) -> None:
+        self._loop = loop
+        self._intake = intake
+        self._events: deque[tuple[bool, str | None, Body]] = deque()
+
+    def put(self, event: Any, *, of_stream: bool) -> None:
+        self._events.append((of_stream, event["type"], event["object"]))
+        if len(self._events) == 1:  # asked after the append: else the last event could be left lying
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        for _ in range(len(self._events)):
+            of_stream, kind, body = self._events.popleft()
+            observe = self._intake.observe_stream if of_stream else self._intake.observe_update
+            try:
+                observe(kind, body)
+            except Exception:
+                logger.exception("Event not understood", extra=fields(object=body.get("metadata", {}).get("name")))
+        if self._events:
+            self._loop.call_soon(self._take)
+
+
+def _registry(handover: _Handover) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -55,11 +101,11 @@ def _registry(intake: Intake) -> kopf.OperatorRegistry:
 
     @kopf.on.event(GROUP, VERSION, "updatestreams", registry=registry)
     async def stream_seen(event: Any, **_: Any) -> None:
-        intake.observe_stream(event["type"], event["object"])
+        handover.put(event, of_stream=True)
 
     @kopf.on.event(GROUP, VERSION, "userupdates", registry=registry)
     async def update_seen(event: Any, **_: Any) -> None:
-        intake.observe_update(event["type"], event["object"])
+        handover.put(event, of_stream=False)
 
     return registry
 
@@ -76,6 +122,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.5
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.process.ultimate_exiting_timeout = None  # it would kill a living process after kopf has given up once
     return settings
 
 

@@ -186,16 +186,17 @@ class Lane:
             self.finished(update.name)
         else:
             crashpoints.reach("controller.recorded")
-            self._keep(after)
+            self._keep(after, update.status)
 
     async def _write(self, update: UserUpdate, status: Status) -> None:
         try:
-            self._keep(await write_status(self._context, update, status))
+            self._keep(await write_status(self._context, update, status), update.status)
         except Gone:
             self.finished(update.name)
 
-    def _keep(self, update: UserUpdate) -> None:
+    def _keep(self, update: UserUpdate, before: Status) -> None:
         """What the API server has now; a finished update leaves the queue."""
+        self._context.announcer.update_changed(update, before)
         if update.status.finished:
             self.finished(update.name)
             self._context.on_finished(update)
