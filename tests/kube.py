@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ssl
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.eventually import eventually
+
 GROUP = "/apis/enrichment.dev/v1alpha1"
 PLURALS = ("updatestreams", "userupdates", "rejectedevents", "userbacklogs")
-#: Seconds for which a 429 is asked again.
-PATIENCE = 10.0
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -36,7 +35,7 @@ class Kube:
             pair = [kubeconfig.with_name(f".{kubeconfig.name}.{part}") for part in ("certificate", "key")]
             for path, part in zip(pair, ("certificate", "key"), strict=True):
                 path.write_bytes(base64.b64decode(user[f"client-{part}-data"]))
-            context.load_cert_chain(*pair)
+            context.load_cert_chain(pair[0], pair[1])
         headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
         return cls(
             httpx.Client(base_url=cluster["server"], verify=context, headers=headers, timeout=30, trust_env=False)
@@ -44,13 +43,15 @@ class Kube:
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The JSON of an answer; AssertionError with the server's message unless it is 2xx."""
-        answer = self.client.request(method, path, json=body, **options)
-        deadline = time.monotonic() + PATIENCE
-        while answer.status_code == 429 and time.monotonic() < deadline:  # right after its start: caches not filled
-            time.sleep(0.2)
-            answer = self.client.request(method, path, json=body, **options)
+        answer = eventually(lambda: self._unless_filling_caches(method, path, json=body, **options), every=0.2)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
+
+    def _unless_filling_caches(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self.client.request(method, path, **options)
+        starting = answer.status_code == 429 and "initializing" in answer.text
+        assert not starting, f"{method} {path}: {answer.text}"
+        return answer
 
     def path(self, namespace: str, plural: str, name: str = "") -> str:
         """The path of objects of ours."""

@@ -1,4 +1,4 @@
-"""`python -m controller.devenv {up,down,clean,status}`: what `make up`, `make down` and `make clean` run."""
+"""`python -m controller.devenv {up,down,clean,status,validate}`: what `make up`, `down`, `clean` and `check` run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.devenv import lifecycle
+from controller.devenv import lifecycle, validation
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
+from controller.devenv.layout import ROOT
 
 MAX_REPLICAS = 20
 EXIT_INTERRUPTED = 130
@@ -63,9 +64,15 @@ def _status(environment: Environment, options: argparse.Namespace) -> int:
     return 0 if all(state == "running" for _, state, _, _ in rows) else 1
 
 
+def _validate(environment: Environment, options: argparse.Namespace) -> int:
+    for path in validation.validate():
+        print(f"valid: {path.relative_to(ROOT)}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m controller.devenv", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status}")
+    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status,validate}")
     up = commands.add_parser("up", help="start what is not running; returns when everything is ready")
     up.add_argument("--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, else 1)")
     up.add_argument("--controllers", type=_count, metavar="N", help="replicas of the controller (as above)")
@@ -81,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         ("down", _down, "stop everything; ports and data stay"),
         ("clean", _clean, "stop everything and remove ports, data and logs"),
         ("status", _status, "what runs; exit code 1 if anything wanted does not"),
+        ("validate", _validate, "apply all CRDs and manifests to an API server that lives just for that"),
     ):
         commands.add_parser(name, help=text).set_defaults(run=run)
     return parser

@@ -78,9 +78,9 @@ def render(path: Path, values: Mapping[str, str]) -> str:
 
 
 def apply(kubectl: Kubectl, path: Path, text: str) -> str:
-    """Apply a rendered manifest; what kubectl said. Raises CommandFailed naming the file."""
+    """Apply a rendered manifest, unknown fields refused; what kubectl said. Raises CommandFailed naming the file."""
     try:
-        return kubectl("apply", "-f", "-", stdin=text).strip()
+        return kubectl("apply", "--validate=strict", "-f", "-", stdin=text).strip()
     except CommandFailed as refused:
-        message = str(refused).removeprefix("kubectl apply -f -: ")
+        message = str(refused).removeprefix("kubectl apply --validate=strict -f -: ")
         raise CommandFailed(f"{path} was refused by the API server:\n  " + message.replace("\n", "\n  ")) from refused

@@ -1,0 +1,58 @@
+# Everything a developer does, from a clean checkout: `make` alone lists the targets.
+# Needed beforehand: python3 with venv; for demo, test, up and check also go, java and mvn (or what the README says to set).
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+UV_VERSION := 0.13.9
+UV := .tools/uv-$(UV_VERSION)/bin/uv
+PYTHON := .venv/bin/python
+TIERS := $(wildcard tests/unit tests/integration tests/acceptance tests/chaos)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/synced  ## play the demo scenario on real parts: timeline, kubectl output, verdict; stops everything at the end
+	$(PYTHON) -m controller.demo $(ARGS)
+
+test: .venv/synced  ## all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
+	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
+
+up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml; then: . .dev/env
+	@$(PYTHON) -m controller.devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
+		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(STREAM),--stream "$(STREAM)")
+
+down: .venv/synced  ## stop what `make up` started; ports and data stay
+	@$(PYTHON) -m controller.devenv down
+
+status: .venv/synced  ## what runs
+	@$(PYTHON) -m controller.devenv status
+
+clean: .venv/synced  ## stop it and remove ports, data and logs
+	@$(PYTHON) -m controller.devenv clean
+
+check: .venv/synced  ## format, lint, types, import layers, size budget, CRDs and manifests against a real API server
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest -q tests/unit/test_style.py tests/unit/test_crds.py
+	$(PYTHON) -m controller.devenv validate
+
+format: .venv/synced  ## rewrite the code as `make check` wants it
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+.venv/synced: $(UV) pyproject.toml uv.lock
+	$(UV) sync --frozen --quiet
+	@touch $@
+
+# uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.
+$(UV):
+	@command -v python3 >/dev/null || { echo "Missing: python3 (3.11 or newer): sudo apt-get install -y python3 python3-venv"; exit 1; }
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "Missing: venv for python3: sudo apt-get install -y python3-venv"; exit 1; }
+	@rm -rf .tools
+	python3 -m venv .tools/uv-$(UV_VERSION)
+	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.PHONY: help demo test up down status clean check format
