@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a process until SIGTERM or SIGINT; exit with 2 where it was started wrongly."""
     options = _parser().parse_args(arguments)
     logs.configure(options.log_level, options.log_format)
+    _raise_open_files()
     host, port = options.metrics_address
     settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port)
     try:
@@ -40,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         uvloop.run(_until_stopped(process, settings))
     except ConfigError as error:
         sys.exit(f"error: {error}")
+
+
+def _raise_open_files() -> None:
+    """A connection for each call in flight: the usual soft limit of 1,024 is too few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _until_stopped(process: _Process, settings: Settings) -> None:

@@ -85,7 +85,7 @@ def decide(
     if verb in _REQUESTED_AGAIN:  # not before its turn: an update with a phase is the head
         return Release(_again_by_request(update, verb, now))
     if status.held:
-        return _while_held(status, stream, now)
+        return _while_held(update, stream, now)
     if stopped := _stopped_by(update, stream):
         return RequeueAfter(None, _waiting(status, *stopped, now))
     if status.next_attempt_time and status.next_attempt_time > now:
@@ -116,9 +116,8 @@ def record(
             failed = replace(status, step=step, attempts=status.attempts + 1)
             return _final(failed, Reason.REJECTED, message, stream.on_rejected, now)
         case Retry(message) | Misconfigured(message):
-            return _failed(
-                replace(status, step=step, attempts=status.attempts + 1), outcome, message, stream, now, jitter
-            )
+            failed = replace(status, step=step, attempts=status.attempts + 1)
+            return _failed(failed, outcome, message, stream, now, jitter)
         case _:
             assert_never(outcome)
 
@@ -144,7 +143,9 @@ def backoff_seconds(retry: RetrySpec, failures: int) -> float:
 
 def _done(status: Status, record: StepRecord, now: datetime) -> Status:
     steps = (*status.steps, record)
-    base = replace(status, steps=steps, attempts=0, busy_count=0, next_attempt_time=None, held=None)
+    base = replace(
+        status, steps=steps, attempts=0, misconfigured_count=0, busy_count=0, next_attempt_time=None, held=None
+    )
     if len(steps) == len(STEPS):
         return _at(replace(base, step=None), Phase.SUCCEEDED, Reason.SUCCEEDED, "all steps done", now)
     following = STEPS[len(steps)].name
@@ -153,13 +154,20 @@ def _done(status: Status, record: StepRecord, now: datetime) -> Status:
     )
 
 
+def _afresh(status: Status) -> Status:
+    """The counters of the step in hand start again."""
+    return replace(status, attempts=0, misconfigured_count=0, busy_count=0)
+
+
 def _failed(
     failed: Status, outcome: Retry | Misconfigured, message: str, stream: UpdateStream, now: datetime, jitter: float
 ) -> Status:
     """A failure that may pass. What blames the stream never exhausts: an expired token must not burn a topic."""
     retry = stream.steps[step_in_hand(failed)].retry
     misconfigured = isinstance(outcome, Misconfigured)
-    if retry.max_attempts and failed.attempts >= retry.max_attempts and not misconfigured:
+    if misconfigured:
+        failed = replace(failed, misconfigured_count=failed.misconfigured_count + 1)
+    elif 0 < retry.max_attempts <= failed.attempts - failed.misconfigured_count:
         used_up = f"{message}, after {failed.attempts} attempts"
         return _final(failed, Reason.EXHAUSTED, used_up, stream.on_exhausted, now)
     at = now + timedelta(seconds=backoff_seconds(retry, failed.attempts) * (1 + JITTER * jitter))
@@ -175,10 +183,12 @@ def _final(status: Status, reason: Reason, message: str, policy: Policy, now: da
     return _at(replace(status, held=None), Phase.FAILED, reason, message, now)
 
 
-def _while_held(status: Status, stream: UpdateStream | None, now: datetime) -> Decision:
+def _while_held(update: UserUpdate, stream: UpdateStream | None, now: datetime) -> Decision:
+    """Until a person or the policy releases it; a suspension keeps it, and all behind it, even then."""
+    status = update.status
     assert status.held is not None
     policies = {Reason.REJECTED: stream.on_rejected, Reason.EXHAUSTED: stream.on_exhausted} if stream else {}
-    if policies.get(status.held) == "Continue":
+    if policies.get(status.held) == "Continue" and not _stopped_by(update, stream):
         return Finish(_final(status, status.held, status.message, "Continue", now))
     return RequeueAfter(None, status)
 
@@ -227,7 +237,7 @@ def _handled(update: UserUpdate) -> Status:
 
 def _again_by_request(update: UserUpdate, verb: str, now: datetime) -> Status:
     """The step in hand anew, or with `restart` all of them, at once and with all attempts."""
-    again = replace(_handled(update), attempts=0, busy_count=0)
+    again = _afresh(_handled(update))
     if verb == "restart":
         again = replace(again, steps=(), run=again.run + 1)
     return _at(replace(again, step=step_in_hand(again)), Phase.RUNNING, Reason.RUNNING, f"{verb} by request", now)

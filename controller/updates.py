@@ -140,6 +140,8 @@ class Status:
     step: str | None = None
     #: Failures of the step in hand.
     attempts: int = 0
+    #: How many of them blame the stream: they do not use its `maxAttempts` up.
+    misconfigured_count: int = 0
     #: Busy answers to the step in hand.
     busy_count: int = 0
     next_attempt_time: datetime | None = None
@@ -177,6 +179,7 @@ class Status:
             phase=Phase(body["phase"]) if body.get("phase") else None,
             step=body.get("step"),
             attempts=body.get("attempts", 0),
+            misconfigured_count=body.get("misconfiguredCount", 0),
             busy_count=body.get("busyCount", 0),
             next_attempt_time=_time(body.get("nextAttemptTime")),
             run=body.get("run", 0),
@@ -194,6 +197,7 @@ class Status:
             "phase": self.phase,
             "step": self.step,
             "attempts": self.attempts,
+            "misconfiguredCount": self.misconfigured_count or None,
             "busyCount": self.busy_count,
             "nextAttemptTime": times.to_text(self.next_attempt_time) if self.next_attempt_time else None,
             "run": self.run,

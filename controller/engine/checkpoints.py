@@ -34,7 +34,8 @@ class Superseded(Exception):
 
 async def write_outcome(context: StreamContext, update: UserUpdate, record: Callable[[Status], Status]) -> UserUpdate:
     """Record an outcome, however long it takes. Raises Gone or Superseded."""
-    tenure, done, tries = context.lease.tenure, len(update.status.steps), 0
+    tenure, tries = context.lease.tenure, 0
+    run, done = update.status.run, len(update.status.steps)
     while True:
         status = record(update.status)
         try:
@@ -42,8 +43,8 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Call
         except errors.Conflict:
             metrics.CONFLICTS.labels(context.label).inc()
             update = await _read_again(context, update)
-            if len(update.status.steps) > done or update.status == status:
-                return update  # the first try had been done: only its answer was lost
+            if update.status.run != run or len(update.status.steps) > done or update.status == status:
+                return update  # a first try had been done, and only its answer was lost; or a new run has begun
         except errors.NotFound as error:
             raise Gone from error
         except errors.ApiError as error:

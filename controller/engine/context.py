@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from controller import errors
 from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
 from controller.engine.announcing import Announcer
+from controller.engine.credentials import Credentials
 from controller.engine.lease import Lease
 from controller.outcomes import Outcome
 from controller.steps import STEPS
@@ -75,6 +77,7 @@ class StreamContext:
     lease: Lease
     stream: UpdateStream
     announcer: Announcer
+    credentials: Credentials
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
@@ -93,6 +96,16 @@ class StreamContext:
     def label(self) -> str:
         """The stream in logs and metrics."""
         return f"{self.stream.namespace}/{self.stream.name}"
+
+    async def step_headers(self, step: str) -> Mapping[str, str] | None:
+        """Headers from the step's Secret; None where that is missing. Raises errors.ApiError."""
+        secret = self.stream.steps[step].secret_name
+        if secret is None:
+            return {}
+        try:
+            return await self.credentials.headers(secret)
+        except errors.NotFound:
+            return None
 
     def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
         metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()

@@ -17,6 +17,7 @@ from controller.engine import metrics
 from controller.engine.announcing import Announcer
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
+from controller.engine.credentials import Credentials
 from controller.engine.lane import Lane
 from controller.engine.lease import Lease
 from controller.engine.registry import Registry
@@ -42,8 +43,15 @@ class Engine:
 
     def __init__(self, cluster: Cluster, downstream: Downstream, stream: UpdateStream, identity: str) -> None:
         lease = Lease(cluster, stream.namespace, names.lease_name(stream.name), identity)
-        announcer = Announcer(cluster, identity)
-        self._context = StreamContext(cluster, downstream, lease, stream, announcer, self._on_finished)
+        self._context = StreamContext(
+            cluster=cluster,
+            downstream=downstream,
+            lease=lease,
+            stream=stream,
+            announcer=Announcer(cluster, identity),
+            credentials=Credentials(cluster, stream.namespace),
+            on_finished=self._on_finished,
+        )
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
         self._collection = Collection(self._context)

@@ -16,6 +16,7 @@ from controller.cluster import UPDATES
 from controller.engine.checkpoints import Gone, Superseded, write_outcome, write_status
 from controller.engine.context import StreamContext
 from controller.logs import fields
+from controller.outcomes import Misconfigured, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import (
     AwaitPredecessor,
@@ -163,16 +164,18 @@ class Lane:
 
     async def _call(self, update: UserUpdate, step: str) -> None:
         context, stream = self._context, self._context.stream
+        key, headers = update.idempotency_key(step), await context.step_headers(step)
+        if self.closed or not context.lease.held or self.queue.head is not update:
+            return
         self.queue.take(update.name)
         started = context.now()
-        if not context.lease.held:
-            self.closed = True
-            return
         crashpoints.reach("controller.calling")
         self._calling = True
         try:
-            key = update.idempotency_key(step)
-            outcome = await context.downstream.call(_STEPS[step], stream.steps[step], update, key)
+            if headers is None:
+                outcome: Outcome = Misconfigured(f"there is no Secret {stream.steps[step].secret_name} for {step}")
+            else:
+                outcome = await context.downstream.call(_STEPS[step], stream.steps[step], update, key, headers)
         finally:
             self._calling = False
         crashpoints.reach("controller.answered")

@@ -319,3 +319,14 @@ def test_backoff_never_shrinks_never_passes_the_cap_and_jitter_only_lengthens(
 @given(st.floats(0, 1))
 def test_busy_delays_have_no_jitter(jitter: float) -> None:
     assert after(Busy("503"), jitter=jitter).next_attempt_time == at(5)
+
+
+def test_failures_that_blame_the_stream_leave_the_attempts_for_real_ones() -> None:
+    stream = make_stream(max_attempts=2, on_exhausted="Continue")
+    status = Status()
+    for _ in range(5):
+        status = record(status, Misconfigured("401 from profile"), stream, NOW, NOW)
+    status = record(status, Retry("500 from profile"), stream, NOW, NOW)
+    assert (status.phase, status.attempts) == (Phase.WAITING, 6)
+    status = record(status, Retry("500 from profile"), stream, NOW, NOW)
+    assert (status.phase, status.reason) == (Phase.FAILED, Reason.EXHAUSTED)

@@ -282,6 +282,7 @@ def test_what_is_unset_is_null_in_the_patch() -> None:
         "phase": None,
         "step": None,
         "attempts": 0,
+        "misconfiguredCount": None,
         "busyCount": 0,
         "nextAttemptTime": None,
         "run": 0,
