@@ -31,13 +31,15 @@ from controller.devenv.layout import default_directory, locked
 #: Seconds for one answer of the downstream's journal and control.
 DOWNSTREAM_SECONDS = 10.0
 EXIT_INTERRUPTED = 130
+#: What ends the demo early. A shell's background job ignores SIGINT unless it is told not to.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The demo's parts are always its own, so that it never writes to a cluster or a Kafka of the person.
 FOREIGN = ("USE_EXISTING_CLUSTER", "KAFKA_BOOTSTRAP_SERVERS", "USERUPDATES_EMBEDDED_KAFKA")
 
 
 def main() -> int:
     """Play once; everything is stopped at the end, however it ends."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         signal.signal(number, signal.default_int_handler)
     for name in FOREIGN:
         os.environ.pop(name, None)
@@ -103,7 +105,7 @@ def _show(verdicts: list[Verdict], screen: Screen) -> bool:
 
 def _stop(environment: Environment, screen: Screen) -> None:
     """Stop all processes; a second Ctrl-C does not leave half of them running."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     environment.progress = lambda line: None
     try:
