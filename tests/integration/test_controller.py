@@ -1,0 +1,165 @@
+"""The controller's main path on a real API server: order, checkpoints over a SIGKILL, what an event costs, speed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+
+from controller.devenv.environment import Environment
+from controller.devenv.journal import STEPS
+from controller.times import from_text
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.kube import Kube
+from tests.processing import Processing, processing, steps, whole
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def stream(kube: Kube, environment: Environment, namespace: str) -> Iterator[Processing]:
+    yield processing(kube, environment, namespace)
+
+
+def test_one_update_goes_through_its_three_steps(stream: Processing, start_controller: StartReplica) -> None:
+    start_controller()
+    stream.apply()
+    name = stream.add("ana", 1)
+    status = stream.until(name, "Succeeded")
+    profile, permissions, resources = stream.calls()
+    assert profile.body == {"user": "ana", "profile": "dev"}
+    assert permissions.body == {"userId": profile.given_id, "permissions": "all"}
+    assert resources.body == {"userId": profile.given_id, "roleId": permissions.given_id, "resources": "all"}
+    assert [step["name"] for step in status["steps"]] == list(STEPS)
+    assert [step["result"] for step in status["steps"]] == [
+        {"userId": profile.given_id},
+        {"roleId": permissions.given_id},
+        {},
+    ]
+    (condition,) = status["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("Succeeded", "True", "Succeeded")
+    uid = stream.get(name)["metadata"]["uid"]
+    assert [call.key for call in stream.calls()] == [f"{stream.namespace}/{name}/{uid}/{step}/0" for step in STEPS]
+    assert {call.source for call in stream.calls()} == {"manual"}
+
+
+def test_each_users_updates_run_in_order_and_users_side_by_side(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    users = [f"user{number}" for number in range(120)]
+    stream.rules({"user": "user0", "step": "profile", "action": "busy", "retryAfter": 1, "count": 3}, latency=0.02)
+    stream.apply()
+    start_controller()
+    made = stream.records(users, 5, datetime.now(UTC))
+    stream.all_finished(60)
+    assert stream.violations(finished=made, only=made, busy_delay=1) == []
+    # Not one after the other: that would be 1,800 calls of 20 ms in a row.
+    spans = [call.end_time_ns - call.time_ns for call in stream.calls() if call.end_time_ns]
+    first, last = stream.calls()[0], stream.calls()[-1]
+    assert last.time_ns - first.time_ns < sum(spans) / 3
+
+
+def test_a_kill_in_the_middle_loses_and_repeats_nothing_that_was_recorded(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    users = [f"user{number}" for number in range(60)]
+    stream.rules({"user": "user0", "step": "permissions", "action": "busy", "count": 1}, latency=0.05)
+    stream.apply(every={"busyDelaySeconds": 6})
+    controller = start_controller("controller-killed")
+    made = stream.records(users, 4, datetime.now(UTC))
+    eventually(lambda: stream.reason(stream.record_name(0)) == "DownstreamBusy", 10)
+    eventually(lambda: sum(phase == "Succeeded" for phase in stream.phases().values()) > 40, 20)
+    controller.kill()
+    killed = time.time_ns()
+    recorded = {(name, step["name"]) for name in stream.phases() for step in stream.status(name).get("steps", ())}
+    due = from_text(stream.status(stream.record_name(0))["nextAttemptTime"])
+    before = len(stream.calls())
+    controller.start()
+    stream.all_finished(60)
+    calls = stream.calls()
+    names = {(call.user, call.sequence): stream.record_name(call.sequence or 0) for call in calls}
+    again = {(names[call.user, call.sequence], call.step) for call in calls[before:]}
+    assert not again & recorded, "a recorded step was called again"
+    assert stream.violations(finished=made, only=made, crashes=[killed], busy_delay=6) == []
+    delayed = [call for call in calls if (call.user, call.sequence, call.step) == ("user0", 0, "permissions")]
+    assert len(delayed) == 2
+    assert 0 <= delayed[1].time_ns / 1e9 - due.timestamp() < 1.6
+
+
+def test_an_unrecorded_call_is_repeated_with_its_key(stream: Processing, start_controller: StartReplica) -> None:
+    stream.rules({"step": "permissions", "action": "hang", "count": 1})
+    stream.apply()
+    controller = start_controller("controller-hanging")
+    name = stream.add()
+    stream.called(2)
+    controller.kill()
+    controller.start()
+    stream.until(name, "Succeeded", within=15)
+    assert [call.step for call in stream.calls()] == ["profile", "permissions", "permissions", "resources"]
+    assert stream.calls()[1].key == stream.calls()[2].key
+    assert stream.violations() == []
+
+
+def test_a_delay_survives_a_restart(stream: Processing, start_controller: StartReplica) -> None:
+    stream.rules({"step": "profile", "action": "busy", "count": 1})
+    stream.apply(every={"busyDelaySeconds": 3})
+    controller = start_controller("controller-delayed")
+    name = stream.add()
+    status = stream.until(name, "Waiting", "DownstreamBusy")
+    due = from_text(status["nextAttemptTime"]).timestamp()
+    assert (status["busyCount"], status["attempts"]) == (1, 0)
+    controller.kill()
+    controller.start()
+    stream.until(name, "Succeeded", within=15)
+    assert 0 <= stream.calls()[1].time_ns / 1e9 - due <= 0.3 + 1
+
+
+def writes(kube: Kube) -> Counter[str]:
+    """Writes of UserUpdates by verb, of their status apart, as the API server counts its requests."""
+    counts: Counter[str] = Counter()
+    for line in kube.client.get("/metrics").text.splitlines():
+        if line.startswith("apiserver_request_total{") and 'resource="userupdates"' in line:
+            found = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if found["verb"] not in ("GET", "LIST", "WATCH"):
+                verb = "/".join(filter(None, (found["verb"], found["subresource"])))
+                counts[verb] += int(float(line.rsplit(" ", 1)[1]))
+    return counts
+
+
+def test_an_event_costs_a_create_and_three_patches(
+    stream: Processing, start_controller: StartReplica, kube: Kube
+) -> None:
+    stream.rules({"user": "busy", "action": "busy", "count": 1})
+    stream.apply(every={"busyDelaySeconds": 0.2})
+    start_controller()
+    stream.until(stream.add("warm", 1), "Succeeded")
+    before = writes(kube)
+    made = stream.records([f"user{number}" for number in range(10)], 10, datetime.now(UTC))
+    stream.all_finished()
+    queued = writes(kube) - before
+    assert queued == {"POST": len(made), "PATCH/status": 3 * len(made)}, "waiting in the queue costs none"
+    before = writes(kube)
+    stream.until(stream.add("busy", 1), "Succeeded")
+    # Each of the three steps was busy once: one more write for each of these answers.
+    assert writes(kube) - before == {"POST": 1, "PATCH/status": 3 + 3}
+
+
+def test_one_user_runs_twenty_events_a_second(stream: Processing, start_controller: StartReplica) -> None:
+    stream.apply(suspend={"processing": True})
+    start_controller()
+    made = stream.records(["ana"], 100, datetime.now(UTC))
+    stream.change(suspend={"processing": False})
+    stream.all_finished()
+    calls = stream.calls()
+    assert steps(calls) == whole("ana", *range(100))
+    seconds = (calls[-1].time_ns - calls[0].time_ns) / 1e9
+    assert len(made) / seconds >= 20
+    assert stream.violations(finished=made, only=made) == []
+    gaps = [(later.time_ns - earlier.time_ns) / 1e9 for earlier, later in pairwise(calls)]
+    assert max(gaps) < 1
