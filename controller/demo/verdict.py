@@ -68,9 +68,10 @@ def _order(case: Case) -> Iterable[str]:
 
 def _order_seen(case: Case) -> str:
     users = len({event.key for event in case.events})
+    most = _most_at_once(case.evidence.calls)
     return (
-        f"{len(case.events)} updates of {users} users: each user's in the topic's order, one call at a time; "
-        f"up to {_most_at_once(case.evidence.calls)} users were called at once"
+        f"{len(case.events)} updates of {users} users, each user's in the topic's order, one call of a user at a time; "
+        f"up to {most} users at once"
     )
 
 
@@ -89,11 +90,10 @@ def _isolation(case: Case) -> Iterator[str]:
 def _isolation_seen(case: Case) -> str:
     others = [event for event in case.events if event.key != scenario.BUSY_USER.encode()]
     last = max((call.end_time_ns or 0 for call in case.evidence.calls if call.user != scenario.BUSY_USER), default=0)
-    first = next((call for call in _calls_of(case, scenario.BUSY_USER, "profile")), None)
+    first = next(iter(_calls_of(case, scenario.BUSY_USER, "profile")), None)
     waited = (last - first.time_ns) / 1e9 if first else 0.0
     return (
-        f"{scenario.BUSY_USER} was kept waiting for {waited:.1f} s: all {len(others)} updates of the others were done "
-        f"meanwhile, from the same partition"
+        f"{scenario.BUSY_USER} waited for {waited:.1f} s; meanwhile all {len(others)} updates of the others were done"
     )
 
 
@@ -118,8 +118,8 @@ def _nothing_lost(case: Case) -> Iterator[str]:
 def _nothing_lost_seen(case: Case) -> str:
     evidence = case.evidence
     return (
-        f"{len(evidence.records)} records in Kafka = {len(evidence.updates)} UserUpdates, all Succeeded "
-        f"+ {len(evidence.rejected)} RejectedEvents; {len(evidence.updates) * len(STEPS)} steps applied, none twice"
+        f"{len(evidence.records)} records in Kafka = {len(evidence.updates)} UserUpdates, all Succeeded, "
+        f"+ {len(evidence.rejected)} RejectedEvents; {len(evidence.updates) * len(STEPS)} steps, none done twice"
     )
 
 
@@ -137,7 +137,7 @@ def _checkpoints(case: Case) -> Iterator[str]:
 
 def _checkpoints_seen(case: Case) -> str:
     return (
-        f"of the steps before the SIGKILL, {len(case.evidence.crash.recorded)} recorded ones were not called again, "
+        f"{len(case.evidence.crash.recorded)} steps recorded before the SIGKILL were not called again, "
         f"{len(_repeated(case))} unrecorded ones were, with the same Idempotency-Key"
     )
 
@@ -155,11 +155,10 @@ def _delays(case: Case) -> Iterator[str]:
 def _delays_seen(case: Case) -> str:
     calls = _calls_of(case, scenario.BUSY_USER, "profile")
     waits = [f"{_gap(one, two):.1f} s" for one, two in pairwise(calls) if one.busy]
-    busy = sum(call.busy for call in calls)
     return (
-        f"{scenario.BUSY_USER} was busy {busy} times and called again {' and '.join(waits)} later (asked: "
-        f"{scenario.BUSY_DELAY:g} s), across the SIGKILL; {scenario.FAILING_USER} failed {scenario.FAILURES} times "
-        f"and was tried again"
+        f"{scenario.BUSY_USER}, told busy, was called again after {' and '.join(waits)} (asked: "
+        f"{scenario.BUSY_DELAY:g} s), SIGKILL or not; {scenario.FAILING_USER} failed {scenario.FAILURES} times "
+        f"and got on"
     )
 
 
@@ -179,7 +178,7 @@ def _bad_records(case: Case) -> Iterator[str]:
 
 def _bad_records_seen(case: Case) -> str:
     shown = ", ".join(f"{bad.reason} at offset {record.offset}" for record, bad in case.bad)
-    return f"{shown}; the {_behind_bad(case)} events behind the first of them went on"
+    return f"{shown}; the {_behind_bad(case)} events behind went on"
 
 
 _GUARANTEES: tuple[tuple[str, Callable[[Case], str], Callable[[Case], Iterable[str]]], ...] = (

@@ -124,8 +124,8 @@ def test_a_play_as_it_should_be_breaks_nothing(evidence: Evidence) -> None:
     verdicts = judge(evidence)
     assert [breach for verdict in verdicts for breach in verdict.breaches] == []
     seen = {verdict.guarantee: verdict.seen for verdict in verdicts}
-    assert seen["nothing lost or twice"].startswith("84 records in Kafka = 82 UserUpdates, all Succeeded + 2 ")
-    assert "1 unrecorded one" in seen["checkpoints"]
+    assert seen["nothing lost or twice"].startswith("84 records in Kafka = 82 UserUpdates, all Succeeded, + 2 ")
+    assert "1 unrecorded ones were" in seen["checkpoints"]
 
 
 Tamper: TypeAlias = Callable[[Evidence], Evidence]
