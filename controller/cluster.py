@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -84,6 +86,7 @@ class Cluster:
         self._api = api
         self._configuration = api.configuration
         self._host = self._configuration.host.rstrip("/")
+        self._proxy = self._configuration.proxy or _proxy_from_environment(self._host)
         self._token: str | None = None
         self._token_until = 0.0
 
@@ -96,6 +99,8 @@ class Cluster:
         """
         configuration = client.Configuration()
         configuration.connection_pool_maxsize = connections
+        # aiohttp would look up proxies and ~/.netrc for each request, on threads: a third of a controller's CPU time.
+        configuration.client_session_kwargs = {"trust_env": False}
         try:
             await _load_credentials(configuration)
         except (config.ConfigException, OSError, ValueError) as error:
@@ -166,9 +171,13 @@ class Cluster:
         patch = {"metadata": metadata, "status": status}
         return await self._call("PATCH", resource.path(namespace, name, "status"), patch)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> Body:
-        """With `uid`, just that object and no other of its name: raises Conflict otherwise."""
-        options = {"preconditions": {"uid": uid}} if uid else None
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str | None = None, version: int | None = None
+    ) -> Body:
+        """With `uid` and `version`, just that object and as it was then: raises Conflict otherwise."""
+        conditions = {"uid": uid, "resourceVersion": str(version) if version is not None else None}
+        wanted = {key: value for key, value in conditions.items() if value}
+        options = {"preconditions": wanted} if wanted else None
         return await self._call("DELETE", resource.path(namespace, name), options)
 
     async def watch(
@@ -230,7 +239,13 @@ class Cluster:
         data = None if body is None else orjson.dumps(body)
         try:
             async with self._session().request(
-                method, self._host + path, params=query, data=data, headers=headers, timeout=timeout
+                method,
+                self._host + path,
+                params=query,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                proxy=self._proxy,
             ) as response:
                 if response.status >= 300:
                     if response.status == 401:
@@ -266,6 +281,14 @@ async def _load_credentials(configuration: client.Configuration) -> None:
     else:
         path = os.environ.get("KUBECONFIG")  # the package reads it once, when it is imported
         await config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
+
+
+def _proxy_from_environment(url: str) -> str | None:
+    """HTTPS_PROXY and the like, unless NO_PROXY names the host."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:

@@ -52,6 +52,7 @@ class Dispatch:
         self.alone = True
         #: Nothing is created while this is set.
         self.halted = False
+        self._closed = False
         self._creator = Creator(cluster, self.brake)
         self._partitions = partitions
         self._settled = settled
@@ -59,6 +60,7 @@ class Dispatch:
         self._creating: dict[str, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_grant = time.monotonic()
+        self._granted: dict[str, float] = {}
 
     def offer(self, waiting: Waiting) -> None:
         """A good record waits for its slot from now on."""
@@ -67,15 +69,20 @@ class Dispatch:
         if lane not in self._creating:
             self.slots.want(lane)
 
-    def creating(self, user: str) -> bool:
-        """A create of that user is under way."""
-        return names.user_label(user) in self._creating
+    def idle(self, now: float) -> list[tuple[float, str]]:
+        """Lanes without a create under way: for how many seconds nothing of theirs has moved, and which they are."""
+        return [
+            (now - max(queue[0].since, self._granted.get(lane, 0.0)), lane)
+            for lane, queue in self.lanes
+            if lane not in self._creating
+        ]
 
     def take_back(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
         """Records that are no longer to wait here, in order."""
         removed = self.lanes.remove(lane, unwanted)
         if not self.lanes.waits(lane):
             self.slots.unwant(lane)
+            self._granted.pop(lane, None)
         return removed
 
     def forget(self, partitions: Iterable[Partition]) -> None:
@@ -86,11 +93,11 @@ class Dispatch:
 
     def pump(self) -> None:
         """Start as many creates as may be under way."""
-        while not self.halted and len(self._creating) < PARALLEL and not self._must_settle():
+        while not (self.halted or self._closed) and len(self._creating) < PARALLEL and not self._must_settle():
             lane = self.slots.grant()
             if lane is None:
                 return
-            self._last_grant = time.monotonic()
+            self._last_grant = self._granted[lane] = time.monotonic()
             waiting = self.lanes.take(lane)
             self._creating[lane] = waiting
             waiting.partition.in_flight += 1
@@ -101,6 +108,10 @@ class Dispatch:
     def starving(self, seconds: float) -> bool:
         """Users wait for a first slot, and for so long there was none for anybody."""
         return time.monotonic() - self._last_grant >= seconds and self.slots.starving
+
+    def close(self) -> None:
+        """Begin no more creates; those under way go on."""
+        self._closed = True
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -151,6 +162,8 @@ class Dispatch:
         self._partitions.create_ended(waiting.partition)
         if self.lanes.waits(lane):
             self.slots.want(lane)
+        else:
+            self._granted.pop(lane, None)
         self.pump()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from controller import kafka, logs
@@ -27,8 +28,9 @@ SECRET_SECONDS = 10.0
 
 
 class Ingest:
-    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str) -> None:
+    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str, overflowing: Callable[[], int]) -> None:
         self._cluster = cluster
+        self._overflowing = overflowing
         self._stream = stream
         # Two streams may share a group: each is a member of its own in it.
         self._instance = f"{identity}.{stream.namespace}.{stream.name}"[-249:]
@@ -70,7 +72,9 @@ class Ingest:
         config = kafka.client_config(self._stream.kafka, secrets)
         lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
         topic = await lookup.describe()
-        context = Context(self._cluster, self._stream, self._status, lookup, config, topic, self._instance)
+        context = Context(
+            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._overflowing
+        )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())
         change = asyncio.create_task(self._new_way(secrets))

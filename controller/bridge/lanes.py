@@ -34,6 +34,8 @@ class Lanes:
         self._lanes: dict[str, deque[Waiting]] = {}
         #: Bytes of memory of all that wait, those being created included.
         self.cost = 0
+        #: That of records from backlogs.
+        self.reread_cost = 0
 
     def __iter__(self) -> Iterator[tuple[str, deque[Waiting]]]:
         return iter(list(self._lanes.items()))
@@ -43,7 +45,7 @@ class Lanes:
 
     def add(self, lane: str, waiting: Waiting) -> None:
         self._lanes.setdefault(lane, deque()).append(waiting)
-        self.cost += waiting.cost
+        self._count(waiting, 1)
 
     def waits(self, lane: str) -> bool:
         return lane in self._lanes
@@ -61,7 +63,7 @@ class Lanes:
 
     def settle(self, waiting: Waiting) -> None:
         """What was taken is a UserUpdate, or given up."""
-        self.cost -= waiting.cost
+        self._count(waiting, -1)
 
     def remove(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
         """Take those out, in order."""
@@ -75,5 +77,11 @@ class Lanes:
                 self._lanes[lane] = kept
             else:
                 del self._lanes[lane]
-            self.cost -= sum(waiting.cost for waiting in removed)
+            for waiting in removed:
+                self._count(waiting, -1)
         return removed
+
+    def _count(self, waiting: Waiting, sign: int) -> None:
+        self.cost += sign * waiting.cost
+        if waiting.from_backlog:
+            self.reread_cost += sign * waiting.cost

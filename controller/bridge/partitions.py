@@ -71,6 +71,11 @@ class Partitions:
         """Those whose positions are known: reading has begun and the last position is not written yet."""
         return [partition for partition in (*self._held.values(), *self._leaving) if partition.tracker is not None]
 
+    @property
+    def recorded(self) -> dict[int, int]:
+        """Positions that are in the status, of which the commit is the mirror."""
+        return {p.number: p.recorded for p in self._held.values() if p.recorded is not None}
+
     def assign(self, numbers: Iterable[int]) -> list[Partition]:
         new = [Partition(number) for number in numbers]
         self._held.update((partition.number, partition) for partition in new)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from controller import logs
 from controller.bridge import metrics
+from controller.bridge.census import Census
 from controller.bridge.ingest import Ingest
 from controller.cluster import STREAMS, Cluster, Listing
 from controller.config import Settings
@@ -25,15 +26,17 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         streams = Streams(cluster, settings.identity)
-        watching = asyncio.create_task(streams.follow(health))
+        census = streams.census
+        works = [asyncio.create_task(work) for work in (streams.follow(health), census.follow(), census.release())]
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([watching, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                watching.result()
+            await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for work in works:
+                if work.done():
+                    work.result()
         finally:
-            watching.cancel()
-            stopping.cancel()
+            for task in (*works, stopping):
+                task.cancel()
             await streams.close()
 
 
@@ -42,7 +45,8 @@ class Streams:
         self._cluster = cluster
         self._identity = identity
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], Key] = {}
+        self.census = Census(cluster, self._exists)
 
     async def follow(self, health: Health) -> None:
         async for change in reflect(self._cluster, STREAMS):
@@ -64,6 +68,9 @@ class Streams:
         if self._ending:
             await asyncio.wait(self._ending)
 
+    def _exists(self, stream: tuple[str, str]) -> bool:
+        return any(key[:2] == stream for key in self._running)
+
     def _put(self, body: dict[str, Any]) -> None:
         try:
             stream = UpdateStream.from_body(body)
@@ -77,8 +84,9 @@ class Streams:
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity)
-        self._running[key] = ingest, asyncio.create_task(ingest.run())
+        ingest = Ingest(self._cluster, stream, self._identity, lambda: self.census.count(key[:2]))
+        before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
+        self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
     def _end(self, key: Key) -> None:
         """Objects stay: updates without their stream wait for it."""
@@ -86,8 +94,8 @@ class Streams:
             return
         _, task = self._running.pop(key)
         task.cancel()
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = key
+        task.add_done_callback(self._ending.pop)
         namespace, name, _ = key
         metrics.forget(namespace, name)
         logger.info("Stream ended", extra=logs.fields(stream=f"{namespace}/{name}"))
@@ -96,3 +104,10 @@ class Streams:
 def _key(body: dict[str, Any]) -> Key:
     metadata = body["metadata"]
     return metadata["namespace"], metadata["name"], metadata["uid"]
+
+
+async def _run_after(before: list[asyncio.Task[None]], ingest: Ingest) -> None:
+    """A stream made anew has the group member's name of the one before it, which leaves first."""
+    if before:
+        await asyncio.wait(before)
+    await ingest.run()

@@ -6,6 +6,7 @@ comes to the event loop as `Event` values, in order, by batches. Offsets, positi
 
 from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
 from controller.kafka.member import RELEASE_SECONDS, GroupMember
+from controller.kafka.rereader import Reread, Rereader
 from controller.kafka.told import (
     Assigned,
     Committed,
@@ -32,6 +33,8 @@ __all__ = [
     "OutOfRange",
     "Range",
     "Reached",
+    "Reread",
+    "Rereader",
     "Revoked",
     "Topic",
     "TopicLookup",

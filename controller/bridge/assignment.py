@@ -1,0 +1,173 @@
+"""Partitions taken up and let go, and what Kafka removed before it was read.
+
+Before the first create: a consistent LIST of unfinished updates, backlogs and folded rejections; the entry in the
+status; a commit that the coordinator accepts. Before a partition goes: its creates acknowledged, its position written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from controller import kafka, logs
+from controller.bridge import positions
+from controller.bridge.backlogwriting import BacklogWriter, Gone
+from controller.bridge.dispatch import Dispatch
+from controller.bridge.overflow import Overflow
+from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.rejecting import Rejected, Rejecter
+from controller.bridge.reporting import Reporter
+from controller.bridge.tracker import Tracker
+from controller.bridge.unfinished import Unfinished
+from controller.errors import ApiError, NotFound
+from controller.events import Record
+from controller.streamstatus import StreamStatus
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+RETRY_SECONDS = 0.5
+#: A partition that ends before its position is looked at again so often.
+CUT_OFF_SECONDS = 2.0
+
+
+class Assignment:
+    def __init__(
+        self,
+        topic: kafka.Topic,
+        lookup: kafka.TopicLookup,
+        status: StreamStatus,
+        partitions: Partitions,
+        dispatch: Dispatch,
+        overflow: Overflow,
+        unfinished: Unfinished,
+        rejecter: Rejecter,
+        writer: BacklogWriter,
+        reporter: Reporter,
+        member: kafka.GroupMember,
+    ) -> None:
+        self._topic = topic
+        self._lookup = lookup
+        self._status = status
+        self._partitions = partitions
+        self._dispatch = dispatch
+        self._overflow = overflow
+        self._unfinished = unfinished
+        self._rejecter = rejecter
+        self._writer = writer
+        self._reporter = reporter
+        self._member = member
+
+    async def take_up(self, fresh: list[Partition]) -> None:
+        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone."""
+        logger.info("Partitions assigned", extra=self._fields(fresh))
+        starts = await self._insist(lambda: self._prepare(fresh))
+        await self._insist(lambda: self._adopt_backlogs(fresh))
+        fresh = [partition for partition in fresh if not partition.revoked]
+        for partition in fresh:
+            start = starts[partition.number]
+            partition.tracker = Tracker(start.expired[0] if start.expired else start.offset)
+            if start.expired:
+                self._expire(partition, *start.expired)
+        await self._reporter.write()
+        self._member.commit(self._partitions.recorded)
+        self._member.begin({p.number: starts[p.number].offset for p in fresh if not p.revoked})
+
+    async def let_go(self, gone: list[Partition], released: Future[Any]) -> None:
+        """Another replica may begin when `released` has its result."""
+        logger.info("Partitions revoked", extra=self._fields(gone))
+        self._dispatch.forget(gone)
+        self._overflow.forget(gone)
+        try:
+            async with asyncio.timeout(kafka.RELEASE_SECONDS - 0.5):
+                await self._partitions.settled(gone)
+                await self._writer.idle()
+                await self._reporter.write()
+        except (TimeoutError, NotFound, positions.WentBack) as error:
+            logger.warning("Partitions let go without their last positions: %r", error)
+        self._partitions.left(gone)
+        if not released.done():
+            released.set_result({p.number: p.recorded for p in gone if p.recorded is not None})
+
+    async def find_range(self, partition: Partition) -> None:
+        """Kafka has no record where reading was to go on: it was removed meanwhile, or the log was cut off."""
+        there = (await self._insist(lambda: self._lookup.ranges([partition.number])))[partition.number]
+        if partition.revoked or partition.tracker is None:
+            return
+        after = partition.tracker.next
+        if after < there.low:
+            self._expire(partition, after, there.low - 1)
+        elif after > there.high:
+            logger.warning("The partition ends before its position", extra=self._fields([partition]))
+            await asyncio.sleep(CUT_OFF_SECONDS)
+        self._member.begin({partition.number: max(after, there.low)})
+
+    async def _prepare(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
+        """What must be known before the first create. Raises ApiError or KafkaError."""
+        stream = self._dispatch.stream
+        await self._unfinished.refresh()
+        await self._rejecter.refresh()
+        numbers = [partition.number for partition in fresh]
+        ranges = await self._lookup.ranges(numbers)
+        status = await self._status.read()
+        commits = {}
+        if positions.needs_commits(status):
+            commits = await self._lookup.committed(stream.kafka.group_id, numbers)
+        reset = stream.kafka.config.get("auto.offset.reset", "earliest")
+        return positions.starts(status, self._topic, ranges, commits, reset)
+
+    async def _adopt_backlogs(self, fresh: list[Partition]) -> None:
+        """Raises ApiError. What waits under another id of the topic is gone with it."""
+        held = [partition for partition in fresh if not partition.revoked]
+        for gone in sorted(await self._writer.refresh(held), key=lambda gone: gone.offsets.first):
+            self._rejecter.add(self._gone(gone))
+
+    def _gone(self, gone: Gone) -> Rejected:
+        def done() -> None:
+            gone.backlog.expiring -= 1
+
+        offsets = gone.offsets
+        key = gone.backlog.user.encode()
+        first = Record(self._topic.name, gone.topic_id, gone.number, offsets.first, -1, key, None)
+        stream = self._dispatch.stream
+        return Rejected.expired(stream, first, offsets.last, len(offsets), gone.partition, done)
+
+    def expire_one(self, user: str, partition: Partition, offset: int) -> None:
+        """A record of a backlog that Kafka has removed."""
+        record = Record(self._topic.name, self._topic.id, partition.number, offset, -1, user.encode(), None)
+
+        def done() -> None:
+            self._overflow.take(user, partition, offset)
+
+        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, offset, 1, partition, done))
+
+    def _expire(self, partition: Partition, first: int, last: int) -> None:
+        """Kafka removed these before they were read: one RejectedEvent for all."""
+        tracker = partition.tracker
+        assert tracker is not None
+        tracker.begin(first)
+        tracker.reach(last + 1)
+        record = Record(self._topic.name, self._topic.id, partition.number, first, -1, None, None)
+
+        def done() -> None:
+            tracker.done(first)
+
+        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, last, last - first + 1, partition, done))
+
+    async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Until it works. Raises NotFound when the stream is gone."""
+        while True:
+            try:
+                return await call()
+            except NotFound:
+                raise
+            except (ApiError, kafka.KafkaError) as error:
+                logger.warning("Not begun yet: %s", error, extra=self._fields(()))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
+        stream = self._dispatch.stream
+        return logs.fields(stream=f"{stream.namespace}/{stream.name}", partitions=[p.number for p in partitions])

@@ -1,0 +1,215 @@
+"""Users with more waiting than fits: their offsets go into a UserBacklog, so that `position` can move on.
+
+While a user has a backlog every new record of theirs goes behind it; an offset leaves it when its UserUpdate is
+acknowledged. This is the bridge's picture of the backlogs; `backlogwriting` brings it into the API server, and only
+what is there is done for the partition's tracker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from controller.backlogs import OffsetQueue
+from controller.bridge.partitions import Partition, Partitions
+
+#: A change waits so long for others to be written with it: an added offset holds up `position`, one taken nothing.
+ADDED_SECONDS = 0.5
+TAKEN_SECONDS = 3.0
+#: With many backlogs each is written less often: so many a second, but none later than that.
+TAKEN_A_SECOND = 20
+MAX_TAKEN_SECONDS = 15.0
+#: Records of all backlogs that are in memory at a time, and of one user.
+WINDOW = 8000
+MAX_WINDOW = 200
+MIN_WINDOW = 4
+
+
+@dataclass(slots=True)
+class Queue:
+    """A user's offsets of one partition."""
+
+    partition: Partition
+    offsets: OffsetQueue = field(default_factory=OffsetQueue)
+    #: How many of the first ones are in memory.
+    loaded: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Backlog:
+    """One user's backlog."""
+
+    user: str
+    queues: dict[int, Queue] = field(default_factory=dict)
+    #: Offsets that no write has brought into the API server yet.
+    unsaved: list[tuple[Partition, int]] = field(default_factory=list)
+    #: The object; None while there is none.
+    body: dict[str, Any] | None = None
+    #: When the oldest change that is not written was made; None: there is none.
+    added: float | None = None
+    taken: float | None = None
+    #: A write is under way.
+    saving: bool = False
+    #: RejectedEvents of records that are gone; until they are written the object says of which.
+    expiring: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(len(queue.offsets) for queue in self.queues.values())
+
+    @property
+    def loaded(self) -> int:
+        return sum(queue.loaded for queue in self.queues.values())
+
+    @property
+    def full(self) -> bool:
+        return any(queue.offsets.full for queue in self.queues.values())
+
+    def due(self, now: float, taken_seconds: float) -> bool:
+        """It is time to write it."""
+        if self.saving or self.expiring:
+            return False
+        return (
+            not self.count
+            or (self.added is not None and now - self.added >= ADDED_SECONDS)
+            or (self.taken is not None and now - self.taken >= taken_seconds)
+        )
+
+
+class Overflow:
+    """The backlogs of one stream, as far as its partitions are this replica's."""
+
+    def __init__(self, partitions: Partitions, done: Callable[[Partition, int], None]) -> None:
+        self._partitions = partitions
+        #: Called for an offset that need not be remembered by its partition any more.
+        self._done = done
+        self._backlogs: dict[str, Backlog] = {}
+        #: Records of users whose backlog is full, in order: they wait for room.
+        self._pending: dict[str, list[tuple[Partition, int]]] = {}
+
+    def __iter__(self) -> Iterator[Backlog]:
+        return iter(list(self._backlogs.values()))
+
+    def __len__(self) -> int:
+        return len(self._backlogs)
+
+    def __contains__(self, user: str) -> bool:
+        return user in self._backlogs
+
+    @property
+    def full(self) -> bool:
+        """A user has more waiting than a backlog holds."""
+        return bool(self._pending)
+
+    @property
+    def records(self) -> int:
+        return sum(backlog.count for backlog in self._backlogs.values())
+
+    def due(self, now: float) -> list[Backlog]:
+        """Those that are to be written now."""
+        seconds = min(max(len(self._backlogs) / TAKEN_A_SECOND, TAKEN_SECONDS), MAX_TAKEN_SECONDS)
+        return [backlog for backlog in self if backlog.due(now, seconds)]
+
+    def current(self, backlog: Backlog) -> bool:
+        """It has not been given up meanwhile."""
+        return self._backlogs.get(backlog.user) is backlog
+
+    def adopt(self, user: str, body: dict[str, Any], queues: Iterable[Queue]) -> Backlog:
+        """A backlog that was found in the API server."""
+        backlog = self._backlogs.setdefault(user, Backlog(user))
+        backlog.body = body
+        for queue in queues:
+            backlog.queues[queue.partition.number] = queue
+        return backlog
+
+    def append(self, user: str, partition: Partition, offset: int) -> bool:
+        """A record goes to the end of that user's backlog, which is made if there is none.
+
+        False where it is to be created straight away: it was read again after a restart, and everything of that user
+        before their backlog is a UserUpdate.
+        """
+        backlog = self._backlogs.setdefault(user, Backlog(user))
+        queue = backlog.queues.setdefault(partition.number, Queue(partition))
+        if len(queue.offsets) and offset <= queue.offsets.last:
+            if offset < queue.offsets.first:
+                return False
+            self._done(partition, offset)  # it is in the API server already, or it would not have been read again
+        elif user in self._pending or queue.offsets.full:
+            self._pending.setdefault(user, []).append((partition, offset))
+        else:
+            self._add(backlog, queue, offset)
+        return True
+
+    def take(self, user: str, partition: Partition, offset: int) -> None:
+        """That record's UserUpdate or RejectedEvent is acknowledged."""
+        backlog = self._backlogs.get(user)
+        queue = backlog.queues.get(partition.number) if backlog else None
+        if backlog is None or queue is None:
+            return
+        queue.loaded = max(queue.loaded - queue.offsets.take(offset), 0)
+        backlog.taken = backlog.taken or time.monotonic()
+        self._refill(backlog)
+
+    def drop(self, backlog: Backlog) -> None:
+        """Its object is gone and nothing waits in it."""
+        self.saved(backlog.unsaved)
+        del self._backlogs[backlog.user]
+
+    def saved(self, offsets: Iterable[tuple[Partition, int]]) -> None:
+        """These are in the API server."""
+        for partition, offset in offsets:
+            if not partition.revoked:
+                self._done(partition, offset)
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """These are another replica's now."""
+        gone = set(partitions)
+        for backlog in self:
+            backlog.queues = {n: queue for n, queue in backlog.queues.items() if queue.partition not in gone}
+            backlog.unsaved = [entry for entry in backlog.unsaved if entry[0] not in gone]
+            if not backlog.queues:
+                del self._backlogs[backlog.user]
+        for user, waiting in list(self._pending.items()):
+            kept = [entry for entry in waiting if entry[0] not in gone]
+            if kept:
+                self._pending[user] = kept
+            else:
+                del self._pending[user]
+
+    def wanted(self, partition: Partition) -> dict[int, str]:
+        """The next offsets to be read again from that partition, rising, and whose they are; they count as loaded."""
+        window = max(min(WINDOW // max(len(self._backlogs), 1), MAX_WINDOW), MIN_WINDOW)
+        found: list[tuple[int, str]] = []
+        for backlog in self._backlogs.values():
+            queue = backlog.queues.get(partition.number)
+            if queue is None or queue.loaded > window // 2 or queue.loaded == len(queue.offsets):
+                continue
+            offsets = queue.offsets.between(queue.loaded, window - queue.loaded)
+            queue.loaded += len(offsets)
+            found += [(offset, backlog.user) for offset in offsets]
+        return dict(sorted(found))
+
+    def unload(self, users: dict[int, str], partition: Partition) -> None:
+        """These offsets were wanted and not read after all; they are each user's last ones that count as loaded."""
+        for user in users.values():
+            if (backlog := self._backlogs.get(user)) and (queue := backlog.queues.get(partition.number)):
+                queue.loaded = max(queue.loaded - 1, 0)
+
+    def _add(self, backlog: Backlog, queue: Queue, offset: int) -> None:
+        queue.offsets.append(offset)
+        backlog.unsaved.append((queue.partition, offset))
+        backlog.added = backlog.added or time.monotonic()
+
+    def _refill(self, backlog: Backlog) -> None:
+        """Records that waited for room come next."""
+        waiting = self._pending.get(backlog.user)
+        while waiting:
+            partition, offset = waiting[0]
+            queue = backlog.queues.setdefault(partition.number, Queue(partition))
+            if queue.offsets.full:
+                return
+            self._add(backlog, queue, offset)
+            waiting.pop(0)
+        self._pending.pop(backlog.user, None)

@@ -1,0 +1,71 @@
+"""Records of backlogs are read again as their users get room: per partition in offset order, for all users at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from controller.bridge.lanes import Lanes, Waiting
+from controller.bridge.overflow import Overflow
+from controller.bridge.partitions import Partition, Partitions
+from controller.kafka import KafkaError, Reread, Rereader, record_cost
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
+RETRY_SECONDS = 1.0
+#: Memory for them.
+MAX_COST = 6 << 20
+
+
+class Rereading:
+    def __init__(
+        self,
+        reader: Rereader,
+        overflow: Overflow,
+        partitions: Partitions,
+        lanes: Lanes,
+        check_topic: Callable[[], Awaitable[None]],
+        offer: Callable[[Waiting], None],
+        expire: Callable[[str, Partition, int], None],
+    ) -> None:
+        self._reader = reader
+        self._overflow = overflow
+        self._partitions = partitions
+        self._lanes = lanes
+        self._check_topic = check_topic
+        self._offer = offer
+        #: Called for a record that Kafka has no more: user, partition, offset.
+        self._expire = expire
+
+    async def run(self) -> None:
+        """Until cancelled. Raises what `check_topic` raises when the topic is another one."""
+        while True:
+            for partition in self._partitions:
+                if self._lanes.reread_cost < MAX_COST and (users := self._overflow.wanted(partition)):
+                    await self._pass(partition, users)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    async def _pass(self, partition: Partition, users: dict[int, str]) -> None:
+        try:
+            found = await self._reader.read(partition.number, list(users))
+            # A topic made again has records of other users at these offsets.
+            await self._check_topic()
+        except KafkaError as error:
+            logger.warning("Backlogs not read: %s", error)
+            found = Reread()
+            await asyncio.sleep(RETRY_SECONDS)
+        if partition.revoked:
+            return
+        now = time.monotonic()
+        for record in found.records:
+            user = users.pop(record.offset)
+            self._offer(Waiting(user, record, partition, record_cost(record), now, from_backlog=True))
+        for offset in found.missing:
+            self._expire(users.pop(offset), partition, offset)
+        self._overflow.unload(users, partition)

@@ -1,0 +1,94 @@
+"""How much is read ahead: partitions pause and go on, users spill into backlogs; and the condition that says so."""
+
+from __future__ import annotations
+
+import time
+
+from controller.bridge.dispatch import Dispatch
+from controller.bridge.overflow import Overflow
+from controller.bridge.partitions import Partitions
+from controller.bridge.rejecting import Rejecter
+from controller.bridge.reporting import Consuming
+from controller.bridge.spilling import Spilling
+from controller.kafka import GroupMember, KafkaError
+
+#: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
+HIGH_WATER = 18 << 20
+LOW_WATER = 12 << 20
+#: With no slot for anybody for so long the partitions pause, whatever memory there is.
+STARVING_SECONDS = 1.0
+#: Creates that have been refused for so long are told of.
+REFUSED_SECONDS = 2.0
+MAX_MESSAGE = 1000
+
+
+class Steering:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        rejecter: Rejecter,
+        overflow: Overflow,
+        partitions: Partitions,
+        member: GroupMember,
+    ) -> None:
+        self._dispatch = dispatch
+        self._rejecter = rejecter
+        self._overflow = overflow
+        self._partitions = partitions
+        self._member = member
+        self._spilling = Spilling(dispatch, overflow, partitions)
+        #: What the brokers refuse for now.
+        self.broker_error: KafkaError | None = None
+        self.paused = False
+
+    @property
+    def memory(self) -> int:
+        return self._dispatch.lanes.cost + self._rejecter.cost
+
+    def look(self) -> None:
+        """Time has passed: that nothing happens is no event."""
+        now = time.monotonic()
+        if not self._suspended:
+            if self.memory > HIGH_WATER:
+                self._spilling.make_room(self.memory - LOW_WATER, now)
+            self._spilling.unblock(now)
+        self.steer()
+
+    def steer(self) -> None:
+        """Pause or resume reading, with hysteresis."""
+        self._dispatch.halted = self._suspended
+        limit = LOW_WATER if self.paused else HIGH_WATER
+        paused = self._suspended or self._starving or self._overflow.full or self.memory > limit
+        if paused != self.paused:
+            self.paused = paused
+            (self._member.pause if paused else self._member.resume)()
+
+    def condition(self) -> Consuming | None:
+        """None where this replica has no partitions and no trouble: then it is for another one to tell."""
+        if error := self.broker_error:
+            return self._no(error.reason, str(error))
+        if self._suspended:
+            return self._no("Suspended", "spec.suspend.ingest is true")
+        if not len(self._partitions):
+            return None
+        if self._overflow.full:
+            return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
+        if self._starving:
+            taken = self._dispatch.slots.taken
+            return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
+        if self._dispatch.brake.failing_for() > REFUSED_SECONDS:
+            return self._no("CreatesRefused", self._dispatch.brake.last_error[:MAX_MESSAGE])
+        if self.paused:
+            return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
+        return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
+
+    @property
+    def _suspended(self) -> bool:
+        return self._dispatch.stream.suspend.ingest
+
+    @property
+    def _starving(self) -> bool:
+        return self._dispatch.starving(STARVING_SECONDS)
+
+    def _no(self, reason: str, message: str) -> Consuming:
+        return Consuming(False, reason, message, self._dispatch.stream.generation)

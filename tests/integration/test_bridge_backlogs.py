@@ -1,0 +1,138 @@
+"""Users with more waiting than fits: their records wait in Kafka, listed in UserBacklogs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controller.backlogs import OffsetQueue
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import Ingested, good
+from tests.kube import Kube
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+def listed(backlogs: list[dict[str, Any]]) -> list[int]:
+    """Offsets that the backlogs list, rising."""
+    entries = [entry for body in backlogs for entry in body["spec"].get("partitions", ())]
+    return sorted(offset for entry in entries for offset in OffsetQueue.decode(entry["offsets"]))
+
+
+def finish_all(ingested: Ingested, count: int, within: float) -> list[int]:
+    """Finish each update as it comes, until there were so many; the sequences in the order of their finishing."""
+    order: list[int] = []
+
+    def step() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+            order.append(update["spec"]["sequence"])
+        return len(order) >= count
+
+    eventually(step, within)
+    return order
+
+
+def overflowing(ingested: Ingested, users: int = 1) -> Callable[[], bool]:
+    return lambda: ingested.status().get("users", {}).get("overflowing", 0) == users
+
+
+def test_a_user_with_too_much_waiting_holds_nobody_up(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 2000 + ["small"]))
+    eventually(lambda: [u for u in ingested.updates() if u["spec"]["user"] == "small"])
+    ingested.positioned(2001, 40)
+    (backlog,) = ingested.backlogs()
+    assert backlog["spec"]["user"] == "big"
+    assert backlog["metadata"]["finalizers"] == ["enrichment.dev/backlog"]
+    assert listed([backlog]) == list(range(5, 2000))
+    eventually(overflowing(ingested))
+
+
+def test_a_backlog_is_worked_off_in_order_and_removed(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 300))
+    eventually(ingested.backlogs, 30)
+    # What comes now goes behind it.
+    ingested.produce(good(["big"] * 20 + ["small"]))
+    order = finish_all(ingested, 321, 60)
+    assert sorted(order) == list(range(321))
+    assert ingested.offsets() == [(0, offset) for offset in range(321)]
+    assert [sequence for sequence in order if sequence != 320] == sorted(set(order) - {320})
+    eventually(lambda: not ingested.backlogs(), 20)
+    ingested.positioned(321)
+    eventually(overflowing(ingested, 0))
+    # Afterwards the user is like any other.
+    ingested.produce(good(["big"]))
+    ingested.positioned(322)
+    assert not ingested.backlogs()
+
+
+def test_deleting_a_backlog_by_hand_loses_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 100))
+    (backlog,) = eventually(ingested.backlogs, 30)
+    ingested.kube.delete(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])
+    assert ingested.backlogs()
+    finish_all(ingested, 100, 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(100)]
+    eventually(lambda: not ingested.backlogs(), 20)
+
+
+def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 200 + ["small", "big"]))
+    ingested.positioned(202, 40)
+    before = finish_all(ingested, 50, 30)
+    bridge.kill()
+    bridge.start()
+    ingested.produce(good(["big", "small"]))
+    finish_all(ingested, 204 - len(before), 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(204)]
+    eventually(lambda: not ingested.backlogs(), 20)
+
+
+def test_a_backlog_of_a_gone_stream_can_be_deleted(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 100))
+    (backlog,) = eventually(ingested.backlogs, 30)
+    ingested.kube.delete(ingested.namespace, "updatestreams", ingested.name)
+    ingested.kube.delete(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])
+    eventually(lambda: not ingested.backlogs(), 20)
+
+
+def test_more_than_a_backlog_holds_pauses_the_partition(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 20_500))
+    ingested.reason("BacklogFull", 60)
+    eventually(lambda: len(listed(ingested.backlogs())) == 20_000)
+    assert len(ingested.updates()) == 5
+
+
+def test_many_stuck_users_let_the_position_move_on(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 500, "maxPerUser": 5})
+    stuck = [f"stuck{number}" for number in range(100)]
+    ingested.produce(good(stuck * 20))
+    ingested.positioned(2000, 60)
+    created = Counter(update["spec"]["user"] for update in ingested.updates())
+    assert set(created) == set(stuck)
+    assert len(listed(ingested.backlogs())) + created.total() == 2000
+    ingested.produce(good(["free"]))
+    eventually(lambda: [u for u in ingested.updates() if u["spec"]["user"] == "free"], 3)
