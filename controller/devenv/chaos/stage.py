@@ -1,0 +1,142 @@
+"""The processes and links of a run, and how each fault is done to them and undone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from controller.devenv.chaos.history import Disturbance
+from controller.devenv.chaos.proxy import Proxy
+from controller.devenv.chaos.schedule import LINKS, Fault, Kind
+from controller.devenv.environment import INFRASTRUCTURE, Environment
+from controller.devenv.layout import HOST, write_atomically
+from controller.devenv.processes import Command
+
+#: Seconds that pass in one direction of a link are longer by this while it is delayed.
+_DELAY_SECONDS = 0.15
+
+
+class Stage:
+    """A running environment with replicas of its own, behind proxies."""
+
+    def __init__(self, environment: Environment, bridges: Iterable[str], controllers: Iterable[str]) -> None:
+        self.environment = environment
+        self.replicas: dict[str, tuple[str, ...]] = {"bridge": tuple(bridges), "controller": tuple(controllers)}
+        self.disturbances: list[Disturbance] = []
+        self.proxies = {link: Proxy(link, HOST, environment.ports.get(_server(link))) for link in LINKS}
+        self._busy: dict[str, asyncio.Lock] = {}
+
+    @property
+    def downstream_url(self) -> str:
+        """The downstream as the controllers reach it."""
+        return f"http://{HOST}:{self._port('controller-downstream')}"
+
+    @property
+    def kafka_address(self) -> str:
+        """The broker as the bridges reach it."""
+        return self.environment.bootstrap_servers
+
+    @asynccontextmanager
+    async def set(self) -> AsyncIterator[None]:
+        """Proxies up and replicas started; all of them gone afterwards, the environment's own parts running."""
+        async with AsyncExitStack() as stack:
+            for link, proxy in self.proxies.items():
+                await stack.enter_async_context(proxy.serving(HOST, self._port(link)))
+            try:
+                for name in self._names:
+                    await self._in_thread(self.environment.processes.start, self._command(name))
+                for name in self._names:
+                    await self._in_thread(self.environment.processes.wait_ready, self._command(name))
+                yield
+            finally:
+                for name in self._names:
+                    await self._in_thread(self.environment.kill, name)
+
+    async def disturb(self, fault: Fault) -> None:
+        """Do it, wait, undo it, and note when that was. Raises DevenvError where a part does not come back."""
+        async with self._busy.setdefault(fault.target, asyncio.Lock()):
+            start = time.time_ns()
+            if fault.target in self.proxies:
+                await self._disturb_link(self.proxies[fault.target], fault)
+            elif fault.kind is Kind.KILL:
+                await self._kill(fault)
+            else:
+                self._signal(fault.target, signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(fault.seconds)
+                finally:
+                    self._signal(fault.target, signal.SIGCONT)
+            self.disturbances.append(Disturbance(fault.kind, fault.target, start, time.time_ns()))
+
+    async def calm(self) -> None:
+        """Everything runs, nothing is frozen, stalled or cut."""
+        for proxy in self.proxies.values():
+            proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
+        for name in (*INFRASTRUCTURE, *self._names):
+            self._signal(name, signal.SIGCONT)
+        for name in self.environment.infrastructure():
+            await self._in_thread(self.environment.start, name)
+        for name in self._names:
+            await self._in_thread(self.environment.processes.start, self._command(name))
+
+    def logs(self) -> Path:
+        """Where the logs of all processes are."""
+        return self.environment.layout.run
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for names in self.replicas.values() for name in names]
+
+    async def _kill(self, fault: Fault) -> None:
+        await self._in_thread(self.environment.kill, fault.target)
+        await asyncio.sleep(fault.seconds)
+        if fault.target in INFRASTRUCTURE:
+            await self._in_thread(self.environment.start, fault.target)
+        else:
+            await self._in_thread(self.environment.processes.start, self._command(fault.target))
+
+    async def _disturb_link(self, proxy: Proxy, fault: Fault) -> None:
+        proxy.refusing = fault.kind is Kind.CUT
+        proxy.stalled = fault.kind is Kind.STALL
+        proxy.delay = _DELAY_SECONDS if fault.kind is Kind.DELAY else 0.0
+        if fault.kind is Kind.CUT:
+            proxy.cut()
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        self.environment.processes.signal(name, number)
+
+    def _command(self, name: str) -> Command:
+        role = name.split("-")[0]
+        command = self.environment.replica(role, name)
+        kubeconfig = self._kubeconfig(role)
+        return replace(command, environment={**command.environment, "KUBECONFIG": str(kubeconfig)})
+
+    def _kubeconfig(self, role: str) -> Path:
+        """That of the account, by way of the proxy."""
+        config = json.loads(self.environment.account_kubeconfig(role).read_text())
+        config["clusters"][0]["cluster"]["server"] = f"https://{HOST}:{self._port(f'{role}-apiserver')}"
+        path = self.environment.layout.directory / f"kubeconfig-chaos-{role}"
+        write_atomically(path, json.dumps(config))
+        path.chmod(0o600)
+        return path
+
+    def _port(self, link: str) -> int:
+        return self.environment.ports.get(f"proxy-{link}")
+
+    async def _in_thread(self, call: Callable[..., object], *arguments: object) -> None:
+        await asyncio.to_thread(call, *arguments)
+
+
+def _server(link: str) -> str:
+    """The port behind a link."""
+    return link.rpartition("-")[2]
