@@ -30,42 +30,51 @@ class CallSlots:
 
     def __init__(self) -> None:
         #: Most calls at a time; None: no limit.
-        self.limit: int | None = None
-        self._used = 0
+        self._limit: int | None = None
+        #: Slots in use, and those given to one who has waited but not resumed yet.
+        self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def free(self) -> bool:
-        return self.limit is None or self._used < self.limit
+        """Whether `use` would not wait: a slot is free, and nobody waits for it already."""
+        return self._limit is None or (self._taken < self._limit and not self._waiting)
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[None]:
-        while not self.free:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self.wake()
-                raise
-        self._used += 1
+        if self.free:
+            self._taken += 1
+        else:
+            await self._wait()
         try:
             yield
         finally:
-            self._used -= 1
-            self.wake()
+            self._give_back()
 
     def set_limit(self, limit: int | None) -> None:
-        self.limit = limit
-        for _ in range(len(self._waiting)):
-            self.wake()
+        self._limit = limit
+        self._grant()
 
-    def wake(self) -> None:
-        while self._waiting:
+    async def _wait(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        self._taken -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and (self._limit is None or self._taken < self._limit):
             turn = self._waiting.popleft()
             if not turn.done():
+                self._taken += 1
                 turn.set_result(None)
-                return
 
 
 @dataclass(slots=True)

@@ -150,7 +150,8 @@ class Lane:
     async def _run_step(self, update: UserUpdate, step: str) -> None:
         """Call, then checkpoint, once one of the step's slots is free and nothing has changed meanwhile."""
         slots = self._context.slots[step]
-        if not slots.free and update.status != (waiting := waiting_for_slot(update.status, self._context.now())):
+        had_to_wait = not slots.free
+        if had_to_wait and update.status != (waiting := waiting_for_slot(update.status, self._context.now())):
             try:
                 async with asyncio.timeout(SLOT_PATIENCE), slots.use():
                     pass
@@ -158,14 +159,16 @@ class Lane:
                 await self._write(update, waiting)
             return
         async with slots.use():
-            if self.closed or self.queue.head is not update or self._decide(update) != RunStep(step):
+            if had_to_wait and (self.queue.head is not update or self._decide(update) != RunStep(step)):
                 return
             await self._call(update, step)
 
     async def _call(self, update: UserUpdate, step: str) -> None:
         context, stream = self._context, self._context.stream
         key, headers = update.idempotency_key(step), await context.step_headers(step)
-        if self.closed or not context.lease.held or self.queue.head is not update:
+        if not context.lease.held:
+            self.closed = True
+        if self.closed or self.queue.head is not update:
             return
         self.queue.take(update.name)
         started = context.now()
