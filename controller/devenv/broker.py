@@ -90,7 +90,9 @@ def format_storage(java: Path, jars: Path, layout: Layout, ports: Ports) -> None
     if formatted.exists():
         return
     shutil.rmtree(data, ignore_errors=True)
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # The first bit is 0: an id that begins with a dash would be taken for an option.
+    first, *rest = uuid.uuid4().bytes
+    cluster = base64.urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
     command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "--standalone"]
     done = subprocess.run(
         [*command, "--cluster-id", cluster, "--config", str(properties)], capture_output=True, text=True

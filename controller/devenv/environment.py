@@ -163,7 +163,7 @@ class Environment:
             found["USERUPDATES_EMBEDDED_KAFKA"] = servers
         names = [*replicas("bridge", max(1, wanted.bridges)), *replicas("controller", max(1, wanted.controllers))]
         for name in names:
-            found[f"METRICS_{name.upper().replace('-', '_')}_URL"] = f"{self.url(name)}/metrics"
+            found[f"METRICS_{name.upper().replace('-', '_')}_URL"] = self.url(name)  # metrics at / and /metrics
         return found
 
     def write_env(self) -> None:

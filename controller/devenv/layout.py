@@ -133,6 +133,8 @@ class Ports:
     def get(self, name: str) -> int:
         """The port of that name, chosen now if there is none yet."""
         if name not in self._ports:
+            self._ports = read_json(self._layout.ports)  # another process may have chosen since
+        if name not in self._ports:
             self._ports[name] = self._choose()
             self._layout.make()
             write_atomically(self._layout.ports, json.dumps(self._ports, indent=1) + "\n")
@@ -140,6 +142,7 @@ class Ports:
 
     def known(self) -> dict[str, int]:
         """All ports chosen so far."""
+        self._ports = read_json(self._layout.ports)
         return dict(self._ports)
 
     def _choose(self) -> int:
