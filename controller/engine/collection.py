@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
-from controller import crashpoints, errors
-from controller.cluster import STREAMS, UPDATES, Body
+from controller import crashpoints, errors, names
+from controller.backlogs import OffsetQueue
+from controller.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.logs import fields
@@ -123,11 +125,36 @@ class Collection:
         if not candidates:
             return 0
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
-        safe = _safe(candidates, stream.get("status") or {})
-        batch = [each for each, _ in zip(safe, range(BATCH), strict=False)]
+        settled = islice(_settled(candidates, stream.get("status") or {}), BATCH)
+        batch = await self._without_backlog(list(settled))
         slots = asyncio.Semaphore(CONCURRENCY)
         await asyncio.gather(*(self._delete(each, slots) for each in batch))
         return len(batch)
+
+    async def _without_backlog(self, batch: list[Finished]) -> list[Finished]:
+        """Those that no UserBacklog tells to make again; read after `position`, which moves behind the backlogs."""
+        stream = self._context.stream
+        if all(each.partition is None for each in batch):
+            return batch
+        listing = await self._context.cluster.list(
+            BACKLOGS, stream.namespace, field_selector=f"spec.stream={stream.name}", metadata_only=True
+        )
+        names_of_backlogs = {body["metadata"]["name"] for body in listing.items}
+        users = {each.user for each in batch if names.backlog_name(stream.name, each.user) in names_of_backlogs}
+        waiting = {user: await self._waiting_offsets(user) for user in users}
+        return [each for each in batch if (each.partition, each.offset) not in waiting.get(each.user, ())]
+
+    async def _waiting_offsets(self, user: str) -> set[tuple[tuple[str, int] | None, int]]:
+        name = names.backlog_name(self._context.stream.name, user)
+        try:
+            body = await self._context.cluster.get(BACKLOGS, self._context.stream.namespace, name)
+        except errors.NotFound:
+            return set()
+        return {
+            ((entry["topicId"], entry["partition"]), offset)
+            for entry in body["spec"].get("partitions", ())
+            for offset in OffsetQueue.decode(entry["offsets"])
+        }
 
     async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
         async with slots:
@@ -141,8 +168,8 @@ class Collection:
             self._finished.pop(each.name, None)
 
 
-def _safe(candidates: list[Finished], status: Body) -> Iterator[Finished]:
-    """Those whose record cannot be delivered again."""
+def _settled(candidates: list[Finished], status: Body) -> Iterator[Finished]:
+    """Those whose record Kafka cannot deliver again: below `position` and below the last commit."""
     below = {
         (entry["topicId"], entry["partition"]): min(entry.get("position", 0), entry.get("committed", 0))
         for entry in status.get("partitions", ())
