@@ -23,7 +23,7 @@ from controller.bridge.lanes import Waiting
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.rejecting import Rejected, Rejecter
-from controller.bridge.reporting import Reporter
+from controller.bridge.reporting import Counts, Reporter
 from controller.bridge.rereading import Rereading
 from controller.bridge.steering import Steering
 from controller.bridge.unfinished import Unfinished
@@ -62,8 +62,7 @@ class Context:
     topic: kafka.Topic
     #: Name of this replica within the stream's group.
     instance: str
-    #: UserBacklogs of the stream, of all replicas.
-    overflowing: Callable[[], int]
+    counts: Callable[[], Counts]
 
 
 class Consumption:
@@ -84,9 +83,7 @@ class Consumption:
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event)
         self._steering = Steering(self._dispatch, self._rejecter, self._overflow, self._partitions, self._member)
-        self._reporter = Reporter(
-            context.status, topic, self._partitions, self._steering.condition, context.overflowing
-        )
+        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
         self._assignment = Assignment(
             topic,
             context.lookup,

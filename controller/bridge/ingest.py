@@ -14,7 +14,7 @@ from typing import Any
 from controller import kafka, logs
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.positions import WentBack
-from controller.bridge.reporting import Consuming
+from controller.bridge.reporting import Consuming, Counts
 from controller.cluster import SECRETS, Cluster
 from controller.errors import ApiError, NotFound
 from controller.streams import UpdateStream
@@ -28,9 +28,9 @@ SECRET_SECONDS = 10.0
 
 
 class Ingest:
-    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str, overflowing: Callable[[], int]) -> None:
+    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str, counts: Callable[[], Counts]) -> None:
         self._cluster = cluster
-        self._overflowing = overflowing
+        self._counts = counts
         self._stream = stream
         # Two streams may share a group: each is a member of its own in it.
         self._instance = f"{identity}.{stream.namespace}.{stream.name}"[-249:]
@@ -73,7 +73,7 @@ class Ingest:
         lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
         topic = await lookup.describe()
         context = Context(
-            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._overflowing
+            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())

@@ -40,6 +40,21 @@ class Consuming:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Objects of the stream that the bridge makes, of all replicas."""
+
+    #: UserBacklogs: users with more waiting than fits.
+    overflowing: int
+    #: RejectedEvents.
+    rejected: int
+
+    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        users = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        counts = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return {**status, "users": users, "counts": counts}
+
+
 class Reporter:
     """One topic's entries, those of this replica's partitions only."""
 
@@ -49,14 +64,14 @@ class Reporter:
         topic: Topic,
         partitions: Partitions,
         condition: Callable[[], Consuming | None],
-        overflowing: Callable[[], int],
+        counts: Callable[[], Counts],
     ) -> None:
         self._status = status
         self._topic = topic
         self._partitions = partitions
         #: None: another replica's to tell.
         self._condition = condition
-        self._overflowing = overflowing
+        self._counts = counts
         self._written: object = None
 
     async def run(self) -> None:
@@ -86,8 +101,7 @@ class Reporter:
 
     def _changed(self, status: dict[str, Any]) -> dict[str, Any]:
         status = positions.with_entries(status, self._entries())
-        if (overflowing := self._overflowing()) != (status.get("users") or {}).get("overflowing", 0):
-            status["users"] = {**(status.get("users") or {}), "overflowing": overflowing}
+        status = self._counts().write(status)
         condition = self._condition()
         return condition.write(status) if condition else status
 
@@ -98,4 +112,4 @@ class Reporter:
         ]
 
     def _current(self) -> object:
-        return self._entries(), self._condition(), self._overflowing()
+        return self._entries(), self._condition(), self._counts()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from controller import logs
 from controller.bridge import metrics
 from controller.bridge.census import Census
 from controller.bridge.ingest import Ingest
-from controller.cluster import STREAMS, Cluster, Listing
+from controller.bridge.orphans import release_orphans
+from controller.bridge.reporting import Counts
+from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.config import Settings
 from controller.reflector import reflect
 from controller.serving import Health
@@ -26,8 +29,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         streams = Streams(cluster, settings.identity)
-        census = streams.census
-        works = [asyncio.create_task(work) for work in (streams.follow(health), census.follow(), census.release())]
+        works = [asyncio.create_task(work) for work in streams.works(health)]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -46,7 +48,14 @@ class Streams:
         self._identity = identity
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
-        self.census = Census(cluster, self._exists)
+        self._backlogs = Census(cluster, BACKLOGS)
+        self._rejected = Census(cluster, REJECTED)
+        self._listed = False
+
+    def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
+        """All that is to run."""
+        orphans = release_orphans(self._cluster, self._backlogs, self._exists)
+        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans]
 
     async def follow(self, health: Health) -> None:
         async for change in reflect(self._cluster, STREAMS):
@@ -56,7 +65,7 @@ class Streams:
                     self._end(key)
                 for body in change.items:
                     self._put(body)
-                health.ready = True
+                self._listed = health.ready = True
             elif change.type == "DELETED":
                 self._end(_key(change.object))
             elif change.type in ("ADDED", "MODIFIED"):
@@ -69,7 +78,8 @@ class Streams:
             await asyncio.wait(self._ending)
 
     def _exists(self, stream: tuple[str, str]) -> bool:
-        return any(key[:2] == stream for key in self._running)
+        """Whether there is such a stream; until they have been listed there may be."""
+        return not self._listed or any(key[:2] == stream for key in self._running)
 
     def _put(self, body: dict[str, Any]) -> None:
         try:
@@ -84,9 +94,12 @@ class Streams:
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity, lambda: self.census.count(key[:2]))
+        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]))
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
+
+    def _counts(self, stream: tuple[str, str]) -> Counts:
+        return Counts(overflowing=self._backlogs.count(stream), rejected=self._rejected.count(stream))
 
     def _end(self, key: Key) -> None:
         """Objects stay: updates without their stream wait for it."""
