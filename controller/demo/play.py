@@ -75,10 +75,12 @@ class Play:
             lambda: self.world.done() >= total / 2 and self.world.told_to_wait(scenario.BUSY_USER),
             f"half of {total} updates are done, and {scenario.BUSY_USER} is waiting",
         )
-        in_flight, done = self.world.in_flight, self.world.done()
+        done, stats = self.world.done(), (await self.downstream.get("/stats")).json()
         await asyncio.to_thread(self.environment.kill, "controller")
         killed = time.time_ns()
-        self.screen.event(f"{done} of {total} updates done, {in_flight} calls under way: SIGKILL to the controller")
+        self.screen.event(
+            f"{done} of {total} updates done, {stats['inFlight']} calls under way: SIGKILL to the controller"
+        )
         recorded = await recorded_steps(self.cluster)
         await asyncio.sleep(DEAD_SECONDS)
         starting = time.time_ns()

@@ -207,6 +207,10 @@ def blame_another_field(evidence: Evidence) -> Evidence:
     return replace(evidence, rejected=(evidence.rejected[0], {"spec": {**second["spec"], "pointer": "/profile"}}))
 
 
+def nobody_failed(evidence: Evidence) -> Evidence:
+    return replace(evidence, calls=tuple(call for call in evidence.calls if call.status != 500))
+
+
 def kill_before_anything(evidence: Evidence) -> Evidence:
     return replace(evidence, crash=replace(evidence.crash, killed_ns=START - 1, recorded=frozenset()))
 
@@ -245,6 +249,7 @@ def recorded(call: Call) -> bool:
             {"durable delays", "order"},
             id="a delay that was cut short",
         ),
+        pytest.param(nobody_failed, {"durable delays"}, id="a failure that was not shown"),
         pytest.param(hide_a_bad_record, {"bad records", "nothing lost or twice"}, id="a bad record that is hidden"),
         pytest.param(blame_another_field, {"bad records"}, id="a wrong field blamed"),
     ],
