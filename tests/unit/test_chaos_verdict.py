@@ -279,6 +279,10 @@ def part_did_not_come_back(history: History) -> History:
     return replace(history, failures=("kafka is not ready after 90 s",))
 
 
+def bridge_ended_by_itself(history: History) -> History:
+    return replace(history, exits=("bridge-2 had ended by itself",))
+
+
 BREAKS: dict[str, tuple[Callable[[History], History], ...]] = {
     ORDER: (order_reversed, overlap, step_left_out),
     WAITING: (others_behind_the_blocked, never_at_rest),
@@ -291,7 +295,7 @@ BREAKS: dict[str, tuple[Callable[[History], History], ...]] = {
     ),
     CHECKPOINTS: (
         *(called_after_record_was_seen, repeated_for_nothing, another_key, called_after_completion),
-        *(finished_comes_back, record_of_a_step_lost),
+        *(finished_comes_back, record_of_a_step_lost, bridge_ended_by_itself),
     ),
     DELAYS: (
         *(called_before_next_attempt, called_before_busy_delay, attempts_forgotten, busy_count_forgotten),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from controller.devenv.chaos.workload import Workload
@@ -97,5 +97,7 @@ class History:
     released_ns: int | None = None
     #: What did not come to rest in time, in words; empty where everything did.
     unsettled: str = ""
+    #: Bridges and controllers that ended without being killed, in words.
+    exits: tuple[str, ...] = ()
     #: Trouble of the run itself, for which nobody else is to blame.
-    failures: tuple[str, ...] = field(default=())
+    failures: tuple[str, ...] = ()

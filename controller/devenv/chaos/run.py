@@ -71,6 +71,7 @@ class Run:
             await self.stage.calm()
             self.tell("all faults are over; waiting until everything has come to rest")
             await self._settle(observer)
+            self.stage.check_alive()
             return await self._gather(observer)
         finally:
             stop.set()
@@ -209,6 +210,7 @@ class Run:
             bridges=len(self.stage.replicas["bridge"]),
             released_ns=self.released_ns,
             unsettled=self.unsettled,
+            exits=tuple(self.stage.exits),
             failures=tuple(self.failures),
         )
 

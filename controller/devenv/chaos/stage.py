@@ -29,6 +29,8 @@ class Stage:
         self.environment = environment
         self.replicas: dict[str, tuple[str, ...]] = {"bridge": tuple(bridges), "controller": tuple(controllers)}
         self.disturbances: list[Disturbance] = []
+        #: Bridges and controllers that ended without being killed, in words.
+        self.exits: list[str] = []
         self.proxies = {link: Proxy(link, HOST, environment.ports.get(_server(link))) for link in LINKS}
         self._busy: dict[str, asyncio.Lock] = {}
 
@@ -75,7 +77,7 @@ class Stage:
             self.disturbances.append(Disturbance(fault.kind, fault.target, start, time.time_ns()))
 
     async def calm(self) -> None:
-        """Everything runs, nothing is frozen, stalled or cut."""
+        """Everything runs, nothing is frozen, stalled or cut. Raises StartFailed where a replica does not get ready."""
         for proxy in self.proxies.values():
             proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
         for name in (*INFRASTRUCTURE, *self._names):
@@ -83,7 +85,19 @@ class Stage:
         for name in self.environment.infrastructure():
             await self._in_thread(self.environment.start, name)
         for name in self._names:
+            self._check_alive(name)
             await self._in_thread(self.environment.processes.start, self._command(name))
+        for name in self._names:
+            await self._in_thread(self.environment.processes.wait_ready, self._command(name))
+
+    def check_alive(self) -> None:
+        """Note the replicas that have ended."""
+        for name in self._names:
+            self._check_alive(name)
+
+    def _check_alive(self, name: str) -> None:
+        if name not in INFRASTRUCTURE and not self.environment.running(name):
+            self.exits.append(f"{name} had ended by itself\n{self.environment.processes.tail(name, lines=5)}")
 
     def logs(self) -> Path:
         """Where the logs of all processes are."""
@@ -94,6 +108,7 @@ class Stage:
         return [name for names in self.replicas.values() for name in names]
 
     async def _kill(self, fault: Fault) -> None:
+        self._check_alive(fault.target)
         await self._in_thread(self.environment.kill, fault.target)
         await asyncio.sleep(fault.seconds)
         if fault.target in INFRASTRUCTURE:

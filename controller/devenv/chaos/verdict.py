@@ -114,6 +114,7 @@ def _waiting(history: History) -> Iterator[str]:
 
 
 def _checkpoints(history: History) -> Iterator[str]:
+    yield from history.exits
     yield from _beyond_frozen(history, checkpoints.called_again(history.calls, history.sightings))
     if all(each.kind == "kill" and _part(each.target) in ("bridge", "controller") for each in history.disturbances):
         yield from (text for _, text in checkpoints.called_after_completion(history.calls, history.updates))
