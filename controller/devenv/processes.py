@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,20 +77,22 @@ class Processes:
         log = self._layout.log(command.name)
         self._log_starts[command.name] = log.stat().st_size if log.exists() else 0
         _note_start(log)
-        pid = os.posix_spawn(
-            command.argv[0],
-            command.argv,
-            {**os.environ, **command.environment, MARK: self._mark(command.name)},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,  # Ctrl-C in the terminal is for `up`, not for what stays
-            setsigdef=DEFAULTED,
-        )
-        write_atomically(self._layout.pid(command.name), f"{pid}\n")
-        self._wait_visible(command.name, pid)
+        with _undisturbed():
+            pid = os.posix_spawn(
+                command.argv[0],
+                command.argv,
+                {**os.environ, **command.environment, MARK: self._mark(command.name)},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,  # Ctrl-C in the terminal is for `up`, not for what stays
+                setsigdef=DEFAULTED,
+                setsigmask=(),
+            )
+            write_atomically(self._layout.pid(command.name), f"{pid}\n")
+            self._wait_visible(command.name, pid)
         return True
 
     def wait_ready(self, command: Command) -> None:
@@ -174,6 +176,16 @@ class Processes:
             return process if process.environ().get(MARK) == self._mark(name) else None
         except (psutil.Error, OSError):
             return None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off what would interrupt: a process that is not on disk or not seen as ours yet would be left behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reap(pid: int) -> None:
