@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from controller.cluster import Cluster
 from controller.devenv.chaos import schedule, verdict, workload
 from controller.devenv.chaos.history import History
+from controller.devenv.chaos.links import LinkedEnvironment
 from controller.devenv.chaos.run import Run
 from controller.devenv.chaos.schedule import Kind
 from controller.devenv.chaos.stage import Stage
@@ -48,7 +49,8 @@ class Plan:
 async def play(environment: Environment, plan: Plan, tell: Callable[[str], None]) -> bool:
     """Whether every guarantee held. Raises DevenvError or ApiError where that cannot be told."""
     tell(f"seed {plan.seed}: {plan.command}")
-    stage = Stage(environment, replicas("bridge", plan.bridges), replicas("controller", plan.controllers))
+    linked = LinkedEnvironment(environment, {target for _, target in plan.menu if target in schedule.LINKS})
+    stage = Stage(linked, replicas("bridge", plan.bridges), replicas("controller", plan.controllers))
     faults = schedule.generate(plan.seed, plan.rounds, plan.sizes.seconds, plan.menu, stage.replicas)
     load = workload.generate(plan.seed, plan.sizes)
     tell(_described(load))

@@ -96,8 +96,8 @@ class Run:
         await self._insist(lambda: self.cluster.delete(STREAMS, self.name, self.name))
 
     def _stream(self) -> dict[str, Any]:
-        url = self.stage.downstream_url
-        kafka = {"bootstrapServers": self.stage.kafka_address, "topic": self.name, "groupId": self.name}
+        url = self.stage.environment.linked_downstream
+        kafka = {"bootstrapServers": self.stage.environment.linked_kafka, "topic": self.name, "groupId": self.name}
         return {
             "apiVersion": "enrichment.dev/v1alpha1",
             "kind": "UpdateStream",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from controller.devenv.chaos.history import Disturbance
+from controller.devenv.chaos.links import LinkedEnvironment
 from controller.devenv.chaos.proxy import Proxy
-from controller.devenv.chaos.schedule import LINKS, Fault, Kind
-from controller.devenv.environment import INFRASTRUCTURE, Environment
-from controller.devenv.layout import HOST, write_atomically
+from controller.devenv.chaos.schedule import Fault, Kind
+from controller.devenv.environment import INFRASTRUCTURE
+from controller.devenv.layout import HOST
 from controller.devenv.processes import Command
 
 #: Seconds that pass in one direction of a link are longer by this while it is delayed.
@@ -25,31 +24,23 @@ _DELAY_SECONDS = 0.15
 class Stage:
     """A running environment with replicas of its own, behind proxies."""
 
-    def __init__(self, environment: Environment, bridges: Iterable[str], controllers: Iterable[str]) -> None:
+    def __init__(self, environment: LinkedEnvironment, bridges: Iterable[str], controllers: Iterable[str]) -> None:
         self.environment = environment
         self.replicas: dict[str, tuple[str, ...]] = {"bridge": tuple(bridges), "controller": tuple(controllers)}
         self.disturbances: list[Disturbance] = []
         #: Bridges and controllers that ended without being killed, in words.
         self.exits: list[str] = []
-        self.proxies = {link: Proxy(link, HOST, environment.ports.get(_server(link))) for link in LINKS}
+        self.proxies = environment.proxies
         self._busy: dict[str, asyncio.Lock] = {}
-
-    @property
-    def downstream_url(self) -> str:
-        """The downstream as the controllers reach it."""
-        return f"http://{HOST}:{self._port('controller-downstream')}"
-
-    @property
-    def kafka_address(self) -> str:
-        """The broker as the bridges reach it."""
-        return self.environment.bootstrap_servers
 
     @asynccontextmanager
     async def set(self) -> AsyncIterator[None]:
         """Proxies up and replicas started; all of them gone afterwards, the environment's own parts running."""
         async with AsyncExitStack() as stack:
             for link, proxy in self.proxies.items():
-                await stack.enter_async_context(proxy.serving(HOST, self._port(link)))
+                await stack.enter_async_context(proxy.serving(HOST, self.environment.port(link)))
+            for name in self.environment.infrastructure():
+                await self._in_thread(self.environment.start, name)
             try:
                 for name in self._names:
                     await self._in_thread(self.environment.processes.start, self._command(name))
@@ -131,27 +122,7 @@ class Stage:
         self.environment.processes.signal(name, number)
 
     def _command(self, name: str) -> Command:
-        role = name.split("-")[0]
-        command = self.environment.replica(role, name)
-        kubeconfig = self._kubeconfig(role)
-        return replace(command, environment={**command.environment, "KUBECONFIG": str(kubeconfig)})
-
-    def _kubeconfig(self, role: str) -> Path:
-        """That of the account, by way of the proxy."""
-        config = json.loads(self.environment.account_kubeconfig(role).read_text())
-        config["clusters"][0]["cluster"]["server"] = f"https://{HOST}:{self._port(f'{role}-apiserver')}"
-        path = self.environment.layout.directory / f"kubeconfig-chaos-{role}"
-        write_atomically(path, json.dumps(config))
-        path.chmod(0o600)
-        return path
-
-    def _port(self, link: str) -> int:
-        return self.environment.ports.get(f"proxy-{link}")
+        return self.environment.linked_replica(name.split("-")[0], name)
 
     async def _in_thread(self, call: Callable[..., object], *arguments: object) -> None:
         await asyncio.to_thread(call, *arguments)
-
-
-def _server(link: str) -> str:
-    """The port behind a link."""
-    return link.rpartition("-")[2]

@@ -26,7 +26,8 @@ def create(bootstrap_servers: str, topic: str, partitions: int) -> str:
         client = probes.admin(bootstrap_servers)
         try:
             description = client.describe_topics(TopicCollection([topic]))[topic].result(timeout=_SECONDS)
-            return str(description.topic_id)
+            # Kafka's own text of it is URL-safe base64, librdkafka's is not
+            return str(description.topic_id).replace("+", "-").replace("/", "_").rstrip("=")
         except KafkaException as failed:
             if time.monotonic() > deadline:
                 raise CommandFailed(f"topic {topic} cannot be described: {failed.args[0].str()}") from failed

@@ -1,0 +1,77 @@
+"""An environment whose parts reach each other through proxies, for the links that a run disturbs.
+
+Kafka tells its clients where it is, so it gets a listener of its own that is known by the proxy's address.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+
+from controller.devenv.chaos.proxy import Proxy
+from controller.devenv.environment import Environment
+from controller.devenv.layout import HOST, write_atomically
+from controller.devenv.processes import Command
+
+_KAFKA, _ETCD = "bridge-kafka", "apiserver-etcd"
+_PROXIED = "kafka-proxied"
+
+
+class LinkedEnvironment(Environment):
+    """The environment in a directory, as long as the proxies of `links` serve. Starting a part again links it."""
+
+    def __init__(self, environment: Environment, links: Collection[str]) -> None:
+        super().__init__(environment.layout.directory, progress=environment.progress)
+        self.links = frozenset(links)
+        self.proxies = {link: Proxy(link, HOST, self.ports.get(_server(link))) for link in sorted(self.links)}
+
+    def command(self, name: str) -> Command:
+        """The usual one, but for the address of what it needs."""
+        command = super().command(name)
+        if name == "apiserver" and _ETCD in self.links:
+            ports = (f"http://{HOST}:{self.ports.get('etcd')}", f"http://{HOST}:{self.port(_ETCD)}")
+            return replace(command, argv=tuple(argument.replace(*ports) for argument in command.argv))
+        if name == "kafka" and _KAFKA in self.links:
+            own, quorum, proxied = (self.ports.get(each) for each in ("kafka", "kafka-controller", _PROXIED))
+            options = {
+                "listeners": f"PLAINTEXT://{HOST}:{own},PROXIED://{HOST}:{proxied},CONTROLLER://{HOST}:{quorum}",
+                "advertised.listeners": f"PLAINTEXT://{HOST}:{own},PROXIED://{HOST}:{self.port(_KAFKA)}",
+                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            }
+            overrides = [part for key, value in options.items() for part in ("--override", f"{key}={value}")]
+            return replace(command, argv=(*command.argv, *overrides), ports=(*command.ports, proxied))
+        return command
+
+    def linked_replica(self, role: str, name: str) -> Command:
+        """A bridge or controller, by way of the proxy to the API server where there is one."""
+        command = self.replica(role, name)
+        link = f"{role}-apiserver"
+        if link not in self.links:
+            return command
+        config = json.loads(self.account_kubeconfig(role).read_text())
+        config["clusters"][0]["cluster"]["server"] = f"https://{HOST}:{self.port(link)}"
+        path = self.layout.directory / f"kubeconfig-{role}-proxied"
+        write_atomically(path, json.dumps(config))
+        path.chmod(0o600)
+        return replace(command, environment={**command.environment, "KUBECONFIG": str(path)})
+
+    @property
+    def linked_kafka(self) -> str:
+        """The broker as the bridges reach it."""
+        return f"{HOST}:{self.port(_KAFKA)}" if _KAFKA in self.links else self.bootstrap_servers
+
+    @property
+    def linked_downstream(self) -> str:
+        """The downstream as the controllers reach it."""
+        link = "controller-downstream"
+        return f"http://{HOST}:{self.port(link)}" if link in self.links else self.downstream_url
+
+    def port(self, link: str) -> int:
+        """The port of a link's proxy."""
+        return self.ports.get(f"proxy-{link}")
+
+
+def _server(link: str) -> str:
+    """The port behind a link, by name."""
+    return _PROXIED if link == _KAFKA else link.rpartition("-")[2]
