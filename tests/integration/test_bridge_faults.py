@@ -1,0 +1,307 @@
+"""What happens to the bridge and around it: nothing is lost, nothing is doubled, and the stream says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import confluent_kafka as ck
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from controller.devenv import broker
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import GOOD, Ingested, good
+from tests.kube import Kube
+from tests.replicas import Replica
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+def admin(ingested: Ingested) -> AdminClient:
+    """To be held until its answers are there: dropping it ends its requests."""
+    return AdminClient({"bootstrap.servers": ingested.bootstrap})
+
+
+def users(count: int, each: int) -> list[str]:
+    return [f"user{number}" for _ in range(each) for number in range(count)]
+
+
+def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
+    return [(partition, offset) for offset in range(count)]
+
+
+def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
+    ingested.produce(good(users(100, 10)))
+    for want in (100, 400):
+        eventually(lambda want=want: len(ingested.updates()) >= want, 30)
+        bridge.kill()
+        bridge.start()
+    ingested.positioned(1000, 30)
+    assert ingested.offsets() == whole(1000)
+
+
+POINTS = [
+    "bridge.create:5",
+    "bridge.created:5",
+    "bridge.created:60",
+    "bridge.position:1",
+    "bridge.positioned:1",
+    "bridge.position:3",
+    "bridge.positioned:3",
+]
+BACKLOG_POINTS = [
+    "bridge.backlog",
+    "bridge.backlogged",
+    "bridge.backlog:2",
+    "bridge.backlog-remove",
+    "bridge.backlog-release",
+]
+
+
+def crash_at(bridge: Replica, point: str) -> None:
+    """Start that bridge so that it kills itself there."""
+    command = replace(bridge.command, environment={**bridge.command.environment, "USERUPDATES_CRASH_AT": point})
+    Replica(bridge.environment, command).start(wait=False)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_between_two_effects(ingested: Ingested, start_bridge: StartReplica, point: str) -> None:
+    bridge = start_bridge()
+    bridge.kill()
+    ingested.apply()
+    ingested.produce([*good(users(20, 5)), ("ana", b"poison")])
+    crash_at(bridge, point)
+    eventually(lambda: not bridge.running, 30)
+    bridge.start()
+    ingested.positioned(101, 30)
+    assert ingested.offsets() == whole(100)
+    assert [entry["source"]["offset"] for entry in ingested.rejected()] == [100]
+
+
+@pytest.mark.parametrize("point", BACKLOG_POINTS)
+def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica, point: str) -> None:
+    bridge = start_bridge()
+    bridge.kill()
+    ingested.apply()
+    ingested.produce(good(["big"] * 40 + ["small"]))
+    crash_at(bridge, point)
+
+    def finish() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return not bridge.running
+
+    # Those that crash when a backlog is made must see it filled, the others see it drained.
+    removing = "-re" in point or point.endswith(":2")
+    if removing:
+        eventually(ingested.backlogs, 40)
+    eventually(finish if removing else lambda: not bridge.running, 60)
+    bridge.start()
+    eventually(lambda: finish() or len(ingested.updates()) == 41, 40)
+    assert ingested.offsets() == whole(41)
+    eventually(lambda: not ingested.backlogs(), 30)
+    ingested.positioned(41, 30)
+
+
+def test_a_lost_group_changes_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    ingested.positioned(2)
+    for update in ingested.updates():
+        ingested.kube.delete(ingested.namespace, "userupdates", update["metadata"]["name"])
+    bridge.kill()
+
+    client = admin(ingested)
+
+    def deleted() -> bool:
+        try:
+            client.delete_consumer_groups([ingested.topic])[ingested.topic].result(10)
+        except ck.KafkaException as error:
+            # The dead member is still in it until its session ends.
+            assert error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND, error
+        return True
+
+    eventually(deleted, 30)
+    bridge.start()
+    ingested.produce(good(["cy"]))
+    ingested.positioned(3)
+    assert ingested.offsets() == [(0, 2)]
+
+
+def test_without_an_entry_the_commit_decides(ingested: Ingested, start_bridge: StartReplica) -> None:
+    ingested.produce(good(["ana", "bo", "cy"]))
+    consumer = ck.Consumer({"bootstrap.servers": ingested.bootstrap, "group.id": ingested.topic})
+    consumer.commit(offsets=[ck.TopicPartition(ingested.topic, 0, 2)], asynchronous=False)
+    consumer.close()
+    start_bridge()
+    ingested.apply()
+    ingested.positioned(3)
+    assert ingested.offsets() == [(0, 2)]
+
+
+def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+    broker.delete_topic(ingested.bootstrap, ingested.topic)
+    start_bridge()
+    ingested.apply()
+    ingested.reason("TopicMissing")
+    broker.create_topic(ingested.bootstrap, ingested.topic)
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1, 15)
+
+
+def test_a_topic_made_again_starts_anew(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    ingested.positioned(2)
+    broker.delete_topic(ingested.bootstrap, ingested.topic)
+    broker.create_topic(ingested.bootstrap, ingested.topic)
+    # More than there were: read on from the old position they would look like the old topic's.
+    ingested.produce(good(["ana", "bo", "cy", "dan"]))
+    eventually(lambda: len(ingested.status().get("partitions", ())) == 2, 30)
+    ingested.positioned(4, 20)
+    updates = ingested.updates()
+    ids = [update["spec"]["source"]["topicId"] for update in updates]
+    assert sorted(ids.count(topic_id) for topic_id in set(ids)) == [2, 4]
+    assert len({update["metadata"]["name"] for update in updates}) == 6
+
+
+def test_partitions_that_are_added_are_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    client = admin(ingested)
+    client.create_partitions([NewPartitions(ingested.topic, 3)])[ingested.topic].result(10)
+    ingested.produce(good(["bo", "cy"]), partition=2)
+    ingested.positioned(2, 30, partition=2)
+    assert ingested.offsets() == [(0, 0), (2, 0), (2, 1)]
+
+
+def test_gaps_of_transactions_do_not_stall_the_position(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    producer = ck.Producer({"bootstrap.servers": ingested.bootstrap, "transactional.id": ingested.topic})
+    producer.init_transactions(30)
+    for number, end in enumerate((producer.commit_transaction, producer.abort_transaction) * 2):
+        producer.begin_transaction()
+        producer.produce(ingested.topic, key=f"user{number}", value=b"{}" if number == 2 else _json())
+        producer.flush(10)
+        end(30)
+    # Four records, each with its marker; two were aborted, one is poison.
+    ingested.positioned(8)
+    assert ingested.offsets() == [(0, 0)]
+    assert [entry["source"]["offset"] for entry in ingested.rejected()] == [4]
+
+
+def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    bridge.kill()
+    ingested.produce(good(users(10, 1)))
+    _remove_below(ingested, 5)
+    bridge.start()
+    ingested.positioned(11)
+    assert ingested.offsets() == [(0, 0), *whole(11)[5:]]
+    (expired,) = ingested.rejected()
+    source = expired["source"]
+    assert (expired["reason"], source["offset"], source["lastOffset"], expired["count"]) == ("PayloadExpired", 1, 4, 4)
+
+
+def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 100))
+    ingested.positioned(100, 30)
+    bridge.kill()
+    _remove_below(ingested, 50)
+    bridge.start()
+
+    def drained() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return not ingested.backlogs()
+
+    eventually(drained, 60)
+    assert ingested.offsets() == whole(100)[:5] + whole(100)[50:]
+    assert sum(entry["count"] for entry in ingested.rejected()) == 45
+    assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}
+
+
+def test_a_broker_that_is_away_is_a_condition(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    environment.kill("kafka")
+    try:
+        ingested.reason("BrokerUnreachable", 40)
+    finally:
+        environment.start("kafka")
+    ingested.produce(good(["bo"]))
+    ingested.positioned(2, 60)
+    assert bridge.running
+    assert ingested.condition()["status"] == "True"
+
+
+def test_an_api_server_that_is_away_is_outlived(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    bridge = start_bridge()
+    ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
+    ingested.produce(good(users(100, 10)))
+    eventually(lambda: len(ingested.updates()) >= 100, 30)
+    environment.kill("apiserver")
+    ingested.produce(good(["late"]))
+    environment.start("apiserver")
+    ingested.positioned(1001, 60)
+    assert ingested.offsets() == whole(1001)
+    assert bridge.running
+
+
+def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply(kafka={"secretRef": {"name": "kafka"}})
+    ingested.reason("SecretMissing")
+    secret = {"metadata": {"name": "kafka"}, "stringData": {"ssl.key.location": "/etc/passwd"}}
+    path = f"/api/v1/namespaces/{ingested.namespace}/secrets"
+    ingested.kube.call("POST", path, secret)
+    ingested.reason("ConfigRefused")
+    assert "ssl.key.location" in ingested.condition()["message"]
+    ingested.change(kafka={"secretRef": None})
+    ingested.reason("Consuming")
+
+
+def test_another_address_of_the_brokers_acts(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.produce(good(["ana"]))
+    ingested.apply(kafka={"bootstrapServers": "127.0.0.1:1"})
+    ingested.reason("BrokerUnreachable", 30)
+    ingested.change(kafka={"bootstrapServers": ingested.bootstrap})
+    ingested.positioned(1, 20)
+
+
+def _json() -> bytes:
+    return json.dumps(GOOD).encode()
+
+
+def _remove_below(ingested: Ingested, offset: int) -> None:
+    where = ck.TopicPartition(ingested.topic, 0, offset)
+    client = admin(ingested)
+    client.delete_records([where])[where].result(10)
