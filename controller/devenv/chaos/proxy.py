@@ -10,12 +10,19 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 _CHUNK = 1 << 16
+#: Chunks of one direction that wait while nothing passes.
+_MOST_PENDING = 64
 #: Close with a reset instead of an orderly end: SO_LINGER on, no seconds.
 _RESET = struct.pack("ii", 1, 0)
+
+#: When it is due (monotonic), and the bytes; no bytes: the end.
+_Pending: TypeAlias = asyncio.Queue[tuple[float, bytes]]
 
 
 class Proxy:
@@ -76,25 +83,42 @@ class Proxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._flowing.wait()
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._address, limit=_CHUNK)
-        up = asyncio.create_task(self._pump(reader, upstream_writer))
-        down = asyncio.create_task(self._pump(upstream_reader, writer))
+        up: _Pending = asyncio.Queue(_MOST_PENDING)
+        down: _Pending = asyncio.Queue(_MOST_PENDING)
+        sending = asyncio.create_task(self._read(reader, up))
+        tasks = [
+            sending,
+            *(asyncio.create_task(self._write(*pair)) for pair in ((up, upstream_writer), (down, writer))),
+        ]
+        answered = tasks[-1]
+        tasks.append(asyncio.create_task(self._read(upstream_reader, down, mark_end=True)))
         try:
-            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
-            if down.done() and not up.done():
+            await asyncio.wait((sending, answered), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
                 with contextlib.suppress(OSError):
                     writer.close()
                     await writer.wait_closed()
         finally:
-            for task in (up, down):
+            for task in tasks:
                 task.cancel()
             _reset(upstream_writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _read(self, reader: asyncio.StreamReader, pending: _Pending, *, mark_end: bool = False) -> None:
+        """Goes on while nothing passes: else nobody would see that the other end has closed."""
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
-                if self.delay:
-                    await asyncio.sleep(self.delay)
+                await pending.put((time.monotonic() + self.delay, data))
+        if mark_end:
+            await pending.put((0.0, b""))
+
+    async def _write(self, pending: _Pending, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = await pending.get()
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await self._flowing.wait()
+                if not data:
+                    return
                 writer.write(data)
                 await writer.drain()
 
