@@ -64,7 +64,8 @@ class Announcer:
             return
         self._tokens -= 1
         manifest = {
-            "metadata": {"generateName": f"{regarding['name'][:200]}."},
+            # Not generateName: it may not end with the dot that sets the object's name apart.
+            "metadata": {"name": f"{regarding['name'][:200].rstrip('-.')}.{time.time_ns():x}"},
             "eventTime": times.to_text(datetime.now(UTC)),
             "reportingController": REPORTER,
             "reportingInstance": self._identity[:128],

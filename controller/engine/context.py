@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -31,50 +30,35 @@ class CallSlots:
     def __init__(self) -> None:
         #: Most calls at a time; None: no limit.
         self._limit: int | None = None
-        #: Slots in use, and those given to one who has waited but not resumed yet.
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._used = 0
+        #: In the order in which they came.
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
-    @property
-    def free(self) -> bool:
-        """Whether `use` would not wait: a slot is free, and nobody waits for it already."""
-        return self._limit is None or (self._taken < self._limit and not self._waiting)
-
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[None]:
-        if self.free:
-            self._taken += 1
-        else:
-            await self._wait()
+    @contextmanager
+    def turn(self) -> Iterator[asyncio.Future[None]]:
+        """A place in the line: done as soon as a slot is ours, which it is until we leave."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = None
+        self._serve()
         try:
-            yield
+            yield turn
         finally:
-            self._give_back()
+            if turn in self._waiting:
+                del self._waiting[turn]
+            else:
+                self._used -= 1
+            self._serve()
 
     def set_limit(self, limit: int | None) -> None:
         self._limit = limit
-        self._grant()
+        self._serve()
 
-    async def _wait(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give_back()
-            raise
-
-    def _give_back(self) -> None:
-        self._taken -= 1
-        self._grant()
-
-    def _grant(self) -> None:
-        while self._waiting and (self._limit is None or self._taken < self._limit):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
+    def _serve(self) -> None:
+        while self._waiting and (self._limit is None or self._used < self._limit):
+            turn = next(iter(self._waiting))
+            del self._waiting[turn]
+            self._used += 1
+            turn.set_result(None)
 
 
 @dataclass(slots=True)

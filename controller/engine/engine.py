@@ -41,7 +41,15 @@ UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
 class Engine:
     """All work on one stream in this process; stands by while another controller holds the stream's Lease."""
 
-    def __init__(self, cluster: Cluster, downstream: Downstream, stream: UpdateStream, identity: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        downstream: Downstream,
+        stream: UpdateStream,
+        identity: str,
+        on_gone: Callable[[], None],
+    ) -> None:
+        """`on_gone` is called when the stream turns out to have been deleted."""
         lease = Lease(cluster, stream.namespace, names.lease_name(stream.name), identity)
         self._context = StreamContext(
             cluster=cluster,
@@ -55,6 +63,7 @@ class Engine:
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
         self._collection = Collection(self._context)
+        self._on_gone = on_gone
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
         #: Events that came while the first list was under way; None: none is.
@@ -62,14 +71,15 @@ class Engine:
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
 
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    def start(self, after: asyncio.Task[None] | None) -> None:
+        """Begin, at once or when `after` is done."""
+        self._task = asyncio.get_running_loop().create_task(self._run(after))
 
     async def stop(self) -> None:
         """Let calls in flight end, within a second; record what they gave; give the Lease away."""
         self._open = False
         for lane in self._registry.lanes:
-            lane.closed = True
+            lane.close()
         if self._context.lease.held:
             await self._drain()
         if self._task:
@@ -100,7 +110,7 @@ class Engine:
         known = lane.queue.get(update.name) if lane else None
         if lane is None or known is None or known.resource_version >= update.resource_version:
             return
-        if not (lane.busy and lane.queue.head is known):
+        if not lane.has_in_hand(update):
             look = asyncio.get_running_loop().create_task(self._look(known))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
@@ -115,9 +125,13 @@ class Engine:
         else:
             if found := parse(body):
                 self._registry.merge(found)
+                if found.status.finished:
+                    self._collection.add(found)
 
-    async def _run(self) -> None:
+    async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
+        if after:
+            await asyncio.wait([after])
         async with asyncio.TaskGroup() as group:
             group.create_task(self._context.lease.keep())
             for work in (self._work, self._resync, self._prune, self._collection.run, self._report):
@@ -132,27 +146,25 @@ class Engine:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _work(self) -> None:
-        """Tenure after tenure. A Lease that lapsed and came back untouched goes on with what is in memory."""
+        """Tenure after tenure. A Lease that lapsed and came back untouched goes on with the outcomes in memory."""
         lease, tenure = self._context.lease, 0
         while True:
             await lease.wait_held()
             if lease.tenure != tenure:
                 tenure = lease.tenure
-                await self._begin()
-            else:
-                self._reopen()
+                self._registry.clear()
+                self._collection.clear()
+            await self._begin()
             metrics.LEASE_HELD.labels(self._context.label).set(1)
             await lease.wait_lapsed()
             metrics.LEASE_HELD.labels(self._context.label).set(0)
             self._open = False
             for lane in self._registry.lanes:
-                lane.closed = True
+                lane.close()
                 lane.cut()
 
     async def _begin(self) -> None:
         """List everything before any work; the events that come meanwhile are merged behind it."""
-        self._registry.clear()
-        self._collection.clear()
         self._early = []
         while not await self._list():
             await asyncio.sleep(RETRY_SECONDS)
@@ -200,7 +212,11 @@ class Engine:
         return lane
 
     async def _report(self) -> None:
-        await report(self._context, self._registry, self._collection)
+        try:
+            await report(self._context, self._registry, self._collection)
+        except errors.NotFound:
+            self._on_gone()
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _on_finished(self, update: UserUpdate) -> None:
         metrics.FINISHED.labels(self._context.label, update.status.phase).inc()

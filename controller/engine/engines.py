@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from controller.cluster import Body, Cluster
 from controller.downstream import Downstream
@@ -25,32 +26,44 @@ class Engines:
         self._engines: dict[tuple[str, str], Engine] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._orphans = Orphans(cluster, self._streams)
-        self._stops: set[asyncio.Task[None]] = set()
+        #: resourceVersion of each stream, as it was seen last.
+        self._versions: dict[tuple[str, str], int] = {}
+        #: Engines on their way out: one that follows begins when the calls of the one before it are over.
+        self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
         orphans = asyncio.get_running_loop().create_task(self._orphans.run())
         await stop.wait()
         orphans.cancel()
-        await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._stops)
+        await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
+        """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
         metadata = body["metadata"]
         key = (metadata["namespace"], metadata["name"])
+        known = self._streams.get(key)
+        if known and known.uid != metadata["uid"] and self._versions[key] < int(metadata["resourceVersion"]):
+            self._remove(key, known.uid)
+            known = None
         if kind == "DELETED":
-            self._remove(key)
-            return
+            self._remove(key, metadata["uid"])
+        elif known is None or known.uid == metadata["uid"]:
+            self._observe_spec(key, known, body)
+
+    def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
             stream = UpdateStream.from_body(body)
         except (KeyError, ValueError, TypeError) as error:
             logger.error("UpdateStream not understood", extra=fields(stream="/".join(key), cause=repr(error)))
             return
-        known = self._streams.get(key)
         self._streams[key] = stream
+        self._versions[key] = int(body["metadata"]["resourceVersion"])
         if known is None:
             logger.info("Stream started", extra=fields(stream="/".join(key)))
-            self._engines[key] = Engine(self._cluster, self._downstream, stream, self._identity)
-            self._engines[key].start()
+            gone = partial(self._remove, key, stream.uid)
+            self._engines[key] = Engine(self._cluster, self._downstream, stream, self._identity, gone)
+            self._engines[key].start(self._ends.get(key))
         elif known != stream:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
             self._engines[key].reconfigure(stream)
@@ -62,14 +75,23 @@ class Engines:
         elif kind != "DELETED":
             self._orphans.notice(key)
 
-    def _remove(self, key: tuple[str, str]) -> None:
-        self._streams.pop(key, None)
-        if engine := self._engines.pop(key, None):
-            logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
-            task = asyncio.get_running_loop().create_task(self._end(key, engine))
-            self._stops.add(task)
-            task.add_done_callback(self._stops.discard)
+    def _remove(self, key: tuple[str, str], uid: str) -> None:
+        """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
+        stream = self._streams.get(key)
+        if stream is None or stream.uid != uid:
+            return
+        logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
+        del self._streams[key], self._versions[key]
+        end = asyncio.get_running_loop().create_task(self._end(key, self._engines.pop(key), self._ends.get(key)))
+        self._ends[key] = end
+        end.add_done_callback(partial(self._ended, key))
 
-    async def _end(self, key: tuple[str, str], engine: Engine) -> None:
+    async def _end(self, key: tuple[str, str], engine: Engine, before: asyncio.Task[None] | None) -> None:
         await engine.stop()
+        if before:
+            await asyncio.wait([before])
         self._orphans.notice(key)
+
+    def _ended(self, key: tuple[str, str], end: asyncio.Task[None]) -> None:
+        if self._ends.get(key) is end:
+            del self._ends[key]

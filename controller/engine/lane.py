@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from typing import assert_never
 
 from controller import crashpoints, errors
@@ -47,7 +50,18 @@ SLOT_PATIENCE = 1.0
 class Lane:
     """The queue of one user, and the task that works on it while there is something to do."""
 
-    __slots__ = ("_calling", "_context", "_follows", "_task", "_timer", "closed", "queue")
+    __slots__ = (
+        "_calling",
+        "_context",
+        "_follows",
+        "_in_hand",
+        "_rumours",
+        "_stirred",
+        "_task",
+        "_timer",
+        "closed",
+        "queue",
+    )
 
     def __init__(self, context: StreamContext) -> None:
         self.queue = UserQueue()
@@ -57,13 +71,27 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._calling = False
+        #: The update that is being called or written.
+        self._in_hand: UserUpdate | None = None
+        #: The newest version of it that the watch has shown meanwhile, by name.
+        self._rumours: dict[str, int] = {}
+        #: Done when a task that waits for a slot is to look at its queue again.
+        self._stirred: asyncio.Future[None] | None = None
         #: The predecessor that was found finished or gone, or was finished here.
         self._follows: str | None = None
 
     @property
     def busy(self) -> bool:
-        """Its task runs: the update in hand is changed by nobody else."""
+        """Its task runs."""
         return self._task is not None and not self._task.done()
+
+    def has_in_hand(self, update: UserUpdate) -> bool:
+        """Whether it is being called or written; what else changes it is looked up when that is over."""
+        held = self._in_hand
+        if held is None or (held.name, held.uid) != (update.name, update.uid):
+            return False
+        self._rumours[update.name] = max(update.resource_version, self._rumours.get(update.name, 0))
+        return True
 
     @property
     def waiting_for_time(self) -> bool:
@@ -74,8 +102,19 @@ class Lane:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if not self.busy and not self.closed and len(self.queue):
+        if self.busy:
+            self._stir()
+        elif not self.closed and len(self.queue):
             self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def _stir(self) -> None:
+        if self._stirred and not self._stirred.done():
+            self._stirred.set_result(None)
+
+    def close(self) -> None:
+        """Start nothing new; a call in flight, and an outcome in hand, go on."""
+        self.closed = True
+        self._stir()
 
     def cut(self) -> None:
         """Close the connection of a call in flight. Outcomes in hand stay: they are written when that may be."""
@@ -99,12 +138,22 @@ class Lane:
     def finished(self, name: str) -> None:
         """An update is finished or gone: what follows it may start."""
         self.queue.remove(name)
+        self._rumours.pop(name, None)
         self._follows = name
+
+    def gone(self, update: UserUpdate) -> None:
+        """It is no more. Another one of its name, made since, is not forgotten with it."""
+        found = self.queue.get(update.name)
+        self.finished(update.name)
+        if found and found.uid != update.uid:
+            self.queue.push(found)
 
     async def _work(self) -> None:
         try:
             while (update := self._next()) and not self.closed:
-                if not await self._act(update, self._decide(update)):
+                if self._rumours.get(update.name, 0) > update.resource_version:
+                    await self._look_again(update)
+                elif not await self._act(update, self._decide(update)):
                     return
         except Superseded:
             self.closed = True
@@ -149,56 +198,102 @@ class Lane:
 
     async def _run_step(self, update: UserUpdate, step: str) -> None:
         """Call, then checkpoint, once one of the step's slots is free and nothing has changed meanwhile."""
-        slots = self._context.slots[step]
-        had_to_wait = not slots.free
-        if had_to_wait and update.status != (waiting := waiting_for_slot(update.status, self._context.now())):
-            try:
-                async with asyncio.timeout(SLOT_PATIENCE), slots.use():
-                    pass
-            except TimeoutError:
-                await self._write(update, waiting)
-            return
-        async with slots.use():
-            if had_to_wait and (self.queue.head is not update or self._decide(update) != RunStep(step)):
-                return
-            await self._call(update, step)
+        with self._context.slots[step].turn() as turn:
+            found = update if turn.done() else await self._await_turn(turn, update, step)
+            if found:
+                await self._call(found, step)
+
+    async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str) -> UserUpdate | None:
+        """The update as it stands when a slot is free; None as soon as something else is to be done."""
+        patience: float | None = SLOT_PATIENCE
+        while not turn.done():
+            self._stirred = asyncio.get_running_loop().create_future()
+            done, _ = await asyncio.wait({turn, self._stirred}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not (found := self._still(update, step)):
+                return None
+            update = found
+            if not done:
+                patience = None
+                waiting = waiting_for_slot(update.status, self._context.now())
+                if waiting != update.status:
+                    await self._write(update, waiting)
+        return self._still(update, step)
+
+    def _still(self, update: UserUpdate, step: str) -> UserUpdate | None:
+        """The update as it stands now; None where it is not this step of it that is to run."""
+        found = self._next()
+        if self.closed or found is None or found.name != update.name or self._decide(found) != RunStep(step):
+            return None
+        return found
 
     async def _call(self, update: UserUpdate, step: str) -> None:
-        context, stream = self._context, self._context.stream
-        key, headers = update.idempotency_key(step), await context.step_headers(step)
+        context = self._context
+        headers = await context.step_headers(step)
         if not context.lease.held:
-            self.closed = True
+            await context.lease.wait_held()  # decide anew then: somebody else may have held it
+            return
         if self.closed or self.queue.head is not update:
             return
         self.queue.take(update.name)
-        started = context.now()
+        with self._holding(update):
+            started = context.now()
+            outcome = await self._ask(update, step, headers)
+            crashpoints.reach("controller.answered")
+            await self._checkpoint(update, step, outcome, started)
+
+    async def _ask(self, update: UserUpdate, step: str, headers: Mapping[str, str] | None) -> Outcome:
         crashpoints.reach("controller.calling")
+        endpoint = self._context.stream.steps[step]
+        if headers is None:
+            return Misconfigured(f"there is no Secret {endpoint.secret_name} for {step}")
         self._calling = True
         try:
-            if headers is None:
-                outcome: Outcome = Misconfigured(f"there is no Secret {stream.steps[step].secret_name} for {step}")
-            else:
-                outcome = await context.downstream.call(_STEPS[step], stream.steps[step], update, key, headers)
+            key = update.idempotency_key(step)
+            return await self._context.downstream.call(_STEPS[step], endpoint, update, key, headers)
         finally:
             self._calling = False
-        crashpoints.reach("controller.answered")
-        ended, jitter = context.now(), random.random()
+
+    async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
+        context = self._context
+        stream, ended, jitter = context.stream, context.now(), random.random()
         context.count_call(step, outcome, update.status, started, ended)
         try:
             after = await write_outcome(
                 context, update, lambda status: record(status, outcome, stream, started, ended, jitter)
             )
         except Gone:
-            self.finished(update.name)
+            self.gone(update)
         else:
             crashpoints.reach("controller.recorded")
             self._keep(after, update.status)
 
     async def _write(self, update: UserUpdate, status: Status) -> None:
+        with self._holding(update):
+            try:
+                self._keep(await write_status(self._context, update, status), update.status)
+            except Gone:
+                self.gone(update)
+
+    @contextmanager
+    def _holding(self, update: UserUpdate) -> Iterator[None]:
+        self._in_hand = update
         try:
-            self._keep(await write_status(self._context, update, status), update.status)
-        except Gone:
+            yield
+        finally:
+            self._in_hand = None
+
+    async def _look_again(self, update: UserUpdate) -> None:
+        """It was changed or deleted by somebody else while it was in hand."""
+        try:
+            found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, update.name))
+        except errors.NotFound:
+            self.gone(update)
+            return
+        self._rumours.pop(update.name, None)
+        if found.uid != update.uid or found.status.finished:
             self.finished(update.name)
+        if not found.status.finished:
+            self.queue.push(found)
 
     def _keep(self, update: UserUpdate, before: Status) -> None:
         """What the API server has now; a finished update leaves the queue."""

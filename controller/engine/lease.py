@@ -20,11 +20,11 @@ from controller.logs import fields
 logger = logging.getLogger(__name__)
 
 #: Seconds for which a Lease that is not renewed keeps others off.
-DURATION = 10
+DURATION = 12
 #: Seconds after the sending of the last good renewal at which the holder stops by itself.
-DEADLINE = 8.0
+DEADLINE = 10.0
 RENEW_PERIOD = 2.0
-RENEW_TIMEOUT = 2.5
+RENEW_TIMEOUT = 4.0
 #: Seconds between looks of one who stands by: what a take-over after a graceful stop costs.
 POLL_PERIOD = 0.5
 
@@ -77,10 +77,16 @@ class Lease:
     async def release(self) -> None:
         """Let a successor in at once. Best effort: without it the Lease runs out."""
         held, self._deadline = self.held, 0.0
-        if not held or self._body is None:
+        if self._lapse:
+            self._lapse.cancel()
+        if not held:
             return
         try:
-            await self._put(self._body, {"holderIdentity": "", "leaseDurationSeconds": 1})
+            # Read anew: a renewal that was cut off may have been done.
+            body = await self._cluster.get(LEASES, self._namespace, self._name, timeout=RENEW_TIMEOUT)
+            spec = body.get("spec", {})
+            if self._ours(spec) and spec.get("acquireTime") == self._acquired:
+                await self._put(body, {"holderIdentity": "", "leaseDurationSeconds": 1})
         except errors.ApiError as error:
             logger.warning("Lease not released", extra=fields(lease=self._path, cause=str(error)))
 

@@ -1,4 +1,4 @@
-"""Updates whose UpdateStream is missing: the head of each user says so, and waits.
+"""Updates whose UpdateStream is missing: the head of each user says so, and waits; it may be skipped or cancelled.
 
 No Lease is taken for them: nothing is called, and resourceVersion fences the writes.
 """
@@ -15,7 +15,7 @@ from controller import errors
 from controller.cluster import UPDATES, Cluster
 from controller.logs import fields
 from controller.queueing import UserQueue
-from controller.reconcile import RequeueAfter, decide
+from controller.reconcile import Finish, RequeueAfter, decide
 from controller.streams import UpdateStream
 from controller.updates import FINISHED, UserUpdate
 
@@ -61,17 +61,22 @@ class Orphans:
         for update in map(UserUpdate.from_body, listing.items):
             queues[update.spec.user].push(update)
         for queue in queues.values():
+            for asked in queue.asked:
+                await self._settle(asked, queue)
             if head := queue.head:
-                await self._mark_head(head, queue)
+                await self._settle(head, queue)
 
-    async def _mark_head(self, head: UserUpdate, queue: UserQueue) -> None:
-        after = head.spec.source.after if head.spec.source else None  # the list would have shown it
-        decision = decide(head, queue, None, datetime.now(UTC), follows=after)
-        if not isinstance(decision, RequeueAfter) or decision.status == head.status:
+    async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
+        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream."""
+        after = update.spec.source.after if update.spec.source else None  # the list would have shown it
+        decision = decide(update, queue, None, datetime.now(UTC), follows=after)
+        if not isinstance(decision, RequeueAfter | Finish) or decision.status == update.status:
             return
         try:
             await self._cluster.patch_status(
-                UPDATES, head.namespace, head.name, decision.status.for_status(), head.resource_version
+                UPDATES, update.namespace, update.name, decision.status.for_status(), update.resource_version
             )
         except (errors.Conflict, errors.NotFound):
-            self.notice((head.namespace, head.spec.stream))
+            self.notice((update.namespace, update.spec.stream))
+        if isinstance(decision, Finish):
+            queue.remove(update.name)

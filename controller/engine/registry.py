@@ -38,9 +38,11 @@ class Registry:
         newest = known.resource_version if known else max(self._listed, self._finished.get(update.name, 0))
         if update.resource_version <= newest:
             return
+        if lane and lane.has_in_hand(update):
+            return
         if update.status.finished:
             self.forget(update)
-        elif lane is None or not _in_hand(lane, update):
+        else:
             self._put(update)
 
     def merge_list(self, updates: list[UserUpdate], version: int) -> None:
@@ -58,8 +60,8 @@ class Registry:
     def forget(self, update: UserUpdate) -> None:
         """An update that is gone. One in hand is left to its lane, which finds out by its next write."""
         lane = self._lanes.get(update.spec.user)
-        if lane and not _in_hand(lane, update):
-            lane.finished(update.name)
+        if lane and not lane.has_in_hand(update):
+            lane.gone(update)
             lane.wake()
 
     def finish(self, update: UserUpdate) -> None:
@@ -82,9 +84,3 @@ class Registry:
             lane = self._lanes[update.spec.user] = self._new_lane()
         lane.queue.push(update)
         lane.wake()
-
-
-def _in_hand(lane: Lane, update: UserUpdate) -> bool:
-    """Its lane works on it right now: its next write meets a Conflict where it has changed, and reads it again."""
-    head = lane.queue.head
-    return lane.busy and head is not None and (head.name, head.uid) == (update.name, update.uid)

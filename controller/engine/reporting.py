@@ -43,7 +43,7 @@ class Summary:
 
 
 async def report(context: StreamContext, registry: Registry, collection: Collection) -> None:
-    """Write what has changed, for ever, while the Lease is held."""
+    """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted."""
     stream = context.stream
     status = streamstatus.StreamStatus(context.cluster, stream.namespace, stream.name, stream.uid)
     while True:
@@ -56,6 +56,8 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             metrics.USERS.labels(context.label, state).set(count)
         try:
             await status.apply(partial(_laid_over, own, context.stream.generation, context.now()))
+        except errors.NotFound:
+            raise
         except errors.ApiError as error:
             logger.warning("Status of the stream not written", extra=fields(cause=str(error)))
 

@@ -1,0 +1,29 @@
+"""What the controller's tests share: one running controller for a module where no test kills it, a stream for each."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from controller.devenv.environment import Environment
+from tests.kube import Kube
+from tests.processing import Processing, processing
+from tests.replicas import Replica
+
+
+@pytest.fixture(scope="module")
+def controller(environment: Environment, kube: Kube) -> Iterator[Replica]:
+    """A controller for all tests of a module, none of which harms it."""
+    name = f"controller-{secrets.token_hex(3)}"
+    replica = Replica(environment, environment.replica("controller", name))
+    replica.start()
+    yield replica
+    replica.kill()
+
+
+@pytest.fixture
+def stream(kube: Kube, environment: Environment, namespace: str) -> Processing:
+    """A stream of one test, not yet applied, before a downstream that has forgotten all and behaves well."""
+    return processing(kube, environment, namespace)

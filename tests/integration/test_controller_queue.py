@@ -1,0 +1,170 @@
+"""Which update of a user is next, and what becomes of the queue when updates are deleted or made again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.eventually import eventually
+from tests.processing import Processing, steps, whole
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_hand_made_updates_run_by_sequence(stream: Processing) -> None:
+    for sequence in (7, 3, 5, 1):
+        stream.add("ana", sequence)
+    stream.apply()
+    stream.all_finished()
+    assert steps(stream.calls()) == whole("ana", 1, 3, 5, 7)
+
+
+def test_an_update_with_a_phase_stays_the_head(stream: Processing) -> None:
+    stream.apply()
+    head = stream.add("ana", 7, suspend=True)
+    stream.until(head, "Waiting", "Suspended")
+    for sequence in (5, 3):
+        stream.add("ana", sequence)
+    stream.until(stream.add("bo", 1), "Succeeded")  # the watch has shown those before it
+    stream.suspend(head, False)
+    stream.all_finished()
+    assert steps(stream.calls("ana")) == whole("ana", 7, 3, 5)
+
+
+def test_between_sources_the_earliest_record_comes_first(stream: Processing) -> None:
+    for partition, offset, second in [(0, 0, 4), (0, 1, 5), (1, 8, 1), (1, 9, 6), (2, 3, 3)]:
+        stream.record("ana", offset, LONG_AGO + timedelta(seconds=second), partition=partition)
+    stream.add("ana", 1)
+    stream.apply()
+    stream.all_finished()
+    order = [(call.source, call.sequence) for call in stream.calls() if call.step == "profile"]
+    assert [(source.rsplit("/")[-1], offset) for source, offset in order if source] == [
+        ("1", 8),
+        ("2", 3),
+        ("0", 0),
+        ("0", 1),
+        ("1", 9),
+        ("manual", 1),
+    ]
+    assert stream.violations() == []
+
+
+def test_an_update_waits_for_the_one_it_follows(stream: Processing) -> None:
+    stream.apply()
+    later = stream.record("ana", 5, LONG_AGO, after=4)
+    stream.until(later, "Succeeded")  # the one before it never existed, or was collected
+    last = stream.record("ana", 7, LONG_AGO, after=6)
+    stream.until(last, "Succeeded")
+    assert steps(stream.calls()) == whole("ana", 5, 7)
+
+
+def test_a_head_deleted_while_its_step_runs_lets_the_next_one_run_after_the_call(stream: Processing) -> None:
+    stream.rules({"sequence": 1, "step": "profile", "action": "slow", "seconds": 1})
+    stream.apply()
+    first, second = stream.add("ana", 1), stream.add("ana", 2)
+    stream.called(1)
+    stream.delete(first)
+    stream.until(second, "Succeeded")
+    assert steps(stream.calls()) == [("ana", 1, "profile"), *whole("ana", 2)]
+    assert stream.violations(finished=[("ana", 2)]) == []
+
+
+def test_an_update_deleted_and_made_again_while_its_step_runs_runs_anew(stream: Processing) -> None:
+    stream.rules({"step": "profile", "action": "slow", "seconds": 1, "count": 1})
+    stream.apply()
+    name = stream.add("ana", 1)
+    stream.called(1)
+    stream.delete(name)
+    stream.add("ana", 1)
+    second = stream.add("ana", 2)
+    stream.until(name, "Succeeded")
+    stream.until(second, "Succeeded")
+    assert steps(stream.calls()) == [("ana", 1, "profile"), *whole("ana", 1, 2)]
+    old, new = stream.calls()[:2]
+    assert old.key != new.key, "a hand-made update of the same name is another update"
+    assert old.end is not None and old.end < new.number
+
+
+def test_deleting_a_waiting_head_frees_the_queue_at_once(stream: Processing) -> None:
+    stream.rules({"sequence": 1, "action": "busy"})
+    stream.apply(every={"busyDelaySeconds": 60})
+    first, second = stream.add("ana", 1), stream.add("ana", 2)
+    stream.until(first, "Waiting", "DownstreamBusy")
+    stream.delete(first)
+    stream.until(second, "Succeeded", within=5)
+
+
+def test_an_update_that_somebody_else_finished_is_let_go(stream: Processing) -> None:
+    stream.rules({"sequence": 1, "action": "busy"})
+    stream.apply(every={"busyDelaySeconds": 60})
+    first, second = stream.add("ana", 1), stream.add("ana", 2)
+    status = stream.until(first, "Waiting", "DownstreamBusy")
+    condition = {**status["conditions"][0], "status": "False", "reason": "CancelledByRequest"}
+    done = {"status": {"phase": "Cancelled", "conditions": [condition], "nextAttemptTime": None}}
+    stream.kube.patch(stream.namespace, "userupdates", first, done, status=True)
+    stream.until(second, "Succeeded", within=5)
+    assert steps(stream.calls())[1:] == whole("ana", 2)
+
+
+def test_an_update_finished_by_somebody_else_while_its_step_runs_stays_finished(stream: Processing) -> None:
+    stream.rules({"sequence": 1, "step": "permissions", "action": "slow", "seconds": 1})
+    stream.apply()
+    first, second = stream.add("ana", 1), stream.add("ana", 2)
+    stream.called(2)
+    status = stream.status(first)
+    condition = {**status["conditions"][0], "status": "False", "reason": "CancelledByRequest"}
+    done = {"status": {"phase": "Cancelled", "conditions": [condition]}}
+    stream.kube.patch(stream.namespace, "userupdates", first, done, status=True)
+    stream.until(second, "Succeeded")
+    assert stream.phases()[first] == "Cancelled"
+    assert steps(stream.calls()) == [*whole("ana", 1)[:2], *whole("ana", 2)]
+
+
+def test_kubectl_waits_for_the_condition(stream: Processing) -> None:
+    stream.rules({"step": "profile", "action": "busy", "count": 1})
+    stream.apply(every={"busyDelaySeconds": 1})
+    name = stream.add()
+    arguments = ("wait", "--for=condition=Succeeded", f"uu/{name}", "--timeout=10s")
+    said = stream.environment.kubectl("--namespace", stream.namespace, *arguments)
+    assert "condition met" in said
+    assert stream.phases()[name] == "Succeeded"
+
+
+def events(stream: Processing) -> list[tuple[str, str, str]]:
+    """(object, type, reason) of the Kubernetes Events of the namespace, by time."""
+    path = f"/apis/events.k8s.io/v1/namespaces/{stream.namespace}/events"
+    found: list[dict[str, Any]] = stream.kube.call("GET", path)["items"]
+    found.sort(key=lambda event: event["eventTime"])
+    return [(event["regarding"]["name"], event["type"], event["reason"]) for event in found]
+
+
+def test_kubernetes_events_tell_of_holds_failures_and_suspensions(stream: Processing) -> None:
+    stream.rules({"user": "held", "action": "reject"})
+    stream.apply(onRejected="Hold", suspend={"users": ["late"]})
+    held, late = stream.add("held", 1), stream.add("late", 1)
+    stream.until(held, "Waiting", "Held")
+    stream.until(late, "Waiting", "Suspended")
+    stream.change(onRejected="Continue", suspend={"users": []})
+    stream.until(held, "Failed")
+    stream.until(late, "Succeeded")
+    stream.until(stream.add("plain", 1), "Succeeded")
+    expected = {
+        (held, "Warning", "Held"),
+        (held, "Warning", "Failed"),
+        (late, "Normal", "Suspended"),
+        (late, "Normal", "Resumed"),
+        (stream.stream, "Normal", "Resumed"),
+    }
+
+    def told() -> bool:
+        assert set(events(stream)) == expected, json.dumps(events(stream))
+        return True
+
+    eventually(told)
+    said = stream.environment.kubectl("--namespace", stream.namespace, "describe", "uu", held)
+    assert "Held" in said.partition("Events:")[2]
