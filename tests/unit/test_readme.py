@@ -46,6 +46,16 @@ def test_tests_that_are_named_exist(document: Path) -> None:
         assert not name or name in functions(ROOT / path), f"{path}::{name}"
 
 
+def test_the_table_of_guarantees_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    files = dict(re.findall(r"^\| (\w+) \| `(tests/\S+)` \|$", text, re.MULTILINE))
+    rows = re.findall(r"\| (\w+) ((?:`test_\w+`(?:, )?)+) \|$", text, re.MULTILINE)
+    assert len(files) >= 10 and len(rows) >= 40
+    for file, names in rows:
+        assert set(re.findall(r"`(\w+)`", names)) <= functions(ROOT / files[file]), f"{files[file]}: {names}"
+    assert len(re.findall(r"^\|.*`test_\w+`.*\|$", text, re.MULTILINE)) == len(rows)
+
+
 def test_every_decision_is_in_the_index() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text()
     notes = [path.name for path in (ROOT / "docs" / "decisions").glob("0*.md")]
