@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -53,8 +53,9 @@ _DURATIONS: Mapping[Kind, tuple[tuple[float, float, float], ...]] = {
 }
 #: Parts whose absence stops everything: never for long, as nothing is tested meanwhile.
 _LONGEST_SHARED = 5.0
-#: Seconds after the end of a fault before its target is drawn again.
-_PAUSE = 0.3
+#: Seconds after the end of a fault before its target is drawn again: mostly it has time to get to work, sometimes it is
+#: hit while it starts.
+_PAUSES = ((0.75, 6.0, 15.0), (0.25, 0.3, 4.0))
 #: Seconds that a part needs to be ready again after SIGKILL, about.
 _RESTART: Mapping[str, float] = {"apiserver": 4.0, "etcd": 2.0, "kafka": 7.0, "downstream": 1.5}
 
@@ -114,17 +115,21 @@ def generate(
             at = free[idle[0][1]]
         kind, target, _ = random.choices(idle, [weight for _, _, weight in idle])[0]
         fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3))
-        free[target] = at + fault.seconds + _PAUSE + (_RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0)
+        restart = _RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0
+        free[target] = at + fault.seconds + restart + _drawn(random, _PAUSES)
         faults.append(fault)
     return sorted(faults, key=lambda fault: fault.at)
 
 
 def _seconds(random: Random, kind: Kind, target: str) -> float:
-    shares = _DURATIONS[kind]
-    _, shortest, longest = random.choices(shares, [share for share, _, _ in shares])[0]
-    seconds = random.uniform(shortest, longest)
+    seconds = _drawn(random, _DURATIONS[kind])
     shared = target in ("apiserver", "etcd", "kafka", "downstream")
     return min(seconds, random.uniform(0.0, _LONGEST_SHARED)) if shared else seconds
+
+
+def _drawn(random: Random, shares: Sequence[tuple[float, float, float]]) -> float:
+    _, shortest, longest = random.choices(shares, [share for share, _, _ in shares])[0]
+    return random.uniform(shortest, longest)
 
 
 def counted(faults: Collection[Fault]) -> Iterator[tuple[str, int]]:
