@@ -55,6 +55,7 @@ STREAMS = Resource(names.GROUP, names.VERSION, "updatestreams")
 REJECTED = Resource(names.GROUP, names.VERSION, "rejectedevents")
 BACKLOGS = Resource(names.GROUP, names.VERSION, "userbacklogs")
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
+_LEASES_PATH = f"/apis/{LEASES.group}/"
 SECRETS = Resource("", "v1", "secrets")
 EVENTS = Resource("events.k8s.io", "v1", "events")
 
@@ -83,7 +84,9 @@ class Cluster:
     """One API server, one pool of connections. Every call raises the errors of `controller.errors`."""
 
     def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+        self._rest = api.rest_client
+        # Leases have connections of their own: a renewal must not queue behind the writes that it guards.
+        self._urgent_rest = type(self._rest)(api.configuration)
         self._configuration = api.configuration
         self._host = self._configuration.host.rstrip("/")
         self._proxy = self._configuration.proxy or _proxy_from_environment(self._host)
@@ -108,7 +111,11 @@ class Cluster:
                 f"no way to the API server: {error}. Set KUBECONFIG, or run inside a cluster"
             ) from error
         async with client.ApiClient(configuration) as api:
-            yield cls(api)
+            cluster = cls(api)
+            try:
+                yield cluster
+            finally:
+                await cluster._urgent_rest.close()
 
     async def get(self, resource: Resource, namespace: str, name: str, *, timeout: float = REQUEST_TIMEOUT) -> Body:
         return await self._call("GET", resource.path(namespace, name), timeout=timeout)
@@ -238,7 +245,7 @@ class Cluster:
             headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else orjson.dumps(body)
         try:
-            async with self._session().request(
+            async with self._session(path).request(
                 method,
                 self._host + path,
                 params=query,
@@ -256,8 +263,8 @@ class Cluster:
             cause = str(error) or type(error).__name__
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
-    def _session(self) -> aiohttp.ClientSession:
-        rest = self._api.rest_client
+    def _session(self, path: str) -> aiohttp.ClientSession:
+        rest = self._urgent_rest if path.startswith(_LEASES_PATH) else self._rest
         if rest.pool_manager is None:
             rest.pool_manager = rest._create_pool_manager()
         session: aiohttp.ClientSession = rest.pool_manager
