@@ -1,0 +1,75 @@
+"""The whole way: records through Kafka, a real bridge and a real controller, down to the sample downstream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from controller.devenv.environment import Environment
+from controller.devenv.journal import STEPS
+from tests.eventually import eventually
+from tests.ingest import GOOD, Ingested
+from tests.kube import Kube
+from tests.processing import Processing, processing
+
+UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Skipped,status.phase!=Cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One stream from its topic to its downstream; `ingested` looks at the one end, `processing` at the other."""
+
+    ingested: Ingested
+    processing: Processing
+
+    def apply(self, every: dict[str, Any] | None = None, **spec: Any) -> None:
+        """Create the stream; `every` is for each of its steps."""
+        url = self.processing.environment.downstream_url
+        steps = {step: {"url": f"{url}/{step}", **(every or {})} for step in STEPS}
+        self.ingested.apply(steps=steps, **spec)
+
+    def produce(self, users: list[str], each: int, profile: str = "dev") -> int:
+        """`each` records of every user, in turns, on the first partition; how many."""
+        self.ingested.produce((user, {**GOOD, "profile": profile}) for _ in range(each) for user in users)
+        return len(users) * each
+
+    def finished(self) -> int:
+        """Updates whose last step was done, by the downstream's count: the journal of a flood is long to read."""
+        stats = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=10, trust_env=False).json()
+        return int(stats["applied"][STEPS[-1]])
+
+    def finished_of(self, user: str) -> int:
+        """The same for one user, by the journal."""
+        return sum(call.step == STEPS[-1] and call.applied for call in self.processing.calls(user))
+
+    def done(self, count: int, within: float) -> None:
+        """Wait until so many have gone through all steps."""
+        eventually(lambda: self.finished() >= count or _fail(self.finished(), count), within, every=0.5)
+
+    def unfinished(self) -> int:
+        """Unfinished updates of the stream, by the API server's own count."""
+        path = self.ingested.kube.path(self.ingested.namespace, "userupdates")
+        selector = f"spec.stream={self.ingested.name},{UNFINISHED}"
+        page = self.ingested.kube.call("GET", path, params={"fieldSelector": selector, "limit": "100000"})
+        return len(page["items"])
+
+    def recorded(self, phase: str = "Succeeded") -> int:
+        """Updates in that phase, by the API server."""
+        return sum(found == phase for found in self.processing.phases().values())
+
+    def all_recorded(self, count: int, within: float = 30) -> None:
+        """Wait until the API server says of all of them that they succeeded."""
+        eventually(lambda: self.recorded() == count or _fail(self.recorded(), count), within, every=0.5)
+
+
+def whole(kube: Kube, environment: Environment, namespace: str, topic: str) -> Whole:
+    """For a test of its own: the topic lends the stream its name, so that the journal can tell it from others."""
+    served = processing(kube, environment, namespace)
+    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic, name=served.stream)
+    return Whole(ingested, served)
+
+
+def _fail(value: int, wanted: int) -> bool:
+    raise AssertionError(f"{value} of {wanted}")
