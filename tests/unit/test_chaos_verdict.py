@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from controller.backlogs import OffsetQueue
 from controller.devenv.chaos.history import Disturbance, History, Sighting, SuspensionSeen
+from controller.devenv.chaos.records import waiting_offsets
 from controller.devenv.chaos.verdict import judge
 from controller.devenv.journal import Call
 from tests.histories import REFUSED, SECOND, START, TOPIC_ID, good_history, name_of
@@ -350,6 +352,18 @@ def test_a_suspension_acts_later_where_the_api_server_was_away() -> None:
     away = Disturbance("kill", "apiserver", START, START + 3 * SECOND)
     assert DELAYS in broken(history)
     assert broken(replace(history, disturbances=(away,))) == {}
+
+
+def test_what_a_backlog_names_is_not_lost() -> None:
+    history = position_ahead_of_updates(good_history())
+    backlogged = replace(history.samples[0], backlogs=1, backlogged=frozenset({(0, 0)}))
+    assert RECORDS in broken(history)
+    assert broken(replace(history, samples=(backlogged, *history.samples[1:]))) == {}
+
+
+@pytest.mark.parametrize("offsets", [[0], [5, 6, 200], [1, 128, 16_384, 2**40], list(range(0, 900, 7))])
+def test_the_offsets_of_a_backlog_are_read_as_the_bridge_writes_them(offsets: list[int]) -> None:
+    assert list(waiting_offsets(OffsetQueue(offsets).encode())) == offsets
 
 
 def test_a_folded_rejected_event_stands_for_its_neighbours() -> None:

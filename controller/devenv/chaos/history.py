@@ -62,8 +62,9 @@ class Sample:
     unfinished: int
     #: (partition, offset, last offset) of the RejectedEvents.
     rejected: tuple[tuple[int, int, int], ...] = ()
-    #: UserBacklogs that exist.
+    #: UserBacklogs that exist, and the (partition, offset) that they name.
     backlogs: int = 0
+    backlogged: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from controller import errors
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, UPDATES, Body, Cluster, Listing
 from controller.devenv.chaos.checkpoints import nanoseconds
 from controller.devenv.chaos.history import Sample, Sighting
+from controller.devenv.chaos.records import waiting_offsets
 from controller.reflector import reflect
 
 SAMPLE_SECONDS = 2.0
@@ -79,14 +80,14 @@ class Observer:
         self.sightings.append(_sighting(body, now, deleted))
 
     async def _sample(self) -> Sample:
-        """Positions first: what they promise must be there when it is looked for."""
+        """What is promised first, then where it may go to: so nothing is missed on its way."""
         stream = await self.cluster.get(STREAMS, self.namespace, self.stream)
-        rejected = await self.cluster.list(REJECTED, self.namespace)
+        backlogs = await self.cluster.list(BACKLOGS, self.namespace)
         updates = await self.cluster.list(UPDATES, self.namespace, metadata_only=True)
         unfinished = await self.cluster.list(
             UPDATES, self.namespace, field_selector=f"spec.stream={self.stream},{_UNFINISHED}", metadata_only=True
         )
-        backlogs = await self.cluster.list(BACKLOGS, self.namespace, metadata_only=True)
+        rejected = await self.cluster.list(REJECTED, self.namespace)
         self.stream_body = stream
         return Sample(
             time_ns=time.time_ns(),
@@ -95,6 +96,7 @@ class Observer:
             unfinished=len(unfinished.items),
             rejected=tuple(_ranges(rejected.items)),
             backlogs=len(backlogs.items),
+            backlogged=frozenset(_backlogged(backlogs.items)),
         )
 
 
@@ -124,6 +126,12 @@ def _sighting(body: Body, now: int, deleted: bool) -> Sighting:
 
 def _entries(stream: Mapping[str, Any]) -> list[dict[str, Any]]:
     return (stream.get("status") or {}).get("partitions") or []
+
+
+def _backlogged(backlogs: list[Body]) -> Iterator[tuple[int, int]]:
+    for body in backlogs:
+        for entry in body["spec"].get("partitions", ()):
+            yield from ((entry["partition"], offset) for offset in waiting_offsets(entry["offsets"]))
 
 
 def _ranges(rejected: list[Body]) -> Iterator[tuple[int, int, int]]:

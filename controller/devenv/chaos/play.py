@@ -85,7 +85,10 @@ def _described(load: workload.Workload) -> str:
 
 def _counted(history: History, faults: Collection[schedule.Fault]) -> str:
     rounds = ", ".join(f"{count} {name}" for name, count in schedule.counted(faults))
+    last = max((each.end_ns for each in history.disturbances), default=0)
+    amid = sum(call.time_ns < last for call in history.calls)
     return (
-        f"{len(faults)} rounds ({rounds}); {len(history.calls)} calls, {len(history.updates)} updates, "
+        f"{len(faults)} rounds ({rounds}); {len(history.calls)} calls ({amid} amid the faults), "
+        f"{len(history.updates)} updates, "
         f"{len(history.rejected)} rejected, {len(history.sightings)} sightings, {len(history.samples)} samples"
     )
