@@ -50,7 +50,7 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff check --fix .
 
 .venv/synced: $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --quiet
+	$(UV) sync --frozen --quiet --compile-bytecode
 	@touch $@
 
 # uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.

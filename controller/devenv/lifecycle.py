@@ -114,6 +114,8 @@ def _stop_surplus(environment: Environment, wanted: Wanted) -> None:
 
 def _stop_all(environment: Environment) -> list[str]:
     processes = environment.processes
+    environment.layout.make()
+    processes.recover()
     names = [name for name in processes.names() if processes.find(name) is not None]
     together = [name for name in names if name.split("-")[0] in ROLES]
     for name in together:

@@ -61,6 +61,16 @@ class Processes:
         """Names that have a pid file, running or not."""
         return sorted(path.stem for path in self._layout.run.glob("*.pid"))
 
+    def recover(self) -> None:
+        """Write the pid files that are lost, as when `up` itself was killed between a start and its pid file."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                folder, _, name = process.environ().get(MARK, "").rpartition("/")
+                # What a process of ours starts inherits the mark, but leads no session.
+                if folder == str(self._layout.directory) and os.getsid(process.pid) == process.pid:
+                    if self.find(name) is None:
+                        write_atomically(self._layout.pid(name), f"{process.pid}\n")
+
     def start(self, command: Command) -> bool:
         """Start it unless it runs already with this command line; whether it was started.
 

@@ -121,6 +121,14 @@ def test_lost_pid_file_is_found_again(layout: Layout, processes: Processes, web:
     assert layout.pid("web").read_text() == pid
 
 
+def test_lost_pid_files_are_written_again(layout: Layout, processes: Processes, web: Command) -> None:
+    processes.start(web)
+    pid = layout.pid("web").read_text()
+    layout.pid("web").unlink()
+    processes.recover()
+    assert layout.pid("web").read_text() == pid
+
+
 def test_taken_port_is_named_with_its_owner(processes: Processes, web: Command) -> None:
     with socket.create_server((HOST, web.ports[0])):
         with pytest.raises(PortTaken, match=rf"Port {web.ports[0]}, .*pid {os.getpid()} .*") as refused:
