@@ -25,7 +25,7 @@ def made(
     user: str = "userid1", sequence: int = 42, results: dict[str, str] | None = None, traceparent: str | None = None
 ) -> UserUpdate:
     """An update of a record whose earlier steps gave `results`."""
-    records = (make_step_record("earlier", **results),) if results else ()
+    records = (make_step_record("earlier", attempts=1, **results),) if results else ()
     update = make_update(user=user, sequence=sequence, status=Status(steps=records))
     assert update.spec.source is not None
     source = replace(update.spec.source, traceparent=traceparent)
