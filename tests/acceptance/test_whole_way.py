@@ -22,6 +22,7 @@ def way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Who
     return whole(kube, environment, namespace, topic)
 
 
+@pytest.mark.timeout(600)
 def test_a_busy_user_keeps_none_of_199_waiting(
     way: Whole, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
@@ -30,7 +31,7 @@ def test_a_busy_user_keeps_none_of_199_waiting(
     way.apply({"busyDelaySeconds": 0.5})
     way.processing.rules({"name": "stuck", "user": USERS[0], "step": "profile", "action": "busy"})
     way.produce(USERS, 20)
-    way.done(199 * 20, within=240)
+    way.done(199 * 20, within=400)
     assert way.finished_of(USERS[0]) == 0
     way.processing.rules()
     way.done(200 * 20, within=60)
@@ -39,6 +40,7 @@ def test_a_busy_user_keeps_none_of_199_waiting(
     assert way.processing.violations(finished=wanted, only=wanted, busy_delay=0.5) == []
 
 
+@pytest.mark.timeout(600)
 def test_both_killed_in_the_middle_lose_and_double_nothing(
     way: Whole, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
@@ -52,7 +54,7 @@ def test_both_killed_in_the_middle_lose_and_double_nothing(
     count = way.produce(USERS[:60], 10)
     kills = []
     for share, replica in ((0.2, controller), (0.35, bridge), (0.5, controller), (0.65, bridge)):
-        way.done(int(count * share), within=90)
+        way.done(int(count * share), within=120)
         replica.kill()
         if replica is controller:
             kills.append(time.time_ns())
