@@ -1,0 +1,119 @@
+"""Several bridges in one group: partitions move between them, frozen members stay out, slots are kept together."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from controller.devenv import broker
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import Ingested, check_links, good
+from tests.kube import Kube
+
+pytestmark = pytest.mark.timeout(240)
+PARTITIONS = 4
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str) -> Iterator[Ingested]:
+    """A topic of four partitions."""
+    topic = f"test-{secrets.token_hex(4)}"
+    broker.create_topic(environment.bootstrap_servers, topic, PARTITIONS)
+    yield Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    broker.delete_topic(environment.bootstrap_servers, topic)
+
+
+def produce_everywhere(ingested: Ingested, users: int, each: int) -> None:
+    """Each user has one partition, as keys have."""
+    for partition in range(PARTITIONS):
+        ingested.produce(good(f"p{partition}-u{user}" for _ in range(each) for user in range(users)), partition)
+
+
+def everything(count: int) -> list[tuple[int, int]]:
+    return [(partition, offset) for partition in range(PARTITIONS) for offset in range(count)]
+
+
+def positioned(ingested: Ingested, count: int, within: float = 60) -> None:
+    for partition in range(PARTITIONS):
+        ingested.positioned(count, within, partition)
+
+
+def test_a_rebalance_in_the_middle_of_creates(ingested: Ingested, start_bridge: StartReplica) -> None:
+    first = start_bridge()
+    ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
+    produce_everywhere(ingested, 25, 10)
+    eventually(lambda: len(ingested.updates()) >= 50, 30)
+    start_bridge()
+    eventually(lambda: len(ingested.updates()) >= 500, 60)
+    first.stop()
+    positioned(ingested, 250)
+    assert ingested.offsets() == everything(250)
+    check_links(ingested.updates())
+
+
+def test_partitions_of_a_killed_bridge_go_on(ingested: Ingested, start_bridge: StartReplica) -> None:
+    first, second = start_bridge(), start_bridge()
+    ingested.apply()
+    for replica in (first, second):
+        eventually(lambda replica=replica: "Partitions assigned" in replica.tail(), 20)
+    produce_everywhere(ingested, 3, 1)
+    positioned(ingested, 3)
+    first.kill()
+    produce_everywhere(ingested, 3, 1)
+    positioned(ingested, 6, 60)
+    assert ingested.offsets() == everything(6)
+
+
+def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: Ingested, start_bridge: StartReplica) -> None:
+    first = start_bridge()
+    ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
+    produce_everywhere(ingested, 25, 10)
+    eventually(lambda: len(ingested.updates()) >= 50, 30)
+    first.freeze()
+    start_bridge()
+    positioned(ingested, 250, 90)
+    # All of them finished and collected: what the frozen one had in hand must not come back.
+    for update in ingested.updates():
+        ingested.kube.delete(ingested.namespace, "userupdates", update["metadata"]["name"])
+    first.thaw()
+    eventually(lambda: "Partitions revoked" in first.tail(), 60)
+    produce_everywhere(ingested, 25, 1)
+    positioned(ingested, 275)
+    # A create may have been on its way when it froze: one for each that was in flight, and no more.
+    back = [offset for offset in ingested.offsets() if offset[1] < 250]
+    assert len(back) <= 32, back
+    assert [offset for offset in ingested.offsets() if offset[1] >= 250] == [
+        (partition, offset) for partition in range(PARTITIONS) for offset in range(250, 275)
+    ]
+
+
+def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge(), start_bridge()
+    ingested.apply(limits={"maxObjects": 100, "maxPerUser": 5})
+    produce_everywhere(ingested, 100, 1)
+    ingested.reason("MaxObjectsReached", 30)
+    eventually(lambda: len(ingested.updates()) >= 100, 30)
+    # 5 % more for the second replica.
+    assert len(ingested.updates()) <= 105
+
+
+def test_backlogs_move_with_their_partitions(ingested: Ingested, start_bridge: StartReplica) -> None:
+    first = start_bridge()
+    ingested.apply()
+    for partition in range(PARTITIONS):
+        ingested.produce(good(["big"] * 100), partition)
+    positioned(ingested, 100)
+    start_bridge()
+    first.stop()
+
+    def drained() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return not ingested.backlogs()
+
+    eventually(drained, 120)
+    assert ingested.offsets() == everything(100)
