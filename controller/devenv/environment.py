@@ -78,8 +78,8 @@ class Environment:
 
     def infrastructure(self) -> list[str]:
         """The names that run here, without what the person points to."""
-        absent = {"etcd", "apiserver"} if self.sources.existing_kubeconfig else set()
-        if self.sources.existing_bootstrap_servers:
+        absent = {"etcd", "apiserver"} if sources.existing_kubeconfig() else set()
+        if sources.existing_bootstrap_servers():
             absent.add("kafka")
         return [name for name in INFRASTRUCTURE if name not in absent]
 

@@ -84,7 +84,7 @@ def clean(environment: Environment) -> None:
 def status(environment: Environment) -> list[tuple[str, str, str, str]]:
     """(name, state, pid, log) for each process that is to run or has run."""
     wanted = environment.wanted()
-    names = [*INFRASTRUCTURE, *_replicas(wanted)]
+    names = [*environment.infrastructure(), *_replicas(wanted)]
     names += [name for name in environment.processes.names() if name not in names]
     rows = []
     for name in names:
