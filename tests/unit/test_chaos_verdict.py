@@ -341,8 +341,10 @@ def test_a_bridge_that_was_killed_excuses_no_repeat() -> None:
 
 def test_a_frozen_controller_may_let_one_call_of_each_user_through() -> None:
     history = called_after_record_was_seen(good_history())
-    frozen = Disturbance("freeze", "controller", START, START + 5 * SECOND)
+    frozen = Disturbance("freeze", "controller", START, START + 11 * SECOND)
     assert broken(replace(history, disturbances=(*history.disturbances, frozen))) == {}
+    shortly = replace(frozen, end_ns=START + 5 * SECOND)
+    assert CHECKPOINTS in broken(replace(history, disturbances=(*history.disturbances, shortly)))
     twice = with_call(history, replace(history.calls[-1], number=history.calls[-1].number + 1))
     assert CHECKPOINTS in broken(replace(twice, disturbances=(*history.disturbances, frozen)))
 

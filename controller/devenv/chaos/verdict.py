@@ -21,6 +21,8 @@ _SECOND = 1_000_000_000
 RECORDED_WITHIN = 2.0
 #: Seconds after a disturbance in which its consequences may show: a Lease that lapses, and its next holder.
 AFTERMATH = 15.0
+#: Seconds for which a controller must be frozen before its Lease can be another's: its 10 s less a renewal's period.
+OVERTAKEN_AFTER = 7.0
 #: Seconds within which a changed spec acts.
 ACTS_WITHIN = 2.0
 
@@ -97,8 +99,13 @@ def _expectations(history: History) -> DisturbedExpectations:
 
 
 def _freezes(history: History) -> int:
-    """Times that a controller stood still, or may have believed in its Lease while it was cut off."""
-    return sum(each.kind == "freeze" and _part(each.target) == "controller" for each in history.disturbances)
+    """Times that a controller stood still for so long that another may have worked meanwhile."""
+    return sum(
+        each.kind == "freeze"
+        and _part(each.target) == "controller"
+        and each.end_ns - each.start_ns >= OVERTAKEN_AFTER * _SECOND
+        for each in history.disturbances
+    )
 
 
 def _waiting(history: History) -> Iterator[str]:
