@@ -62,7 +62,7 @@ class Assignment:
         self._member = member
 
     async def take_up(self, fresh: list[Partition]) -> None:
-        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone."""
+        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone, and KafkaError."""
         logger.info("Partitions assigned", extra=self._fields(fresh))
         starts = await self._insist(lambda: self._prepare(fresh))
         await self._insist(lambda: self._adopt_backlogs(fresh))
@@ -158,13 +158,13 @@ class Assignment:
         self._rejecter.add(Rejected.expired(self._dispatch.stream, record, last, last - first + 1, partition, done))
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Until it works. Raises NotFound when the stream is gone."""
+        """Until the API server answers. Raises NotFound when the stream is gone, and KafkaError."""
         while True:
             try:
                 return await call()
             except NotFound:
                 raise
-            except (ApiError, kafka.KafkaError) as error:
+            except ApiError as error:
                 logger.warning("Not begun yet: %s", error, extra=self._fields(()))
                 await asyncio.sleep(RETRY_SECONDS)
 

@@ -20,7 +20,7 @@ from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import BACKLOGS, Body, Cluster
 from controller.crashpoints import reach
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
-from controller.kafka import Topic
+from controller.kafka import KafkaError, Topic
 from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class BacklogWriter:
         entries = body["spec"].get("partitions") or []
         queues, lost = [], []
         for entry in entries:
-            number, offsets = entry["partition"], OffsetQueue.decode(entry["offsets"])
+            number, offsets = entry["partition"], _decoded(body, entry)
             if entry["topicId"] == self._topic.id and number in mine:
                 queues.append(Queue(mine[number], offsets))
             elif entry["topicId"] != self._topic.id and self._owner(entry) in mine and len(offsets):
@@ -242,3 +242,15 @@ class BacklogWriter:
         size = len(orjson.dumps(entries)) + OBJECT_OVERHEAD
         metrics.BACKLOG_BYTES.labels(self._stream.namespace, self._stream.name).inc(size)
         self._next = max(self._next, time.monotonic()) + size / RATE
+
+
+def _decoded(body: Body, entry: Body) -> OffsetQueue:
+    """Raises KafkaError: to go on without knowing which records wait would lose them."""
+    try:
+        return OffsetQueue.decode(entry["offsets"])
+    except ValueError as error:
+        message = (
+            f"UserBacklog {body['metadata']['name']}, partition {entry['partition']}: offsets that cannot be read"
+            f" ({error}). Restore them; taking the entry out gives these records up"
+        )
+        raise KafkaError("BacklogUnreadable", message) from error

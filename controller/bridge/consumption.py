@@ -107,6 +107,7 @@ class Consumption:
             self._assignment.expire_one,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
+        self._on_the_way = 0
         self._arrived = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,6 +123,10 @@ class Consumption:
         self._dispatch.slots.limit(stream.limits)
         self._steering.steer()
         self._dispatch.pump()
+
+    def verify(self) -> None:
+        """See whether the status still knows what was written to it."""
+        self._reporter.verify()
 
     async def run(self) -> None:
         for work in (
@@ -173,7 +178,8 @@ class Consumption:
             case kafka.Revoked(numbers, released):
                 self._spawn(self._assignment.let_go(self._partitions.revoke(numbers), released))
                 self._count_replicas()
-            case kafka.Fetched(items):
+            case kafka.Fetched(items, size):
+                self._on_the_way += size
                 self._fetched += [(p, item) for item in items if (p := self._partitions.get(item.partition))]
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
@@ -193,15 +199,18 @@ class Consumption:
                 pass
             self._arrived.clear()
             fetched, self._fetched = self._fetched, []
+            size, self._on_the_way = self._on_the_way, 0
             try:
                 await self._look_at_topic()
             except kafka.KafkaError as error:
                 self._steering.broker_error = error
                 self._fetched = fetched + self._fetched
+                self._on_the_way += size
                 self._arrived.set()
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._admit(fetched)
+                self._member.admitted(size)
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_at_topic(self) -> None:

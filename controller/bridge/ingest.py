@@ -46,6 +46,11 @@ class Ingest:
         if self._consumption is not None:
             self._consumption.change(stream)
 
+    def verify(self) -> None:
+        """The API server was lost sight of: it may have been restored from a snapshot."""
+        if self._consumption is not None:
+            self._consumption.verify()
+
     async def run(self) -> None:
         """Until cancelled, or until the stream is gone."""
         while True:

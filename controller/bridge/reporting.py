@@ -74,6 +74,10 @@ class Reporter:
         self._counts = counts
         self._written: object = None
 
+    def verify(self) -> None:
+        """Read the status soon, changed or not."""
+        self._written = None
+
     async def run(self) -> None:
         """Write what has changed. Raises NotFound when the stream is gone, WentBack when it forgot what was written."""
         while True:

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 
 from controller.streams import Limits
 
+#: Entries of users who were served meanwhile that a queue may hold, beside as many as there are users waiting.
+STALE = 100
+
 
 class Slots:
     """Users are known by any string that tells them apart; '' stands for objects whose user is not known."""
@@ -59,6 +62,8 @@ class Slots:
 
     def limit(self, limits: Limits) -> None:
         """New limits act on the next grant; what has a slot keeps it."""
+        if limits == self._limits:
+            return
         self._limits = limits
         for user in self._waiting:
             self._queue(user)
@@ -154,9 +159,14 @@ class Slots:
     def _queue(self, user: str) -> None:
         since, count = self._waiting[user], self._count[user]
         if count == 0:
-            heapq.heappush(self._first, (since, user))
+            self._push(self._first, (since, user), first=True)
         elif count < self._limits.max_per_user:
-            heapq.heappush(self._more, (since, user))
+            self._push(self._more, (since, user), first=False)
+
+    def _push(self, queue: list[tuple[int, str]], entry: tuple[int, str], *, first: bool) -> None:
+        heapq.heappush(queue, entry)
+        if len(queue) > 2 * len(self._waiting) + STALE:
+            queue[:] = sorted({entry for entry in queue if self._stands(entry, first)})
 
     def _unreserve(self, user: str) -> None:
         self._reserved[user] -= 1

@@ -65,6 +65,8 @@ class Streams:
                     self._end(key)
                 for body in change.items:
                     self._put(body)
+                for ingest, _ in self._running.values():
+                    ingest.verify()
                 self._listed = health.ready = True
             elif change.type == "DELETED":
                 self._end(_key(change.object))

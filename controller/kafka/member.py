@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 #: How long the thread waits for a record; a command waits at most as long.
 POLL_SECONDS = 0.05
 BATCH = 500
-#: Bytes that may be on their way from the thread to the loop.
-MAX_UNDELIVERED = 4 << 20
+#: Bytes that may be on their way from the thread to whoever keeps account of them.
+MAX_ON_THE_WAY = 4 << 20
 #: A revoked partition waits so long for its creates in flight.
 RELEASE_SECONDS = 3.0
 
@@ -56,8 +56,8 @@ class GroupMember:
         self._begun: set[int] = set()
         self._paused = False
         self._sent: deque[float] = deque()
-        self._undelivered = 0
-        self._delivered = threading.Condition()
+        self._on_the_way = 0
+        self._room = threading.Condition()
         self._closing = threading.Event()
         own = {
             "group.id": group,
@@ -78,6 +78,12 @@ class GroupMember:
         """Ask the coordinator to take these offsets; `Committed` follows if it does."""
         self._commands.append(lambda: self._commit(dict(offsets)))
 
+    def admitted(self, size: int) -> None:
+        """So many bytes of what was `Fetched` are accounted for by their reader: as much more may be on its way."""
+        with self._room:
+            self._on_the_way -= size
+            self._room.notify()
+
     def pause(self) -> None:
         """Read no further; the assignment is kept."""
         self._commands.append(lambda: self._set_paused(True))
@@ -88,8 +94,8 @@ class GroupMember:
     async def close(self) -> None:
         """Stop reading. The static membership lasts until its session ends: docs/decisions/0040-group-membership.md."""
         self._closing.set()
-        with self._delivered:
-            self._delivered.notify()
+        with self._room:
+            self._room.notify()
         await asyncio.wait([self._closed], timeout=2 * RELEASE_SECONDS)
 
     def _run(self) -> None:
@@ -109,14 +115,15 @@ class GroupMember:
     def _turn(self) -> None:
         while self._commands:
             self._commands.popleft()()
-        with self._delivered:
-            if not self._delivered.wait_for(self._has_room, POLL_SECONDS):
-                return
+        with self._room:
+            has_room = self._room.wait_for(self._has_room, POLL_SECONDS)
+        if not has_room:
+            return
         if (first := self._consumer.poll(POLL_SECONDS)) is not None:
             self._fetched([first, *self._consumer.consume(BATCH - 1, 0)])
 
     def _has_room(self) -> bool:
-        return self._undelivered < MAX_UNDELIVERED or self._closing.is_set()
+        return self._on_the_way < MAX_ON_THE_WAY or self._closing.is_set()
 
     def _fetched(self, messages: list[Any]) -> None:
         items: list[Record | Reached] = []
@@ -129,8 +136,8 @@ class GroupMember:
                 size += record_cost(record)
                 items.append(record)
         if items:
-            with self._delivered:
-                self._undelivered += size
+            with self._room:
+                self._on_the_way += size
             self._tell(Fetched(items, size))
 
     def _on_message_error(self, message: Any, error: ck.KafkaError, items: list[Record | Reached]) -> None:
@@ -215,14 +222,7 @@ class GroupMember:
             self._tell(Failed("MemberFenced", f"{error.str()}: another process has this identity"))
 
     def _tell(self, event: Event) -> None:
-        self._on_loop(self._receive, event)
-
-    def _receive(self, event: Event) -> None:
-        if isinstance(event, Fetched):
-            with self._delivered:
-                self._undelivered -= event.size
-                self._delivered.notify()
-        self._deliver(event)
+        self._on_loop(self._deliver, event)
 
     def _finish(self) -> None:
         if not self._closed.done():

@@ -46,6 +46,7 @@ class Rereader:
         self._config = FETCH_DEFAULTS | dict(config) | base | own
         self._topic = topic
         self._consumer: Any = None
+        self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka reread")
 
     async def read(self, partition: int, wanted: Sequence[int]) -> Reread:
@@ -53,7 +54,8 @@ class Rereader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, partition, wanted)
 
     def close(self) -> None:
-        """A pass that is under way ends by itself."""
+        """A pass that is under way ends early."""
+        self._closing = True
         self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
 
@@ -77,7 +79,7 @@ class Rereader:
         size = 0
         now = heard = time.monotonic()
         end = now + PASS_SECONDS
-        while wanted and size < MAX_BYTES and now < end and now - heard < SILENCE_SECONDS:
+        while wanted and size < MAX_BYTES and now < end and now - heard < SILENCE_SECONDS and not self._closing:
             messages = self._consumer.consume(BATCH, 0.05)
             for message in messages:
                 size += self._take(message, partition, wanted, found)

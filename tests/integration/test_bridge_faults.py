@@ -99,7 +99,7 @@ def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica
     crash_at(bridge, point)
 
     def finish() -> bool:
-        """Whether the bridge is gone, or nothing is left to finish."""
+        """Whether the bridge is gone."""
         for update in ingested.unfinished():
             ingested.finish(update)
         return not bridge.running
