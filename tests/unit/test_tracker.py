@@ -1,0 +1,65 @@
+"""Positions of partitions."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.bridge.tracker import Tracker
+
+
+def test_the_position_is_the_first_that_is_not_done() -> None:
+    tracker = Tracker(10)
+    for offset in (10, 11, 12):
+        assert tracker.begin(offset)
+    tracker.done(11)
+    assert (tracker.position, tracker.outstanding) == (10, 2)
+    tracker.done(10)
+    assert tracker.position == 12
+    tracker.done(12)
+    assert (tracker.position, tracker.outstanding) == (13, 0)
+
+
+def test_a_gap_does_not_stall_it() -> None:
+    tracker = Tracker(0)
+    tracker.begin(5)
+    assert tracker.position == 5
+    tracker.done(5)
+    assert tracker.position == 6
+
+
+def test_at_the_end_of_the_partition_it_is_the_next_offset() -> None:
+    tracker = Tracker(0)
+    tracker.begin(0)
+    tracker.reach(3)  # markers of a transaction
+    assert tracker.position == 0
+    tracker.done(0)
+    assert tracker.position == 3
+    tracker.reach(1)
+    assert tracker.position == 3
+
+
+def test_a_record_read_twice_is_one() -> None:
+    tracker = Tracker(0)
+    assert tracker.begin(0)
+    assert not tracker.begin(0)
+    tracker.done(0)
+    assert not tracker.begin(0)
+    assert tracker.position == 1
+
+
+@given(st.lists(st.integers(0, 10_000), unique=True, min_size=1, max_size=200).map(sorted), st.randoms())
+def test_below_the_position_all_are_done_and_it_never_goes_back(offsets: list[int], random: object) -> None:
+    tracker = Tracker(0)
+    for offset in offsets:
+        tracker.begin(offset)
+    order = list(offsets)
+    random.shuffle(order)  # type: ignore[attr-defined]
+    open_, last = set(offsets), 0
+    for offset in order:
+        tracker.done(offset)
+        open_.discard(offset)
+        assert tracker.position >= last
+        last = tracker.position
+        assert all(left >= tracker.position for left in open_)
+        assert tracker.position == (min(open_) if open_ else offsets[-1] + 1)
