@@ -1,0 +1,73 @@
+"""Which rejected records share a RejectedEvent, and which update names which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.bridge.folding import MINUTE, OWN_A_MINUTE, Fold, Folding
+from controller.bridge.links import Links
+
+KIND = ("NotJSON", "id", 0)
+KEY = ("id", 0, "ana")
+
+
+def test_the_first_hundred_of_any_minute_have_their_own() -> None:
+    folding = Folding()
+    assert all(folding.own(0.1 * number) for number in range(OWN_A_MINUTE))
+    assert not folding.own(59.9)
+    # A minute after the first one there is room for one more.
+    assert folding.own(MINUTE)
+    assert not folding.own(MINUTE)
+
+
+def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
+    folding = Folding()
+    assert folding.current(KIND, 5, now=0) is None
+    folding.put(KIND, Fold("name", 5, 5, 1, since=0).with_record(9, 3))
+    shared = folding.current(KIND, 10, now=59)
+    assert shared is not None and (shared.last_offset, shared.count) == (9, 4)
+    assert folding.current(KIND, 4, now=1) is None
+    assert folding.current(KIND, 10, now=61) is None
+    assert folding.current(("NoKey", "id", 0), 10, now=1) is None
+
+
+def test_what_was_shown_before_is_known() -> None:
+    folding = Folding()
+    folding.know(KIND, 5, 9)
+    assert [folding.shown(KIND, offset) for offset in (4, 5, 9, 10)] == [False, True, True, False]
+    assert not folding.shown(("NoKey", "id", 0), 7)
+
+
+def listed(name: str, offset: int, user: str = "ana") -> dict[str, Any]:
+    source = {"topicId": "id", "partition": 0, "offset": offset}
+    return {"metadata": {"name": name}, "spec": {"user": user, "source": source}}
+
+
+def test_the_last_unfinished_one_is_named() -> None:
+    links = Links()
+    links.add(KEY, 1, "one", version=1)
+    links.add(KEY, 2, "two", version=2)
+    assert links.after(KEY) == "two"
+    links.drop("one")
+    assert links.after(KEY) == "two"
+    links.drop("two")
+    assert links.after(KEY) is None
+
+
+def test_an_older_one_does_not_take_the_place_of_a_later_one() -> None:
+    links = Links()
+    links.add(KEY, 2, "two", version=2)
+    links.add(KEY, 1, "one", version=3)
+    assert links.after(KEY) == "two"
+
+
+def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
+    links = Links()
+    links.add(KEY, 1, "over", version=5)
+    links.add(("id", 0, "bo"), 2, "newer", version=9)
+    hand_made = {"metadata": {"name": "hand"}, "spec": {"user": "cy"}}
+    links.listed([listed("there", 7, "dan"), listed("first", 3, "dan"), hand_made], version=7)
+    assert links.after(KEY) is None
+    assert links.after(("id", 0, "bo")) == "newer"
+    assert links.after(("id", 0, "dan")) == "there"
+    assert links.after(("id", 0, "cy")) is None

@@ -1,0 +1,111 @@
+"""The bridge's picture of its backlogs."""
+
+from __future__ import annotations
+
+from controller.backlogs import MAX_OFFSETS, OffsetQueue
+from controller.bridge.overflow import ADDED_SECONDS, MAX_WINDOW, Overflow, Queue
+from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.tracker import Tracker
+
+
+class Bench:
+    """One partition; `done` are the offsets that its tracker was told of."""
+
+    def __init__(self) -> None:
+        self.partition = Partition(0)
+        self.partition.tracker = Tracker(0)
+        self.done: list[int] = []
+        self.overflow = Overflow(Partitions(), lambda partition, offset: self.done.append(offset))
+
+    def append(self, *offsets: int) -> list[bool]:
+        return [self.overflow.append("ana", self.partition, offset) for offset in offsets]
+
+    def save(self) -> None:
+        """What a write does when it is acknowledged."""
+        (backlog,) = self.overflow
+        saved, backlog.unsaved, backlog.added = backlog.unsaved, [], None
+        self.overflow.saved(saved)
+
+
+def test_an_offset_is_done_when_it_is_saved_and_not_before() -> None:
+    bench = Bench()
+    bench.append(1, 2)
+    assert bench.done == []
+    bench.save()
+    bench.append(3)
+    assert bench.done == [1, 2]
+
+
+def test_what_is_read_again_after_a_restart_is_in_it_already() -> None:
+    bench = Bench()
+    bench.overflow.adopt("ana", {}, [Queue(bench.partition, OffsetQueue([5, 7, 9]))])
+    assert bench.append(5, 7, 9) == [True] * 3
+    assert bench.done == [5, 7, 9]
+    # Before it: its UserUpdate was acknowledged before the backlog was made.
+    assert bench.append(4) == [False]
+    assert bench.append(10) == [True]
+    (backlog,) = bench.overflow
+    assert list(backlog.queues[0].offsets) == [5, 7, 9, 10]
+
+
+def test_a_window_is_wanted_and_refilled() -> None:
+    bench = Bench()
+    bench.append(*range(1000))
+    first = bench.overflow.wanted(bench.partition)
+    assert list(first) == list(range(MAX_WINDOW))
+    assert bench.overflow.wanted(bench.partition) == {}
+    for offset in range(MAX_WINDOW // 2):
+        bench.overflow.take("ana", bench.partition, offset)
+    assert list(bench.overflow.wanted(bench.partition)) == list(range(MAX_WINDOW, MAX_WINDOW + MAX_WINDOW // 2))
+
+
+def test_what_could_not_be_read_is_wanted_again() -> None:
+    bench = Bench()
+    bench.append(1, 2, 3)
+    wanted = bench.overflow.wanted(bench.partition)
+    del wanted[1]
+    bench.overflow.unload(wanted, bench.partition)
+    assert list(bench.overflow.wanted(bench.partition)) == [2, 3]
+
+
+def test_offsets_of_all_users_are_wanted_in_their_order() -> None:
+    bench = Bench()
+    bench.append(1, 4)
+    bench.overflow.append("bo", bench.partition, 2)
+    bench.overflow.append("bo", bench.partition, 3)
+    assert bench.overflow.wanted(bench.partition) == {1: "ana", 2: "bo", 3: "bo", 4: "ana"}
+
+
+def test_beyond_its_bound_records_wait_for_room_in_order() -> None:
+    bench = Bench()
+    bench.append(*range(MAX_OFFSETS + 2))
+    assert bench.overflow.full
+    (backlog,) = bench.overflow
+    assert backlog.count == MAX_OFFSETS
+    for offset in (0, 1):
+        bench.overflow.take("ana", bench.partition, offset)
+    assert not bench.overflow.full
+    assert backlog.queues[0].offsets.last == MAX_OFFSETS + 1
+
+
+def test_it_is_written_when_changes_have_waited_and_removed_when_it_is_empty() -> None:
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    assert backlog.added is not None
+    assert bench.overflow.due(backlog.added) == []
+    assert bench.overflow.due(backlog.added + ADDED_SECONDS) == [backlog]
+    bench.overflow.take("ana", bench.partition, 1)
+    assert bench.overflow.due(backlog.added) == [backlog]
+    # Never written and drained: then nothing has to remember it.
+    bench.overflow.drop(backlog)
+    assert bench.done == [1]
+    assert "ana" not in bench.overflow
+
+
+def test_revoked_partitions_are_another_replicas() -> None:
+    bench = Bench()
+    bench.append(1)
+    bench.overflow.forget([bench.partition])
+    assert "ana" not in bench.overflow
+    assert bench.done == []
