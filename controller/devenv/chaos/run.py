@@ -72,6 +72,7 @@ class Run:
             self.tell("all faults are over; waiting until everything has come to rest")
             await self._settle(observer)
             self.stage.check_alive()
+            self.failures += [f"nothing went by way of the proxy {link}" for link in self.stage.unused]
             return await self._gather(observer)
         finally:
             stop.set()

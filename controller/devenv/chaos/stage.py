@@ -81,6 +81,11 @@ class Stage:
         for name in self._names:
             await self._in_thread(self.environment.processes.wait_ready, self._command(name))
 
+    @property
+    def unused(self) -> list[str]:
+        """Links by which nobody has connected: whatever was done to them was done to nobody."""
+        return [link for link, proxy in self.proxies.items() if not proxy.connections]
+
     def check_alive(self) -> None:
         """Note the replicas that have ended."""
         for name in self._names:
