@@ -259,7 +259,8 @@ class Cluster:
                         self._token_until = 0.0
                     raise _error(response.status, _parsed(await response.read()), response.headers.get("Retry-After"))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, orjson.JSONDecodeError) as error:
+            # RuntimeError: uvloop's word for a connection that broke off while it was being made.
             cause = str(error) or type(error).__name__
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
@@ -334,6 +335,8 @@ _BY_STATUS: dict[int, type[errors.ApiError]] = {
 def _error(status: int, body: Body, retry_after: str | None) -> errors.ApiError:
     reason = body.get("reason") or ""
     kind = errors.AlreadyExists if reason == "AlreadyExists" else _BY_STATUS.get(status, errors.Unavailable)
+    if kind is errors.NotFound and reason != "NotFound":
+        kind = errors.Unavailable  # the path, not the object: a server that is starting does not know our kinds yet
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
     message = body.get("message") or f"the API server answered {status}"
     return kind(message, status=status, reason=reason, retry_after=seconds)

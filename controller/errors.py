@@ -3,7 +3,7 @@
 ControllerError
 ├── ConfigError                 what the process was started with cannot work; the message names the cure
 └── ApiError                    the API server did not do what it was asked
-    ├── NotFound                404
+    ├── NotFound                404 with that reason: there is no such object
     ├── AlreadyExists           409 with that reason, on a create
     ├── Conflict                any other 409: the object has changed since it was read
     ├── Invalid                 400, 422: it will never be taken as it is

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from controller import errors
+from controller import crashpoints, errors
 from controller.cluster import UPDATES
 from controller.engine import metrics
 from controller.engine.context import StreamContext
@@ -74,6 +74,7 @@ async def _patch(context: StreamContext, update: UserUpdate, status: Status, ten
     body = await context.cluster.patch_status(
         UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
     )
+    crashpoints.reach("controller.written")
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
 
 

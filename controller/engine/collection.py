@@ -11,10 +11,9 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 
 from controller import crashpoints, errors, names
 from controller.backlogs import OffsetQueue
@@ -60,13 +59,23 @@ class Finished:
         return cls(update.name, update.uid, update.spec.user, status.phase, status.completion_time, partition, offset)
 
 
-def due(finished: Mapping[str, Finished], retention: Retention, now: datetime) -> list[Finished]:
-    """Those whose time has come, by age or because too many are kept, the first to go first."""
+def due(
+    finished: Mapping[str, Finished],
+    retention: Retention,
+    now: datetime,
+    settled: Callable[[Finished], bool] = lambda each: True,
+) -> list[Finished]:
+    """Those whose time has come, by age or because too many are kept, the first to go first.
+
+    Only what is `settled` goes; what is not keeps nothing else from going in its place.
+    """
     seconds = {
         phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
         for phase in FINISHED
     }
-    old_enough = [each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE)]
+    old_enough = [
+        each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
+    ]
     aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
     surplus = len(finished) - len(aged) - retention.max_finished
     if surplus <= 0:
@@ -121,12 +130,12 @@ class Collection:
 
     async def _round(self) -> int:
         """Delete what is due, at most a batch; how many were deleted."""
-        candidates = due(self._finished, self._context.stream.retention, self._context.now())
-        if not candidates:
+        retention, now = self._context.stream.retention, self._context.now()
+        if not due(self._finished, retention, now):
             return 0
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
-        settled = islice(_settled(candidates, stream.get("status") or {}), BATCH)
-        batch = await self._without_backlog(list(settled))
+        candidates = due(self._finished, retention, now, _settled(stream.get("status") or {}))
+        batch = await self._without_backlog(candidates[:BATCH])
         slots = asyncio.Semaphore(CONCURRENCY)
         await asyncio.gather(*(self._delete(each, slots) for each in batch))
         return len(batch)
@@ -159,6 +168,7 @@ class Collection:
     async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
         async with slots:
             await self._context.lease.wait_held()
+            crashpoints.reach("controller.collecting")
             try:
                 await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
             except (errors.NotFound, errors.Conflict):
@@ -168,12 +178,10 @@ class Collection:
             self._finished.pop(each.name, None)
 
 
-def _settled(candidates: list[Finished], status: Body) -> Iterator[Finished]:
-    """Those whose record Kafka cannot deliver again: below `position` and below the last commit."""
+def _settled(status: Body) -> Callable[[Finished], bool]:
+    """Whether Kafka cannot deliver a record again: it is below `position` and below the last commit."""
     below = {
         (entry["topicId"], entry["partition"]): min(entry.get("position", 0), entry.get("committed", 0))
         for entry in status.get("partitions", ())
     }
-    for each in candidates:
-        if each.partition is None or each.offset < below.get(each.partition, 0):
-            yield each
+    return lambda each: each.partition is None or each.offset < below.get(each.partition, 0)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from controller import errors, names
+from controller import crashpoints, errors, names
 from controller.cluster import UPDATES, Body, Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
@@ -64,6 +64,7 @@ class Engine:
         self._registry = Registry(self._new_lane)
         self._collection = Collection(self._context)
         self._on_gone = on_gone
+        self._doubt = asyncio.Event()
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
         #: Events that came while the first list was under way; None: none is.
@@ -94,8 +95,14 @@ class Engine:
         for lane in self._registry.lanes:
             lane.wake()
 
+    def doubt(self) -> None:
+        """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
+        self._doubt.set()
+
     def observe(self, kind: str | None, body: Body) -> None:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
+        if kind is None:
+            self.doubt()
         if self._early is not None:
             self._early.append((kind, body))
         elif self._open and (update := parse(body)):
@@ -133,8 +140,14 @@ class Engine:
         if after:
             await asyncio.wait([after])
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._context.lease.keep())
-            for work in (self._work, self._resync, self._prune, self._collection.run, self._report):
+            for work in (
+                self._context.lease.keep,
+                self._work,
+                self._resync,
+                self._prune,
+                self._collection.run,
+                self._report,
+            ):
                 group.create_task(self._for_ever(work))
 
     async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -168,6 +181,7 @@ class Engine:
         self._early = []
         while not await self._list():
             await asyncio.sleep(RETRY_SECONDS)
+        crashpoints.reach("controller.listed")
         early, self._early = self._early, None
         self._reopen()
         for kind, body in early:
@@ -192,9 +206,13 @@ class Engine:
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
-            if self._open:
-                await self._list()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC_SECONDS):
+                    await self._doubt.wait()
+            await asyncio.sleep(RETRY_SECONDS)  # a watch that begins anew says so once for each object
+            self._doubt.clear()
+            if self._open and not await self._list():
+                self._doubt.set()
 
     async def _prune(self) -> None:
         while True:

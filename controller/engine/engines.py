@@ -50,6 +50,8 @@ class Engines:
             self._remove(key, metadata["uid"])
         elif known is None or known.uid == metadata["uid"]:
             self._observe_spec(key, known, body)
+            if kind is None and known and (engine := self._engines.get(key)):
+                engine.doubt()
 
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:

@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from controller import errors, times
+from controller import crashpoints, errors, times
 from controller.cluster import LEASES, Body, Cluster
 from controller.logs import fields
 
@@ -122,6 +122,7 @@ class Lease:
         if not continued:
             self.tenure += 1
             self._acquired = acquired
+            crashpoints.reach("controller.leased")
             logger.info("Lease acquired", extra=fields(lease=self._path, identity=self._identity))
         self._deadline = sent + DEADLINE
         if self._lapse:

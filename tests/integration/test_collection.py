@@ -1,0 +1,118 @@
+"""Finished updates are deleted when they may be, and not before; most of these were finished long ago, by the test."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from controller import names, times
+from controller.backlogs import OffsetQueue
+from tests.eventually import eventually
+from tests.processing import TOPIC_ID, Processing
+from tests.replicas import Replica
+
+pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("controller")]
+
+NOW = datetime.now(UTC)
+#: Seconds until a due object is gone, and what a busy machine adds.
+COLLECTED = 40
+
+
+def finish(stream: Processing, name: str, phase: str = "Succeeded", seconds_ago: float = 600) -> str:
+    """As a controller would have finished it, that long ago."""
+    reasons = {"Succeeded": "Succeeded", "Failed": "Rejected", "Skipped": "SkippedByRequest"}
+    condition = {
+        "type": "Succeeded",
+        "status": "True" if phase == "Succeeded" else "False",
+        "reason": reasons[phase],
+        "message": "done",
+        "lastTransitionTime": times.to_text(datetime.now(UTC) - timedelta(seconds=seconds_ago)),
+    }
+    status = {"status": {"phase": phase, "conditions": [condition]}}
+    stream.kube.patch(stream.namespace, "userupdates", name, status, status=True)
+    return name
+
+
+def reach(stream: Processing, position: int, committed: int) -> None:
+    """The bridge's part of the stream's status."""
+    entry = {"topic": stream.stream, "topicId": TOPIC_ID, "partition": 0, "position": position, "committed": committed}
+    stream.kube.patch(
+        stream.namespace, "updatestreams", stream.stream, {"status": {"partitions": [entry]}}, status=True
+    )
+
+
+def left(stream: Processing) -> set[str]:
+    return set(stream.phases())
+
+
+def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
+    ended = [("Succeeded", 130), ("Succeeded", 90), ("Failed", 130), ("Failed", 400), ("Skipped", 400)]
+    made = [finish(stream, stream.add("ana", n), *end) for n, end in enumerate(ended)]
+    young = finish(stream, stream.add("ana", 9), "Failed", 10)
+    stream.apply(retention={"succeededSeconds": 120, "failedSeconds": 300})
+    eventually(lambda: left(stream) == {made[1], made[2], young}, COLLECTED)
+    stream.change(retention={"succeededSeconds": 60, "failedSeconds": 0})
+    eventually(lambda: left(stream) == {young}, COLLECTED)
+
+
+def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
+    phases = ["Failed", "Skipped", "Succeeded", "Succeeded", "Failed", "Succeeded"]
+    made = [finish(stream, stream.add("ana", n), phase, 600 - n) for n, phase in enumerate(phases)]
+    stream.apply(retention={"maxFinished": 4})
+    eventually(lambda: left(stream) == set(made) - {made[2], made[3]}, COLLECTED)
+    stream.change(retention={"maxFinished": 1})
+    eventually(lambda: left(stream) == {made[4]}, COLLECTED)
+
+
+def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
+    made = [finish(stream, stream.record("ana", offset, NOW)) for offset in range(6)]
+    stream.apply(retention={"succeededSeconds": 0})
+    finish(stream, stream.add("bo", 1))
+    eventually(lambda: left(stream) == set(made), COLLECTED)  # without a position nothing but the hand-made one
+    reach(stream, 5, 2)
+    eventually(lambda: left(stream) == set(made[2:]), COLLECTED)
+    reach(stream, 5, 5)
+    eventually(lambda: left(stream) == {made[5]}, COLLECTED)
+
+
+def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
+    made = [finish(stream, stream.record(user, offset, NOW)) for offset, user in enumerate(["ana", "bo", "ana"])]
+    offsets = OffsetQueue([2, 7])
+    partition = {"topicId": TOPIC_ID, "partition": 0, "offsets": offsets.encode(), "count": 2, "first": 2, "last": 7}
+    spec: dict[str, Any] = {"stream": stream.stream, "user": "ana", "partitions": [partition]}
+    backlog = names.backlog_name(stream.stream, "ana")
+    stream.kube.create(stream.namespace, "userbacklogs", {"metadata": {"name": backlog}, "spec": spec})
+    stream.apply(retention={"succeededSeconds": 0})
+    reach(stream, 8, 8)
+    eventually(lambda: left(stream) == {made[2]}, COLLECTED)
+    stream.kube.delete(stream.namespace, "userbacklogs", backlog)
+    eventually(lambda: not left(stream), COLLECTED)
+
+
+def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> None:
+    stuck = [finish(stream, stream.record("ana", offset, NOW, partition=1), seconds_ago=900) for offset in range(3)]
+    made = [finish(stream, stream.record("bo", offset, NOW)) for offset in range(3)]
+    stream.apply(retention={"maxFinished": 3})
+    reach(stream, 3, 3)
+    eventually(lambda: left(stream) == set(stuck), COLLECTED)
+    assert len(made) == 3
+
+
+def test_unfinished_ones_stay(stream: Processing) -> None:
+    stream.apply(suspend={"processing": True}, retention={"succeededSeconds": 0, "failedSeconds": 0, "maxFinished": 0})
+    waiting = [stream.add("ana", 1), stream.add("ana", 2)]
+    finish(stream, stream.add("bo", 1))
+    eventually(lambda: left(stream) == set(waiting), COLLECTED)
+
+
+def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Processing, controller: Replica) -> None:
+    stream.apply(retention={"succeededSeconds": 0, "maxFinished": 0})
+    name = stream.add("ana", 1)
+    ended = times.from_text(stream.until(name, "Succeeded")["conditions"][0]["lastTransitionTime"]).timestamp()
+    controller.kill()
+    controller.start()
+    eventually(lambda: not left(stream), 60 + COLLECTED, every=0.5)
+    assert time.time() - ended >= 60

@@ -1,0 +1,65 @@
+"""Which finished updates are due, on a virtual clock."""
+
+from __future__ import annotations
+
+from controller.engine.collection import MIN_AGE, Finished, due
+from controller.streams import Retention
+from controller.updates import Phase
+from tests.builders import TOPIC_ID, at
+
+S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
+
+
+def finished(*ends: tuple[Phase, float]) -> dict[str, Finished]:
+    """Updates named after their place, with phase and end in seconds."""
+    made = [
+        Finished(str(offset), f"uid-{offset}", "ana", phase, at(end), (TOPIC_ID, 0), offset)
+        for offset, (phase, end) in enumerate(ends)
+    ]
+    return {each.name: each for each in made}
+
+
+def names(found: list[Finished]) -> list[str]:
+    return [each.name for each in found]
+
+
+def test_by_age() -> None:
+    kept = finished((S, 0), (S, 50), (F, 0), (K, 0), (C, 0))
+    retention = Retention(succeeded_seconds=100, failed_seconds=200)
+    assert names(due(kept, retention, at(99))) == []
+    assert names(due(kept, retention, at(100))) == ["0"]
+    assert names(due(kept, retention, at(150))) == ["0", "1"]
+    assert names(due(kept, retention, at(200))) == ["0", "1", "2", "3", "4"]
+
+
+def test_nothing_goes_within_a_minute() -> None:
+    kept = finished((S, 0), (F, 0))
+    retention = Retention(succeeded_seconds=0, failed_seconds=0, max_finished=0)
+    assert due(kept, retention, at(MIN_AGE - 0.001)) == []
+    assert names(due(kept, retention, at(MIN_AGE))) == ["0", "1"]
+
+
+def test_a_surplus_goes_by_phase_then_by_age() -> None:
+    kept = finished((F, 0), (C, 1), (K, 2), (S, 5), (S, 3), (S, 4))
+    for most, want in [(6, []), (5, ["4"]), (3, ["4", "5", "3"]), (1, ["4", "5", "3", "1", "2"])]:
+        assert names(due(kept, Retention(max_finished=most), at(100))) == want
+
+
+def test_the_aged_count_towards_a_surplus() -> None:
+    kept = finished((F, 0), (S, 0), (S, 90))
+    assert names(due(kept, Retention(succeeded_seconds=100, max_finished=2), at(150))) == ["1"]
+    assert names(due(kept, Retention(succeeded_seconds=100, max_finished=1), at(150))) == ["1", "2"]
+
+
+def test_a_surplus_too_young_to_go_stays_whole() -> None:
+    kept = finished((F, 0), (S, 95), (S, 96))
+    assert names(due(kept, Retention(max_finished=1), at(100))) == ["0"]
+
+
+def test_what_is_not_settled_keeps_nothing_else_from_going() -> None:
+    kept = finished((S, 0), (S, 1), (S, 2), (F, 0))
+    settled = {"1", "2", "3"}
+    found = due(kept, Retention(max_finished=3), at(100), lambda each: each.name in settled)
+    assert names(found) == ["1"]
+    found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in settled)
+    assert names(found) == ["1", "2"]
