@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import confluent_kafka as ck
@@ -310,3 +312,37 @@ def _remove_below(ingested: Ingested, offset: int) -> None:
     where = ck.TopicPartition(ingested.topic, 0, offset)
     client = admin(ingested)
     client.delete_records([where])[where].result(10)
+
+
+def test_an_etcd_restored_from_a_copy_gets_its_updates_back(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    """Objects and position go back together; the bridge lives through it and has seen later positions."""
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    ingested.positioned(2)
+    data, copy = environment.layout.data / "etcd", environment.layout.data / "etcd.copy"
+    _restart_control_plane(environment, lambda: shutil.copytree(data, copy))
+    try:
+        ingested.produce(good(["cy", "dan"]))
+        ingested.positioned(4, 40)
+
+        def restore() -> None:
+            shutil.rmtree(data)
+            copy.rename(data)
+
+        _restart_control_plane(environment, restore)
+        eventually(lambda: ingested.offsets() == whole(4), 60)
+        ingested.positioned(4, 40)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    assert bridge.running
+
+
+def _restart_control_plane(environment: Environment, meanwhile: Callable[[], object]) -> None:
+    for name in ("apiserver", "etcd"):
+        environment.kill(name)
+    meanwhile()
+    for name in ("etcd", "apiserver"):
+        environment.start(name)
