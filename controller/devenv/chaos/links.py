@@ -44,8 +44,12 @@ class LinkedEnvironment(Environment):
         return command
 
     def linked_replica(self, role: str, name: str) -> Command:
-        """A bridge or controller, by way of the proxy to the API server where there is one."""
+        """A bridge or controller, by way of the proxy to the API server where there is one.
+
+        SIGABRT has it write the stacks of its threads to its log.
+        """
         command = self.replica(role, name)
+        command = replace(command, environment={**command.environment, "PYTHONFAULTHANDLER": "1"})
         link = f"{role}-apiserver"
         if link not in self.links:
             return command

@@ -14,6 +14,7 @@ from controller.devenv.chaos.links import LinkedEnvironment
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.chaos.schedule import Fault, Kind
 from controller.devenv.environment import INFRASTRUCTURE
+from controller.devenv.errors import StartFailed
 from controller.devenv.layout import HOST
 from controller.devenv.processes import Command
 
@@ -68,7 +69,7 @@ class Stage:
             self.disturbances.append(Disturbance(fault.kind, fault.target, start, time.time_ns()))
 
     async def calm(self) -> None:
-        """Everything runs, nothing is frozen, stalled or cut. Raises StartFailed where a replica does not get ready."""
+        """Everything runs, nothing is frozen, stalled or cut. A replica that does not answer is an exit, and restarted."""
         for proxy in self.proxies.values():
             proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
         for name in (*INFRASTRUCTURE, *self._names):
@@ -79,7 +80,7 @@ class Stage:
             self._check_alive(name)
             await self._in_thread(self.environment.processes.start, self._command(name))
         for name in self._names:
-            await self._in_thread(self.environment.processes.wait_ready, self._command(name))
+            await self._wait_ready(name)
 
     @property
     def unused(self) -> list[str]:
@@ -90,6 +91,15 @@ class Stage:
         """Note the replicas that have ended."""
         for name in self._names:
             self._check_alive(name)
+
+    async def _wait_ready(self, name: str) -> None:
+        try:
+            await self._in_thread(self.environment.processes.wait_ready, self._command(name))
+        except StartFailed as failed:
+            self.exits.append(str(failed))
+            self._signal(name, signal.SIGABRT)  # its stacks, for the log
+            await asyncio.sleep(1.0)
+            await self._in_thread(self.environment.processes.start, self._command(name))
 
     def _check_alive(self, name: str) -> None:
         if name not in INFRASTRUCTURE and not self.environment.running(name):
