@@ -69,7 +69,7 @@ class Stage:
             self.disturbances.append(Disturbance(fault.kind, fault.target, start, time.time_ns()))
 
     async def calm(self) -> None:
-        """Everything runs, nothing is frozen, stalled or cut. A replica that does not answer is an exit, and restarted."""
+        """Everything runs, nothing is frozen, stalled or cut. A replica that hangs is noted and restarted."""
         for proxy in self.proxies.values():
             proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
         for name in (*INFRASTRUCTURE, *self._names):
