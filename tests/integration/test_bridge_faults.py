@@ -37,6 +37,11 @@ def users(count: int, each: int) -> list[str]:
     return [f"user{number}" for _ in range(each) for number in range(count)]
 
 
+def made(ingested: Ingested, count: int) -> None:
+    """Wait until there are so many updates."""
+    eventually(lambda: len(ingested.updates()) >= count, 30)
+
+
 def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
     return [(partition, offset) for offset in range(count)]
 
@@ -46,27 +51,28 @@ def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, star
     ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
     ingested.produce(good(users(100, 10)))
     for want in (100, 400):
-        eventually(lambda want=want: len(ingested.updates()) >= want, 30)
+        made(ingested, want)
         bridge.kill()
         bridge.start()
     ingested.positioned(1000, 30)
     assert ingested.offsets() == whole(1000)
 
 
+LONG = pytest.mark.long
 POINTS = [
-    "bridge.create:5",
+    pytest.param("bridge.create:5", marks=LONG),
     "bridge.created:5",
-    "bridge.created:60",
-    "bridge.position:1",
-    "bridge.positioned:1",
-    "bridge.position:3",
+    pytest.param("bridge.created:60", marks=LONG),
+    pytest.param("bridge.position:1", marks=LONG),
+    pytest.param("bridge.positioned:1", marks=LONG),
+    pytest.param("bridge.position:3", marks=LONG),
     "bridge.positioned:3",
 ]
 BACKLOG_POINTS = [
-    "bridge.backlog",
+    pytest.param("bridge.backlog", marks=LONG),
     "bridge.backlogged",
-    "bridge.backlog:2",
-    "bridge.backlog-remove",
+    pytest.param("bridge.backlog:2", marks=LONG),
+    pytest.param("bridge.backlog-remove", marks=LONG),
     "bridge.backlog-release",
 ]
 

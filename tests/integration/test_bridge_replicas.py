@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
+from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
 PARTITIONS = 4
@@ -31,6 +33,10 @@ def produce_everywhere(ingested: Ingested, users: int, each: int) -> None:
     """Each user has one partition, as keys have."""
     for partition in range(PARTITIONS):
         ingested.produce(good(f"p{partition}-u{user}" for _ in range(each) for user in range(users)), partition)
+
+
+def assigned(replica: Replica) -> bool:
+    return "Partitions assigned" in replica.tail()
 
 
 def everything(count: int) -> list[tuple[int, int]]:
@@ -59,7 +65,7 @@ def test_partitions_of_a_killed_bridge_go_on(ingested: Ingested, start_bridge: S
     first, second = start_bridge(), start_bridge()
     ingested.apply()
     for replica in (first, second):
-        eventually(lambda replica=replica: "Partitions assigned" in replica.tail(), 20)
+        eventually(partial(assigned, replica), 20)
     produce_everywhere(ingested, 3, 1)
     positioned(ingested, 3)
     first.kill()

@@ -31,6 +31,15 @@ def granted(slots: Slots) -> list[str]:
     return found
 
 
+def serve(slots: Slots, version: int) -> str:
+    """Grant a slot; the object is created and seen at that version."""
+    user = slots.grant()
+    assert user is not None
+    slots.created(user, f"new-{version}", version)
+    slots.seen(user, f"new-{version}", version)
+    return user
+
+
 def test_the_first_of_a_user_may_take_the_last_slot() -> None:
     slots = make_slots(4)
     fill(slots, "ana", "ana", "ana")
@@ -68,11 +77,7 @@ def test_who_has_waited_longest_is_next() -> None:
     order = []
     for version in range(3):
         slots.gone(next(iter(slots._seen)), version + 10)
-        user = slots.grant()
-        assert user is not None
-        order.append(user)
-        slots.created(user, f"{user}-new", version + 100)
-        slots.seen(user, f"{user}-new", version + 100)
+        order.append(serve(slots, version + 100))
     assert order == ["ana", "bo", "cy"]
 
 
@@ -234,10 +239,6 @@ def test_every_user_who_waits_is_served_when_slots_come_free(users: list[str]) -
         slots.want(user)
     waiting = set(users)
     for version in range(len(waiting)):
-        user = slots.grant()
-        assert user is not None
-        served.append(user)
-        slots.created(user, user, version + 1)
-        slots.seen(user, user, version + 1)
-        slots.gone(user, version + 1)
+        served.append(serve(slots, 2 * version + 1))
+        slots.gone(f"new-{2 * version + 1}", 2 * version + 2)
     assert set(served) == waiting
