@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import confluent_kafka as ck
@@ -16,7 +17,7 @@ from controller.devenv import broker
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
-from tests.ingest import GOOD, Ingested, good
+from tests.ingest import GOOD, Ingested, check_links, good
 from tests.kube import Kube
 from tests.replicas import Replica
 
@@ -286,6 +287,58 @@ def test_an_api_server_that_is_away_is_outlived(
     ingested.positioned(1001, 60)
     assert ingested.offsets() == whole(1001)
     assert bridge.running
+
+
+def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """As a quota does, which is judged by the same code: 403 for what is there and for what is not."""
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    with forbidden(ingested):
+        ingested.produce(good(["bo", "cy", "bo"]))
+        ingested.reason("CreatesRefused", 20)
+        assert "no more updates today" in ingested.condition()["message"]
+        assert len(ingested.updates()) == 1
+    ingested.positioned(4, 30)
+    assert ingested.offsets() == whole(4)
+    check_links(ingested.updates())
+    assert bridge.running
+
+
+@contextmanager
+def forbidden(ingested: Ingested) -> Iterator[None]:
+    """The API server refuses to create UserUpdates in that namespace."""
+    name = f"no-updates-{ingested.namespace}"
+    rules = [
+        {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["userupdates"]}
+    ]
+    policy = {
+        "matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "false", "message": "no more updates today", "reason": "Forbidden"}],
+    }
+    scope = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ingested.namespace}}}
+    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": scope}
+    group = "/apis/admissionregistration.k8s.io/v1"
+    parts = (("validatingadmissionpolicies", policy), ("validatingadmissionpolicybindings", binding))
+    for plural, spec in parts:
+        ingested.kube.call("POST", f"{group}/{plural}", {"metadata": {"name": name}, "spec": spec})
+    try:
+        probe = {"stream": "none", "user": "probe", "sequence": 0, **GOOD}
+        path = ingested.kube.path(ingested.namespace, "userupdates") + "?dryRun=All"
+        body = {
+            "apiVersion": "enrichment.dev/v1alpha1",
+            "kind": "UserUpdate",
+            "metadata": {"name": "probe"},
+            "spec": probe,
+        }
+        eventually(lambda: ingested.kube.client.post(path, json=body).status_code == 403, 20)
+        yield
+    finally:
+        for plural, _ in reversed(parts):
+            ingested.kube.call("DELETE", f"{group}/{plural}/{name}")
 
 
 def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: StartReplica) -> None:
