@@ -33,7 +33,11 @@ class Plan:
     @property
     def command(self) -> str:
         """What plays it again."""
-        faults = "" if set(self.menu) == set(schedule.WEIGHTS) else ",".join(f"{kind}:{of}" for kind, of in self.menu)
+        faults = (
+            ""
+            if set(self.menu) == set(schedule.WEIGHTS)
+            else ",".join(f"{kind}:{of}" for kind, of in sorted(self.menu))
+        )
         options = {
             "SEED": str(self.seed),
             "ROUNDS": str(self.rounds),
