@@ -112,7 +112,7 @@ class BacklogWriter:
         task.add_done_callback(self._tasks.discard)
 
     async def _save(self, backlog: Backlog) -> None:
-        """Until it is written, or none of it is this replica's any more."""
+        """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
         try:
             while self._overflow.current(backlog):
                 await self._brake.wait()
@@ -121,7 +121,8 @@ class BacklogWriter:
                     self._brake.worked()
                     return
                 except Lost:
-                    continue
+                    # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
+                    return
                 except (AlreadyExists, Conflict, NotFound):
                     backlog.body = await self._read(backlog)
                 except ApiError as error:
@@ -140,7 +141,7 @@ class BacklogWriter:
             return backlog.body
 
     async def _attempt(self, backlog: Backlog) -> None:
-        for queue in backlog.queues.values():
+        for queue in list(backlog.queues.values()):
             await self._partitions.hold(queue.partition)
         others = self._others(backlog)
         if not backlog.count and not others:

@@ -48,7 +48,7 @@ class Steering:
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
-        if not self._suspended:
+        if self._creating:
             if self.memory > HIGH_WATER:
                 self._spilling.make_room(self.memory - LOW_WATER, now)
             self._spilling.unblock(now)
@@ -85,6 +85,11 @@ class Steering:
     @property
     def _suspended(self) -> bool:
         return self._dispatch.stream.suspend.ingest
+
+    @property
+    def _creating(self) -> bool:
+        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
+        return not self._suspended and self.broker_error is None and not self._dispatch.brake.failing_for()
 
     @property
     def _starving(self) -> bool:
