@@ -147,6 +147,8 @@ class GroupMember:
                 items.append(Reached(partition, message.offset()))
         elif code in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
             self._tell(OutOfRange(partition))
+        elif code == ck.KafkaError._FATAL:  # a consumer is told here that it is of no use any more, not by error_cb
+            self._fail(error)
         else:
             logger.warning("Kafka says: %s", error.str())
 
@@ -219,7 +221,12 @@ class GroupMember:
 
     def _on_error(self, error: ck.KafkaError) -> None:
         if error.fatal():
-            self._tell(Failed("MemberFenced", f"{error.str()}: another process has this identity"))
+            self._fail(error)
+
+    def _fail(self, error: ck.KafkaError) -> None:
+        """Another process of this identity has joined, or the answer to this one's own joining was lost."""
+        cure = "it joins again; where this goes on, another process has this identity"
+        self._tell(Failed("MemberFenced", f"{error.str()}: {cure}"))
 
     def _tell(self, event: Event) -> None:
         self._on_loop(self._deliver, event)
