@@ -60,8 +60,10 @@ async def play(environment: Environment, plan: Plan, tell: Callable[[str], None]
     tell(_described(load))
     async with Cluster.connect() as cluster, stage.set():
         run = Run(stage, cluster, load, faults, tell)
-        history = await run.play()
-        await run.clear()
+        try:
+            history = await run.play()
+        finally:
+            await run.clear()
     verdicts = verdict.judge(history)
     tell(_counted(history, faults))
     for each in verdicts:
