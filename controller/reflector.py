@@ -60,6 +60,7 @@ async def reflect(
             await asyncio.sleep(FIRST_DELAY)
         except Expired:
             version = None
+            await asyncio.sleep(FIRST_DELAY)
         except ApiError as error:
             logger.warning("Watch of %s broke: %s", resource.plural, error)
             version = None

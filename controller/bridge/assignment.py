@@ -24,6 +24,7 @@ from controller.bridge.tracker import Tracker
 from controller.bridge.unfinished import Unfinished
 from controller.errors import ApiError, NotFound
 from controller.events import Record
+from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,6 @@ class Assignment:
     async def let_go(self, gone: list[Partition], released: Future[Any]) -> None:
         """Another replica may begin when `released` has its result."""
         logger.info("Partitions revoked", extra=self._fields(gone))
-        self._dispatch.forget(gone)
-        self._overflow.forget(gone)
         try:
             async with asyncio.timeout(kafka.RELEASE_SECONDS - 0.5):
                 await self._partitions.settled(gone)
@@ -107,17 +106,23 @@ class Assignment:
 
     async def _prepare(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
         """What must be known before the first create. Raises ApiError or KafkaError."""
-        stream = self._dispatch.stream
         await self._unfinished.refresh()
         await self._rejecter.refresh()
-        numbers = [partition.number for partition in fresh]
-        ranges = await self._lookup.ranges(numbers)
         status = await self._status.read()
-        commits = {}
         if positions.needs_commits(status):
-            commits = await self._lookup.committed(stream.kafka.group_id, numbers)
-        reset = stream.kafka.config.get("auto.offset.reset", "earliest")
-        return positions.starts(status, self._topic, ranges, commits, reset)
+            status = await self._first_positions()
+        ranges = await self._lookup.ranges([partition.number for partition in fresh])
+        return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
+
+    async def _first_positions(self) -> dict[str, Any]:
+        """The stream has no position yet: those of all partitions are written at once, other replicas' too."""
+        stream = self._dispatch.stream
+        numbers = range(self._topic.partitions)
+        ranges = await self._lookup.ranges(numbers)
+        commits = await self._lookup.committed(stream.kafka.group_id, numbers)
+        begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
+        entries = positions.first_entries(self._topic, begun)
+        return await self._status.apply(lambda status: positions.with_first_entries(status, entries))
 
     async def _adopt_backlogs(self, fresh: list[Partition]) -> None:
         """Raises ApiError. What waits under another id of the topic is gone with it."""
@@ -171,3 +176,7 @@ class Assignment:
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream
         return logs.fields(stream=f"{stream.namespace}/{stream.name}", partitions=[p.number for p in partitions])
+
+
+def _reset(stream: UpdateStream) -> str:
+    return stream.kafka.config.get("auto.offset.reset", "earliest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +48,21 @@ class BacklogWriter:
     """One write at a time for each user, under the version that was read: replicas share a user's object."""
 
     def __init__(
-        self, cluster: Cluster, stream: UpdateStream, topic: Topic, overflow: Overflow, partitions: Partitions
+        self,
+        cluster: Cluster,
+        stream: UpdateStream,
+        topic: Topic,
+        overflow: Overflow,
+        partitions: Partitions,
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._cluster = cluster
         self._stream = stream
         self._topic = topic
         self._overflow = overflow
         self._partitions = partitions
+        #: Called with what should never happen; it ends the consumption.
+        self._failed = failed
         self._brake = Brake()
         self._tasks: set[asyncio.Task[None]] = set()
         self._next = 0.0
@@ -68,8 +76,13 @@ class BacklogWriter:
         listing = await self._cluster.list(
             BACKLOGS, self._stream.namespace, field_selector=f"spec.stream={self._stream.name}"
         )
-        mine = {partition.number: partition for partition in fresh}
-        return [gone for body in listing.items for gone in self._adopt(body, mine)]
+        mine = {partition.number: partition for partition in fresh if not partition.revoked}
+        if not mine:
+            return []
+        gone = [gone for body in listing.items for gone in self._adopt(body, mine)]
+        for partition in mine.values():
+            partition.adopted = True
+        return gone
 
     def _adopt(self, body: Body, mine: Mapping[int, Partition]) -> list[Gone]:
         entries = body["spec"].get("partitions") or []
@@ -109,7 +122,12 @@ class BacklogWriter:
         backlog.saving = True
         task = asyncio.create_task(self._save(backlog))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
 
     async def _save(self, backlog: Backlog) -> None:
         """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
@@ -199,10 +217,13 @@ class BacklogWriter:
             pass
 
     def _others(self, backlog: Backlog) -> list[Body]:
-        """Entries of other replicas' partitions, as last read. Those of gone topic ids fall out once they are shown."""
+        """Entries of partitions whose queues are not known here, as last read: another replica's, or not adopted yet.
+
+        Those of gone topic ids fall out once they are shown.
+        """
         if backlog.body is None:
             return []
-        mine = {partition.number for partition in self._partitions}
+        mine = {partition.number for partition in self._partitions if partition.adopted}
         return [entry for entry in backlog.body["spec"].get("partitions") or () if self._owner(entry) not in mine]
 
     def _owner(self, entry: Body) -> int:

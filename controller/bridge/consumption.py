@@ -76,11 +76,17 @@ class Consumption:
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(cluster, stream, self._partitions)
-        self._dispatch = Dispatch(cluster, stream, self._partitions, self._settled, self._reject)
+        self._dispatch = Dispatch(cluster, stream, self._partitions, self._settled, self._reject, self._end)
         self._unfinished = Unfinished(
-            cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed
+            cluster,
+            stream.namespace,
+            stream.name,
+            self._dispatch.slots,
+            self._dispatch.links,
+            self._freed,
+            self._end,
         )
-        self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions)
+        self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event)
         self._steering = Steering(self._dispatch, self._rejecter, self._overflow, self._partitions, self._member)
         self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
@@ -176,7 +182,10 @@ class Consumption:
                 self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
                 self._count_replicas()
             case kafka.Revoked(numbers, released):
-                self._spawn(self._assignment.let_go(self._partitions.revoke(numbers), released))
+                gone = self._partitions.revoke(numbers)
+                self._dispatch.forget(gone)
+                self._overflow.forget(gone)
+                self._spawn(self._assignment.let_go(gone, released))
                 self._count_replicas()
             case kafka.Fetched(items, size):
                 self._on_the_way += size

@@ -42,6 +42,7 @@ class Dispatch:
         partitions: Partitions,
         settled: Callable[[Waiting], None],
         reject: Callable[[Waiting, Rejection], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self.stream = stream
         self.lanes = Lanes()
@@ -57,6 +58,8 @@ class Dispatch:
         self._partitions = partitions
         self._settled = settled
         self._reject = reject
+        #: Called with what should never happen; it ends the consumption.
+        self._failed = failed
         self._creating: dict[str, Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_grant = time.monotonic()
@@ -135,6 +138,11 @@ class Dispatch:
             metrics.CREATE_SECONDS.labels(self.stream.namespace, self.stream.name).observe(time.monotonic() - begun)
         except (Lost, asyncio.CancelledError):
             self.slots.release(lane)
+        except Exception as error:
+            # The user's next record must not come before this one: nothing more is created.
+            self.close()
+            self.slots.release(lane)
+            self._failed(error)
         finally:
             self._end(lane, waiting)
 

@@ -126,6 +126,8 @@ class Ingest:
             await self._status.apply(condition.write)
         except NotFound:
             pass
+        except Exception:
+            logger.exception("Condition not written", extra=self._fields(reason=reason))
 
     async def _pause(self) -> None:
         try:

@@ -15,7 +15,6 @@ Key: TypeAlias = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    offset: int
     name: str
     #: The object was there at this version.
     version: int
@@ -23,34 +22,34 @@ class Link:
 
 class Links:
     def __init__(self) -> None:
-        self._last: dict[Key, Link] = {}
-        self._keys: dict[str, Key] = {}
+        #: Unfinished updates of each key by offset: when the last one is cancelled the one before it is the last.
+        self._unfinished: dict[Key, dict[int, Link]] = {}
+        self._keys: dict[str, tuple[Key, int]] = {}
 
     def after(self, key: Key) -> str | None:
-        link = self._last.get(key)
-        return link.name if link else None
+        unfinished = self._unfinished.get(key)
+        return unfinished[max(unfinished)].name if unfinished else None
 
     def add(self, key: Key, offset: int, name: str, version: int) -> None:
-        """An update that is not finished; of two of one key the one of the higher offset is the last."""
-        last = self._last.get(key)
-        if last is not None and last.offset > offset:
-            return
-        if last is not None:
-            self._keys.pop(last.name, None)
-        self._last[key] = Link(offset, name, version)
-        self._keys[name] = key
+        """An update that is not finished."""
+        self._unfinished.setdefault(key, {})[offset] = Link(name, version)
+        self._keys[name] = key, offset
 
     def drop(self, name: str) -> None:
         """That update is finished or gone."""
-        key = self._keys.pop(name, None)
-        if key is not None:
-            del self._last[key]
+        if name not in self._keys:
+            return
+        key, offset = self._keys.pop(name)
+        del self._unfinished[key][offset]
+        if not self._unfinished[key]:
+            del self._unfinished[key]
 
     def keep(self, names: Container[str], version: int) -> None:
         """At that version these were all that was unfinished; what is newer is kept."""
-        over = [link.name for link in self._last.values() if link.version <= version and link.name not in names]
-        for name in over:
-            self.drop(name)
+        links = [link for unfinished in self._unfinished.values() for link in unfinished.values()]
+        for link in links:
+            if link.version <= version and link.name not in names:
+                self.drop(link.name)
 
     def listed(self, updates: Iterable[Mapping[str, Any]], version: int) -> None:
         """All unfinished updates at that version, as whole objects."""

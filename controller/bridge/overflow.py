@@ -108,9 +108,10 @@ class Overflow:
         return sum(backlog.count for backlog in self._backlogs.values())
 
     def due(self, now: float) -> list[Backlog]:
-        """Those that are to be written now."""
+        """Those that are to be written now, the one with the oldest change first."""
         seconds = min(max(len(self._backlogs) / TAKEN_A_SECOND, TAKEN_SECONDS), MAX_TAKEN_SECONDS)
-        return [backlog for backlog in self if backlog.due(now, seconds)]
+        due = [backlog for backlog in self if backlog.due(now, seconds)]
+        return sorted(due, key=lambda backlog: min(backlog.added or now, backlog.taken or now))
 
     def current(self, backlog: Backlog) -> bool:
         """It has not been given up meanwhile."""

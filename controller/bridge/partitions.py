@@ -27,6 +27,8 @@ class Partition:
         self.revoked = False
         #: Set when reading has begun.
         self.tracker: Tracker | None = None
+        #: What waits in its backlogs is known.
+        self.adopted = False
         #: The position that is in the status: what may be committed. None: none yet.
         self.recorded: int | None = None
         #: The offset that the coordinator has taken last.

@@ -78,6 +78,22 @@ def starts(
     return {number: _start(known.get(number, first(there)), there) for number, there in ranges.items()}
 
 
+def first_entries(topic: Topic, begun: Mapping[int, Start]) -> list[Entry]:
+    """What a stream without any position writes of all partitions at once.
+
+    One by one they would not do: the first entry makes the commits of the other partitions count no more.
+    """
+    return [
+        Entry(topic.name, topic.id, number, start.expired[0] if start.expired else start.offset)
+        for number, start in begun.items()
+    ]
+
+
+def with_first_entries(status: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
+    """The status with these entries, unless another replica was faster."""
+    return with_entries(status, entries) if needs_commits(status) else dict(status)
+
+
 def _start(wanted: int, there: Range) -> Start:
     if wanted < there.low:
         return Start(there.low, expired=(wanted, there.low - 1))

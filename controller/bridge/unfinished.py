@@ -27,7 +27,14 @@ class Unfinished:
     """Keeps `slots` and `links` true; calls `freed` whenever a slot may have become free."""
 
     def __init__(
-        self, cluster: Cluster, namespace: str, stream: str, slots: Slots, links: Links, freed: Callable[[], None]
+        self,
+        cluster: Cluster,
+        namespace: str,
+        stream: str,
+        slots: Slots,
+        links: Links,
+        freed: Callable[[], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
@@ -35,6 +42,8 @@ class Unfinished:
         self._slots = slots
         self._links = links
         self._freed = freed
+        #: Called with what should never happen; it ends the consumption.
+        self._failed = failed
         self._watch: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
@@ -45,11 +54,16 @@ class Unfinished:
         self._slots.listed(users, listing.resource_version)
         self.stop()
         self._watch = asyncio.create_task(self._follow(listing))
+        self._watch.add_done_callback(self._ended)
         self._freed()
 
     def stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+
+    def _ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            self._failed(error)
 
     async def _follow(self, begin: Listing) -> None:
         async for change in reflect(

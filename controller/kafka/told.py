@@ -98,4 +98,4 @@ def _headers(message: Any) -> Sequence[tuple[str, bytes | None]]:
 
 def record_cost(record: Record) -> int:
     """Bytes of memory that a record in hand takes, about."""
-    return RECORD_OVERHEAD + len(record.key or b"") + len(record.value or b"")
+    return RECORD_OVERHEAD + record.size

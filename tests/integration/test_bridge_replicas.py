@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from functools import partial
 
+import confluent_kafka as ck
 import pytest
 
 from controller.devenv import broker
@@ -95,6 +96,20 @@ def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: Ingested, start_bridg
     assert [offset for offset in ingested.offsets() if offset[1] >= 250] == [
         (partition, offset) for partition in range(PARTITIONS) for offset in range(250, 275)
     ]
+
+
+def test_a_stream_made_anew_begins_at_all_commits(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """The first entry that a replica writes must not make the others forget the commits of their partitions."""
+    for partition in range(PARTITIONS):
+        ingested.produce(good(["old", "old", "new"]), partition)
+    consumer = ck.Consumer({"bootstrap.servers": ingested.bootstrap, "group.id": ingested.topic})
+    where = [ck.TopicPartition(ingested.topic, partition, 2) for partition in range(PARTITIONS)]
+    consumer.commit(offsets=where, asynchronous=False)
+    consumer.close()
+    start_bridge(), start_bridge(), start_bridge()
+    ingested.apply()
+    positioned(ingested, 3)
+    assert ingested.offsets() == [(partition, 2) for partition in range(PARTITIONS)]
 
 
 def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -5,11 +5,33 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from controller.backlogs import OffsetQueue
 from controller.bridge.backlogwriting import BacklogWriter
-from controller.bridge.overflow import ADDED_SECONDS, Overflow
+from controller.bridge.overflow import ADDED_SECONDS, Overflow, Queue
 from controller.bridge.partitions import Partitions
+from controller.kafka import Topic
 from tests.builders import make_stream
 from tests.eventually import eventually_async
+
+
+def refuse(error: BaseException) -> None:
+    raise error
+
+
+def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
+    """It was another replica's a moment ago: what waits in it is listed there and nowhere else."""
+    topic = Topic("events", "id", 2)
+    partitions = Partitions()
+    old, new = partitions.assign([0, 1])
+    old.adopted = True
+    overflow = Overflow(partitions, lambda partition, offset: None)
+    entries = [{"topicId": "id", "partition": number, "offsets": OffsetQueue([7]).encode()} for number in (0, 1)]
+    body = {"metadata": {}, "spec": {"partitions": entries}}
+    backlog = overflow.adopt("ana", body, [Queue(old, OffsetQueue([7]))])
+    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse)
+    assert [entry["partition"] for entry in writer._others(backlog)] == [1]
+    new.adopted = True
+    assert writer._others(backlog) == []
 
 
 async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
@@ -19,7 +41,7 @@ async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", partition, 5)
     (backlog,) = overflow
-    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions)
+    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
     running = asyncio.create_task(writer.run())
 
     async def writes() -> bool:

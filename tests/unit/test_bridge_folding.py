@@ -54,6 +54,14 @@ def test_the_last_unfinished_one_is_named() -> None:
     assert links.after(KEY) is None
 
 
+def test_when_the_last_one_is_cancelled_the_one_before_it_is_the_last() -> None:
+    links = Links()
+    links.add(KEY, 1, "one", version=1)
+    links.add(KEY, 2, "two", version=2)
+    links.drop("two")
+    assert links.after(KEY) == "one"
+
+
 def test_an_older_one_does_not_take_the_place_of_a_later_one() -> None:
     links = Links()
     links.add(KEY, 2, "two", version=2)

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from controller.bridge.positions import Entry, Start, WentBack, check_not_back, needs_commits, starts, with_entries
+from controller.bridge.positions import (
+    Entry,
+    Start,
+    WentBack,
+    check_not_back,
+    first_entries,
+    needs_commits,
+    starts,
+    with_entries,
+    with_first_entries,
+)
 from controller.kafka import Range, Topic
 
 TOPIC = Topic("events", "new", 2)
@@ -62,3 +72,14 @@ def test_a_status_that_went_back_is_noticed(known: dict[str, Any]) -> None:
     with pytest.raises(WentBack):
         check_not_back(known, "new", {0: 5})
     check_not_back(status(("new", 0, 5)), "new", {0: 5})
+
+
+def test_the_first_positions_are_those_of_all_partitions() -> None:
+    """One by one they would not do: the first one written makes the other partitions' commits count no more."""
+    ranges = {0: Range(3, 10), 1: Range(0, 8)}
+    entries = first_entries(TOPIC, starts({}, TOPIC, ranges, {0: 1, 1: 6}, "earliest"))
+    first = with_first_entries({}, entries)
+    assert [(entry["partition"], entry["position"]) for entry in first["partitions"]] == [(0, 1), (1, 6)]
+    assert starts(first, TOPIC, ranges, {}, "earliest") == {0: Start(3, expired=(1, 2)), 1: Start(6)}
+    faster = status(("new", 0, 9))
+    assert with_first_entries(faster, entries) == faster
