@@ -20,7 +20,7 @@ _SECOND = 1_000_000_000
 #: Seconds within which an answer is recorded where nothing is in the way.
 RECORDED_WITHIN = 2.0
 #: Seconds after a disturbance in which its consequences may show: a Lease that lapses, and its next holder.
-AFTERMATH = 15.0
+AFTERMATH = 20.0
 #: Seconds for which a controller must be frozen before its Lease can be another's: its 10 s less a renewal's period.
 OVERTAKEN_AFTER = 7.0
 #: Seconds within which a changed spec acts.
