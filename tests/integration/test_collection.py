@@ -44,8 +44,14 @@ def reach(stream: Processing, position: int, committed: int) -> None:
     )
 
 
-def left(stream: Processing) -> set[str]:
-    return set(stream.phases())
+def remain(stream: Processing, wanted: set[str]) -> None:
+    """Wait until these are left and no others."""
+
+    def there() -> bool:
+        assert set(stream.phases()) == wanted
+        return True
+
+    eventually(there, COLLECTED)
 
 
 def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
@@ -53,29 +59,31 @@ def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
     made = [finish(stream, stream.add("ana", n), *end) for n, end in enumerate(ended)]
     young = finish(stream, stream.add("ana", 9), "Failed", 10)
     stream.apply(retention={"succeededSeconds": 120, "failedSeconds": 300})
-    eventually(lambda: left(stream) == {made[1], made[2], young}, COLLECTED)
+    remain(stream, {made[1], made[2], young})
     stream.change(retention={"succeededSeconds": 60, "failedSeconds": 0})
-    eventually(lambda: left(stream) == {young}, COLLECTED)
+    remain(stream, {young})
 
 
 def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
     phases = ["Failed", "Skipped", "Succeeded", "Succeeded", "Failed", "Succeeded"]
-    made = [finish(stream, stream.add("ana", n), phase, 600 - n) for n, phase in enumerate(phases)]
+    made = [finish(stream, stream.record("ana", n, NOW), phase, 600 - n) for n, phase in enumerate(phases)]
+    by_hand = finish(stream, stream.add("bo", 1))  # goes by age alone
     stream.apply(retention={"maxFinished": 4})
-    eventually(lambda: left(stream) == set(made) - {made[2], made[3]}, COLLECTED)
+    reach(stream, 9, 9)
+    remain(stream, {*made, by_hand} - {made[2], made[3]})
     stream.change(retention={"maxFinished": 1})
-    eventually(lambda: left(stream) == {made[4]}, COLLECTED)
+    remain(stream, {made[4], by_hand})
 
 
 def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
     made = [finish(stream, stream.record("ana", offset, NOW)) for offset in range(6)]
     stream.apply(retention={"succeededSeconds": 0})
     finish(stream, stream.add("bo", 1))
-    eventually(lambda: left(stream) == set(made), COLLECTED)  # without a position nothing but the hand-made one
+    remain(stream, set(made))  # without a position nothing but the hand-made one
     reach(stream, 5, 2)
-    eventually(lambda: left(stream) == set(made[2:]), COLLECTED)
+    remain(stream, set(made[2:]))
     reach(stream, 5, 5)
-    eventually(lambda: left(stream) == {made[5]}, COLLECTED)
+    remain(stream, {made[5]})
 
 
 def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
@@ -87,9 +95,9 @@ def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
     stream.kube.create(stream.namespace, "userbacklogs", {"metadata": {"name": backlog}, "spec": spec})
     stream.apply(retention={"succeededSeconds": 0})
     reach(stream, 8, 8)
-    eventually(lambda: left(stream) == {made[2]}, COLLECTED)
+    remain(stream, {made[2]})
     stream.kube.delete(stream.namespace, "userbacklogs", backlog)
-    eventually(lambda: not left(stream), COLLECTED)
+    remain(stream, set())
 
 
 def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> None:
@@ -97,7 +105,7 @@ def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> 
     made = [finish(stream, stream.record("bo", offset, NOW)) for offset in range(3)]
     stream.apply(retention={"maxFinished": 3})
     reach(stream, 3, 3)
-    eventually(lambda: left(stream) == set(stuck), COLLECTED)
+    remain(stream, set(stuck))
     assert len(made) == 3
 
 
@@ -105,7 +113,7 @@ def test_unfinished_ones_stay(stream: Processing) -> None:
     stream.apply(suspend={"processing": True}, retention={"succeededSeconds": 0, "failedSeconds": 0, "maxFinished": 0})
     waiting = [stream.add("ana", 1), stream.add("ana", 2)]
     finish(stream, stream.add("bo", 1))
-    eventually(lambda: left(stream) == set(waiting), COLLECTED)
+    remain(stream, set(waiting))
 
 
 def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Processing, controller: Replica) -> None:
@@ -114,5 +122,5 @@ def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Proc
     ended = times.from_text(stream.until(name, "Succeeded")["conditions"][0]["lastTransitionTime"]).timestamp()
     controller.kill()
     controller.start()
-    eventually(lambda: not left(stream), 60 + COLLECTED, every=0.5)
+    eventually(lambda: not stream.phases(), 60 + COLLECTED, every=0.5)
     assert time.time() - ended >= 60
