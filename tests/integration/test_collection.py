@@ -116,6 +116,7 @@ def test_unfinished_ones_stay(stream: Processing) -> None:
     remain(stream, set(waiting))
 
 
+@pytest.mark.long  # a minute; what is due when is also tested on a virtual clock, in tests/unit/test_collection.py
 def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Processing, controller: Replica) -> None:
     stream.apply(retention={"succeededSeconds": 0, "maxFinished": 0})
     name = stream.add("ana", 1)

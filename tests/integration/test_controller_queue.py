@@ -10,6 +10,7 @@ import pytest
 
 from tests.eventually import eventually
 from tests.processing import Processing, steps, whole
+from tests.replicas import Replica
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
 
@@ -61,6 +62,26 @@ def test_an_update_waits_for_the_one_it_follows(stream: Processing) -> None:
     last = stream.record("ana", 7, LONG_AGO, after=6)
     stream.until(last, "Succeeded")
     assert steps(stream.calls()) == whole("ana", 5, 7)
+
+
+def test_an_update_that_the_watch_has_not_shown_is_looked_up_by_the_one_behind_it(
+    stream: Processing, controller: Replica
+) -> None:
+    stream.apply()
+    stream.held_by(controller.name)
+    # Running, it is outside of what the controller watches, as if another one had begun it.
+    condition = {"type": "Succeeded", "status": "Unknown", "reason": "Running", "message": "begun"}
+    condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    begun = {"status": {"phase": "Running", "step": "profile", "conditions": [condition]}}
+    controller.freeze()
+    try:
+        earlier = stream.record("ana", 4, LONG_AGO)
+        stream.kube.patch(stream.namespace, "userupdates", earlier, begun, status=True)
+        later = stream.record("ana", 9, LONG_AGO, after=4)
+    finally:
+        controller.thaw()
+    stream.until(later, "Succeeded")
+    assert steps(stream.calls()) == whole("ana", 4, 9)
 
 
 def test_a_head_deleted_while_its_step_runs_lets_the_next_one_run_after_the_call(stream: Processing) -> None:
