@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         process: _Process = importlib.import_module(_PROCESSES[options.process][0]).run
         uvloop.run(_until_stopped(process, settings))
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _raise_open_files() -> None:

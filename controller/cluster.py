@@ -47,7 +47,8 @@ class Resource:
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{namespace}" if namespace else ""
-        return "/".join(filter(None, (f"{root}{scope}/{self.plural}", name, subresource)))
+        quoted = urllib.parse.quote(name, safe="") if name else None
+        return "/".join(filter(None, (f"{root}{scope}/{self.plural}", quoted, subresource)))
 
 
 UPDATES = Resource(names.GROUP, names.VERSION, "userupdates")
@@ -84,14 +85,18 @@ class Cluster:
     """One API server, one pool of connections. Every call raises the errors of `controller.errors`."""
 
     def __init__(self, api: client.ApiClient) -> None:
-        self._rest = api.rest_client
-        # Leases have connections of their own: a renewal must not queue behind the writes that it guards.
-        self._urgent_rest = type(self._rest)(api.configuration)
         self._configuration = api.configuration
+        self._rest = api.rest_client
+        # Leases have connections of their own: a renewal must not queue behind the writes that it guards. So have
+        # watches, which hold theirs for good: the streams of one process may have more of them than the pool has.
+        self._rest_of_leases = type(self._rest)(self._configuration)
+        self._configuration.connection_pool_maxsize = 0
+        self._rest_of_watches = type(self._rest)(self._configuration)
         self._host = self._configuration.host.rstrip("/")
         self._proxy = self._configuration.proxy or _proxy_from_environment(self._host)
         self._token: str | None = None
         self._token_until = 0.0
+        self._refused = False
 
     @classmethod
     @asynccontextmanager
@@ -115,7 +120,8 @@ class Cluster:
             try:
                 yield cluster
             finally:
-                await cluster._urgent_rest.close()
+                for rest in (cluster._rest_of_leases, cluster._rest_of_watches):
+                    await rest.close()
 
     async def get(self, resource: Resource, namespace: str, name: str, *, timeout: float = REQUEST_TIMEOUT) -> Body:
         return await self._call("GET", resource.path(namespace, name), timeout=timeout)
@@ -134,22 +140,55 @@ class Cluster:
 
         Starts anew when the pages' snapshot has been compacted away.
         """
+        while True:
+            items: list[Body] = []
+            version = 0
+            pages = self.pages(
+                resource,
+                namespace,
+                field_selector=field_selector,
+                label_selector=label_selector,
+                metadata_only=metadata_only,
+                page=page,
+            )
+            try:
+                async for listing in pages:
+                    items += listing.items
+                    version = listing.resource_version
+            except errors.Expired:
+                if not items:
+                    raise
+            else:
+                return Listing(items, version)
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        field_selector: str = "",
+        label_selector: str = "",
+        metadata_only: bool = False,
+        page: int = 500,
+    ) -> AsyncIterator[Listing]:
+        """The same page by page, for what need not be in memory as a whole. Raises Expired where it takes too long."""
         query = _selectors(field_selector, label_selector) | {"limit": str(page)}
         accept = METADATA_ONLY if metadata_only else None
-        items: list[Body] = []
         while True:
-            try:
-                body = await self._call("GET", resource.path(namespace), query=query, accept=accept)
-            except errors.Expired:
-                if "continue" not in query:
-                    raise
-                items.clear()
-                del query["continue"]
-                continue
-            items.extend(body["items"] or ())  # null where there is none, for metadata only
+            body = await self._call("GET", resource.path(namespace), query=query, accept=accept)
+            items = body["items"] or []  # null where there is none, for metadata only
+            yield Listing(items, int(body["metadata"]["resourceVersion"]))
             if not (token := body["metadata"].get("continue")):
-                return Listing(items, int(body["metadata"]["resourceVersion"]))
+                return
             query["continue"] = token
+
+    async def served(self, group: str, version: str) -> set[str]:
+        """Plurals of the kinds that the API server serves for a group; none where it does not know the group."""
+        try:
+            body = await self._call("GET", f"/apis/{group}/{version}")
+        except (errors.NotFound, errors.Unavailable):
+            return set()
+        return {resource["name"] for resource in body["resources"]}
 
     async def create(
         self, resource: Resource, namespace: str, manifest: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
@@ -240,12 +279,12 @@ class Cluster:
         accept: str | None,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = await self._headers(accept)
-        if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else orjson.dumps(body)
         try:
-            async with self._session(path).request(
+            headers = await self._headers(accept)
+            if body is not None:
+                headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            async with self._session(path, query).request(
                 method,
                 self._host + path,
                 params=query,
@@ -256,23 +295,30 @@ class Cluster:
             ) as response:
                 if response.status >= 300:
                     if response.status == 401:
-                        self._token_until = 0.0
+                        self._refused = True
                     raise _error(response.status, _parsed(await response.read()), response.headers.get("Retry-After"))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, orjson.JSONDecodeError) as error:
-            # RuntimeError: uvloop's word for a connection that broke off while it was being made.
+        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, ValueError, config.ConfigException) as error:
+            # RuntimeError: uvloop's word for a connection that broke off while it was being made. ConfigException:
+            # credentials that cannot be read right now. ValueError: an answer that is not JSON.
             cause = str(error) or type(error).__name__
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
-    def _session(self, path: str) -> aiohttp.ClientSession:
-        rest = self._urgent_rest if path.startswith(_LEASES_PATH) else self._rest
+    def _session(self, path: str, query: Mapping[str, str] | None) -> aiohttp.ClientSession:
+        rest = self._rest_of_leases if path.startswith(_LEASES_PATH) else self._rest
+        if query and "watch" in query:
+            rest = self._rest_of_watches
         if rest.pool_manager is None:
             rest.pool_manager = rest._create_pool_manager()
         session: aiohttp.ClientSession = rest.pool_manager
         return session
 
     async def _headers(self, accept: str | None) -> dict[str, str]:
-        if time.monotonic() >= self._token_until:
+        if self._refused:
+            # Only the in-cluster files are read again by the package itself; a kubeconfig's token may have changed too.
+            await _load_credentials(self._configuration)
+        if self._refused or time.monotonic() >= self._token_until:
+            self._refused = False
             settings = await self._configuration.auth_settings()
             self._token = settings["BearerToken"]["value"] if "BearerToken" in settings else None
             self._token_until = time.monotonic() + TOKEN_SECONDS

@@ -107,7 +107,7 @@ class Downstream:
         status, headers = response.status_code, response.headers
         if body is not None and "content-encoding" in headers:
             body = _decoded(body, headers["content-encoding"])
-        if body is None and 200 <= status < 300:
+        if body is None and 200 <= status < 300 and step.owes:
             return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
         return step.read_answer(status, headers, body or b"", self._clock())
 

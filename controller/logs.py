@@ -22,6 +22,8 @@ def configure(level: str, form: Format) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("kopf", "aiohttp", "httpx", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It warns at each start that signals are not its own: they are ours.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,8 @@ class UserQueue:
     def push(self, update: UserUpdate) -> None:
         """Add an update, or replace the one of its name."""
         known = self._by_name.get(update.name)
+        if known is not None and known.uid != update.uid and self._in_hand == update.name:
+            self._in_hand = None  # another one of that name, made since
         self._by_name[update.name] = update
         _put(self._begun, update.name, update.status.phase is not None)
         _put(self._asked, update.name, update.request not in (None, update.status.handled_request))

@@ -6,6 +6,7 @@ handlers (kopf) → engines → engine (Lease, list) → registry → lane (deci
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from controller.cluster import Cluster
 from controller.config import Settings
@@ -20,6 +21,5 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     async with Cluster.connect() as cluster, Downstream() as downstream:
         engines = Engines(cluster, downstream, settings.identity)
         async with asyncio.TaskGroup() as group:
-            group.create_task(handlers.watch(engines, stop))
+            group.create_task(handlers.watch(cluster, engines, stop, partial(setattr, health, "ready", True)))
             group.create_task(engines.run(stop))
-            health.ready = True

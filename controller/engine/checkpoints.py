@@ -43,11 +43,15 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Call
         except errors.Conflict:
             metrics.CONFLICTS.labels(context.label).inc()
             update = await _read_again(context, update)
-            if update.status.run != run or len(update.status.steps) > done or update.status == status:
-                return update  # a first try had been done, and only its answer was lost; or a new run has begun
+            if update.status.run != run or len(update.status.steps) != done or update.status == status:
+                # A first try had been done, and only its answer was lost; or a new run has begun; or the API server
+                # has gone back in time, and the outcome is of a step that is not in hand any more.
+                return update
         except errors.NotFound as error:
             raise Gone from error
-        except errors.ApiError as error:
+        except Superseded:
+            raise
+        except Exception as error:  # whatever it is: an outcome in hand is not given up
             _complain(update, error)
             await asyncio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)] * (1 + random.random()))
             tries += 1
@@ -94,7 +98,6 @@ async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
             return current
 
 
-def _complain(update: UserUpdate, error: errors.ApiError) -> None:
-    logger.warning(
-        "Status not written, trying again", extra=fields(update=f"{update.namespace}/{update.name}", cause=str(error))
-    )
+def _complain(update: UserUpdate, error: Exception) -> None:
+    cause = str(error) or repr(error)
+    logger.warning("Status not written, trying again", extra=fields(update=update.name, cause=cause))

@@ -20,6 +20,7 @@ from controller.backlogs import OffsetQueue
 from controller.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.engine import metrics
 from controller.engine.context import StreamContext
+from controller.engine.parsing import parse
 from controller.logs import fields
 from controller.streams import Retention
 from controller.updates import FINISHED, Phase, UserUpdate
@@ -53,10 +54,12 @@ class Finished:
     @classmethod
     def of(cls, update: UserUpdate) -> Finished:
         source, status = update.spec.source, update.status
-        assert status.phase and status.completion_time
+        assert status.phase
+        # Whoever wrote the status by hand may have left the condition out.
+        ended = status.completion_time or update.creation_time
         partition = (source.topic_id, source.partition) if source else None
         offset = source.offset if source else 0
-        return cls(update.name, update.uid, update.spec.user, status.phase, status.completion_time, partition, offset)
+        return cls(update.name, update.uid, update.spec.user, status.phase, ended, partition, offset)
 
 
 def due(
@@ -77,11 +80,12 @@ def due(
         each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
     ]
     aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
-    surplus = len(finished) - len(aged) - retention.max_finished
+    recorded = sum(each.partition is not None for each in finished.values())
+    surplus = recorded - sum(each.partition is not None for each in aged) - retention.max_finished
     if surplus <= 0:
         return aged
     names = {each.name for each in aged}
-    rest = [each for each in old_enough if each.name not in names]
+    rest = [each for each in old_enough if each.partition is not None and each.name not in names]
     rest.sort(key=lambda each: (_EXPENDABLE[each.phase], each.ended))
     return aged + rest[:surplus]
 
@@ -121,12 +125,16 @@ class Collection:
     async def _list(self) -> None:
         """What earlier controllers have finished, and this one before it lost its Lease."""
         stream = self._context.stream
+        tenure, found = self._context.lease.tenure, {}
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
-            listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector, page=200)
-            for body in listing.items:
-                self.add(UserUpdate.from_body(body))
-        self._listed = True
+            pages = self._context.cluster.pages(UPDATES, stream.namespace, field_selector=selector, page=200)
+            async for listing in pages:
+                for update in filter(None, map(parse, listing.items)):
+                    found[update.name] = Finished.of(update)
+        if self._context.lease.tenure == tenure:
+            self._finished = found | self._finished
+            self._listed = True
 
     async def _round(self) -> int:
         """Delete what is due, at most a batch; how many were deleted."""

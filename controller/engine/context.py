@@ -91,13 +91,13 @@ class StreamContext:
         return f"{self.stream.namespace}/{self.stream.name}"
 
     async def step_headers(self, step: str) -> Mapping[str, str] | None:
-        """Headers from the step's Secret; None where that is missing. Raises errors.ApiError."""
+        """Headers from the step's Secret; None where that is missing or refused. Raises errors.ApiError."""
         secret = self.stream.steps[step].secret_name
         if secret is None:
             return {}
         try:
             return await self.credentials.headers(secret)
-        except errors.NotFound:
+        except (errors.NotFound, errors.Forbidden):
             return None
 
     def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:

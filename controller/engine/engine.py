@@ -20,6 +20,7 @@ from controller.engine.context import StreamContext
 from controller.engine.credentials import Credentials
 from controller.engine.lane import Lane
 from controller.engine.lease import Lease
+from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report
 from controller.logs import fields
@@ -67,8 +68,8 @@ class Engine:
         self._doubt = asyncio.Event()
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
-        #: Events that came while the first list was under way; None: none is.
-        self._early: list[tuple[str | None, Body]] | None = None
+        #: The last event of each object, by uid, while the first list is under way; None: none is.
+        self._early: dict[str, tuple[str | None, Body]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +105,7 @@ class Engine:
         if kind is None:
             self.doubt()
         if self._early is not None:
-            self._early.append((kind, body))
+            self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and (update := parse(body)):
             if kind == "DELETED":
                 self._observe_gone(update)
@@ -160,31 +161,34 @@ class Engine:
 
     async def _work(self) -> None:
         """Tenure after tenure. A Lease that lapsed and came back untouched goes on with the outcomes in memory."""
-        lease, tenure = self._context.lease, 0
+        lease, known = self._context.lease, 0
         while True:
             await lease.wait_held()
-            if lease.tenure != tenure:
-                tenure = lease.tenure
+            tenure = lease.tenure
+            if tenure != known:
+                known = tenure
                 self._registry.clear()
                 self._collection.clear()
-            await self._begin()
+            await self._begin(tenure)
             metrics.LEASE_HELD.labels(self._context.label).set(1)
-            await lease.wait_lapsed()
+            await lease.wait_lapsed(tenure)
             metrics.LEASE_HELD.labels(self._context.label).set(0)
             self._open = False
             for lane in self._registry.lanes:
                 lane.close()
                 lane.cut()
 
-    async def _begin(self) -> None:
+    async def _begin(self, tenure: int) -> None:
         """List everything before any work; the events that come meanwhile are merged behind it."""
-        self._early = []
-        while not await self._list():
+        self._early = {}
+        while self._context.lease.tenure == tenure and not await self._list():
             await asyncio.sleep(RETRY_SECONDS)
         crashpoints.reach("controller.listed")
         early, self._early = self._early, None
+        if self._context.lease.tenure != tenure:
+            return
         self._reopen()
-        for kind, body in early:
+        for kind, body in early.values():
             self.observe(kind, body)
 
     def _reopen(self) -> None:
@@ -196,11 +200,14 @@ class Engine:
     async def _list(self) -> bool:
         stream = self._context.stream
         selector = f"spec.stream={stream.name},{UNFINISHED}"
+        asked = self._context.lease.tenure, self._registry.listed
         try:
             listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector)
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
             return False
+        if asked != (self._context.lease.tenure, self._registry.listed):
+            return False  # another tenure has begun, or a newer list came first: this one could revive what is done
         self._registry.merge_list([*filter(None, map(parse, listing.items))], listing.resource_version)
         return True
 
@@ -213,6 +220,7 @@ class Engine:
             self._doubt.clear()
             if self._open and not await self._list():
                 self._doubt.set()
+            self._registry.nudge()
 
     async def _prune(self) -> None:
         while True:
@@ -240,13 +248,3 @@ class Engine:
         metrics.FINISHED.labels(self._context.label, update.status.phase).inc()
         self._registry.finish(update)
         self._collection.add(update)
-
-
-def parse(body: Body) -> UserUpdate | None:
-    """None, and a line in the log, where an object is not what the CRD lets pass: one such stops no other."""
-    try:
-        return UserUpdate.from_body(body)
-    except (KeyError, ValueError, TypeError) as error:
-        name = body.get("metadata", {}).get("name")
-        logger.error("UserUpdate not understood, left alone", extra=fields(update=name, cause=repr(error)))
-        return None

@@ -33,9 +33,8 @@ class Engines:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
-        orphans = asyncio.get_running_loop().create_task(self._orphans.run())
         await stop.wait()
-        orphans.cancel()
+        self._orphans.stop()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
     def observe_stream(self, kind: str | None, body: Body) -> None:

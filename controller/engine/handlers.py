@@ -6,17 +6,18 @@ Only `on.event` handlers: no finalizers, no annotations, no writes by kopf (docs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import kopf
 import uvloop
 
-from controller.cluster import Body
+from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
 from controller.updates import Phase
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 #: Absent and Waiting: two events for an update instead of five, and what a person changes on a waiting one is seen.
 WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
 RESTART_SECONDS = 1.0
+PLURALS = frozenset({"updatestreams", "userupdates"})
 
 
 class Intake(Protocol):
@@ -36,35 +38,47 @@ class Intake(Protocol):
     def observe_update(self, kind: str | None, body: Body) -> None: ...
 
 
-async def watch(intake: Intake, stop: asyncio.Event) -> None:
-    """Run kopf until `stop`, on a thread and a loop of its own.
+async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    """Run kopf until `stop`, on a thread and a loop of its own; `on_ready` is called when there is something to watch.
 
     When an operator ends, kopf cancels whatever else runs on its loop, and it takes the process's signals: neither
     may happen to calls in flight.
     """
-    handover = _Handover(asyncio.get_running_loop(), intake)
-    ended = threading.Event()
-    # A daemon: kopf takes seconds to end, and has nothing to lose.
-    threading.Thread(target=_run_kopf, args=(handover, ended), name="kopf", daemon=True).start()
-    await stop.wait()
-    ended.set()
+    while not stop.is_set():
+        # Where they are missing when kopf starts, it would see nothing for ever.
+        if PLURALS <= await cluster.served(GROUP, VERSION):
+            on_ready()
+            await _one_run(intake, stop)
+        else:
+            logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESTART_SECONDS):
+                await stop.wait()
 
 
-def _run_kopf(handover: _Handover, ended: threading.Event) -> None:
-    """kopf gives up on some answers of an API server in trouble: it is then started again."""
-    while not ended.is_set():
+async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
+    """Until `stop`, or until kopf gives up, as it does on some answers of an API server in trouble."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    handover = _Handover(loop, intake)
+
+    def run() -> None:
         try:
-            operator = kopf.operator(
-                registry=_registry(handover),
-                settings=_settings(),
-                standalone=True,
-                clusterwide=True,
-                stop_flag=ended,
+            uvloop.run(
+                kopf.operator(registry=_registry(handover), settings=_settings(), standalone=True, clusterwide=True)
             )
-            uvloop.run(operator)
-        except Exception as error:
+        except BaseException as error:  # whatever ends it, it is started again
             logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
-        ended.wait(RESTART_SECONDS)
+        finally:
+            with contextlib.suppress(RuntimeError):  # our loop may be closed by now
+                loop.call_soon_threadsafe(over.set)
+
+    # A daemon: kopf takes seconds to end, and has nothing to lose when the process does.
+    threading.Thread(target=run, name="kopf", daemon=True).start()
+    waits = [loop.create_task(event.wait()) for event in (over, stop)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 class _Handover:
@@ -78,7 +92,8 @@ class _Handover:
     def put(self, event: Any, *, of_stream: bool) -> None:
         self._events.append((of_stream, event["type"], event["object"]))
         if len(self._events) == 1:  # asked after the append: else the last event could be left lying
-            self._loop.call_soon_threadsafe(self._take)
+            with contextlib.suppress(RuntimeError):  # our loop may be closed by now
+                self._loop.call_soon_threadsafe(self._take)
 
     def _take(self) -> None:
         for _ in range(len(self._events)):

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import assert_never
 
@@ -197,11 +197,24 @@ class Lane:
         return True
 
     async def _run_step(self, update: UserUpdate, step: str) -> None:
-        """Call, then checkpoint, once one of the step's slots is free and nothing has changed meanwhile."""
-        with self._context.slots[step].turn() as turn:
-            found = update if turn.done() else await self._await_turn(turn, update, step)
-            if found:
-                await self._call(found, step)
+        """Call, once one of the step's slots is free and nothing has changed meanwhile; then checkpoint.
+
+        The slot is for the call alone: no other user waits for a Secret to be read or a status to be written.
+        """
+        headers = await self._context.step_headers(step)
+        with ExitStack() as holding:
+            with self._context.slots[step].turn() as turn:
+                found = self._still(update, step) if turn.done() else await self._await_turn(turn, update, step)
+                if not found:
+                    return
+                if not self._context.lease.held:
+                    await self._context.lease.wait_held()  # decide anew then: somebody else may have held it
+                    return
+                holding.enter_context(self._holding(found))
+                started = self._context.now()
+                outcome = await self._ask(found, step, headers)
+            crashpoints.reach("controller.answered")
+            await self._checkpoint(found, step, outcome, started)
 
     async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str) -> UserUpdate | None:
         """The update as it stands when a slot is free; None as soon as something else is to be done."""
@@ -226,26 +239,12 @@ class Lane:
             return None
         return found
 
-    async def _call(self, update: UserUpdate, step: str) -> None:
-        context = self._context
-        headers = await context.step_headers(step)
-        if not context.lease.held:
-            await context.lease.wait_held()  # decide anew then: somebody else may have held it
-            return
-        if self.closed or self.queue.head is not update:
-            return
-        self.queue.take(update.name)
-        with self._holding(update):
-            started = context.now()
-            outcome = await self._ask(update, step, headers)
-            crashpoints.reach("controller.answered")
-            await self._checkpoint(update, step, outcome, started)
-
     async def _ask(self, update: UserUpdate, step: str, headers: Mapping[str, str] | None) -> Outcome:
+        self.queue.take(update.name)
         crashpoints.reach("controller.calling")
         endpoint = self._context.stream.steps[step]
         if headers is None:
-            return Misconfigured(f"there is no Secret {endpoint.secret_name} for {step}")
+            return Misconfigured(f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it")
         self._calling = True
         try:
             key = update.idempotency_key(step)

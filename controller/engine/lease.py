@@ -47,6 +47,8 @@ class Lease:
         self._lapse: asyncio.TimerHandle | None = None
         #: The version of a foreign Lease, and when (monotonic) it was seen first.
         self._foreign = ("", 0.0)
+        #: Until when (monotonic) somebody else may hold it, though the object is gone.
+        self._foreign_until = 0.0
 
     @property
     def held(self) -> bool:
@@ -58,8 +60,9 @@ class Lease:
             self._held.clear()
             await self._held.wait()
 
-    async def wait_lapsed(self) -> None:
-        while self.held:
+    async def wait_lapsed(self, tenure: int) -> None:
+        """Return when it is held no more, or by another tenure than that one."""
+        while self.held and self.tenure == tenure:
             await self._lapsed.wait()
 
     async def keep(self) -> None:
@@ -68,6 +71,9 @@ class Lease:
             try:
                 async with asyncio.timeout(RENEW_TIMEOUT + 1):
                     await self._acquire_or_renew()
+            except errors.NotFound:
+                self._body = None
+                self._lapse_now()  # deleted: whoever makes it again holds it
             except (errors.ApiError, TimeoutError) as error:
                 self._body = None
                 if self.held:
@@ -98,6 +104,8 @@ class Lease:
         sent = time.monotonic()
         if self._body is None:
             self._body = await self._read_or_create()
+        if self._body is None:
+            return
         spec = self._body.get("spec", {})
         if not self._ours(spec) and not self._free(self._body):
             self._body = None
@@ -122,6 +130,7 @@ class Lease:
         if not continued:
             self.tenure += 1
             self._acquired = acquired
+            self._lapsed.set()  # for those who wait for the end of the tenure before
             crashpoints.reach("controller.leased")
             logger.info("Lease acquired", extra=fields(lease=self._path, identity=self._identity))
         self._deadline = sent + DEADLINE
@@ -131,6 +140,11 @@ class Lease:
         self._lapse = loop.call_later(max(0.0, self._deadline - time.monotonic()), self._notice_lapse)
         self._lapsed.clear()
         self._held.set()
+
+    def _lapse_now(self) -> None:
+        if self.held:
+            self._deadline = 0.0
+            self._notice_lapse()
 
     def _notice_lapse(self) -> None:
         if self.held:  # the timer came a moment early
@@ -149,13 +163,17 @@ class Lease:
             return True
         if self._foreign[0] != version:
             self._foreign = (version, time.monotonic())
+        self._foreign_until = time.monotonic() + DURATION
         duration: int = spec.get("leaseDurationSeconds", DURATION)
         return time.monotonic() - self._foreign[1] > duration
 
-    async def _read_or_create(self) -> Body:
+    async def _read_or_create(self) -> Body | None:
+        """None while one that somebody else held has been deleted under them: they may not know yet."""
         try:
             return await self._cluster.get(LEASES, self._namespace, self._name, timeout=RENEW_TIMEOUT)
         except errors.NotFound:
+            if time.monotonic() < self._foreign_until:
+                return None
             manifest = {"metadata": {"name": self._name}, "spec": {}}
             return await self._cluster.create(LEASES, self._namespace, manifest, timeout=RENEW_TIMEOUT)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from controller import errors
 from controller.cluster import UPDATES, Cluster
+from controller.engine.parsing import parse
 from controller.logs import fields
 from controller.queueing import UserQueue
 from controller.reconcile import Finish, RequeueAfter, decide
@@ -33,32 +34,32 @@ class Orphans:
     def __init__(self, cluster: Cluster, streams: Mapping[tuple[str, str], UpdateStream]) -> None:
         self._cluster = cluster
         self._streams = streams
-        self._noticed: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self._pending: set[tuple[str, str]] = set()
+        self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def notice(self, key: tuple[str, str]) -> None:
-        if key not in self._pending:
-            self._pending.add(key)
-            self._noticed.put_nowait(key)
+        if key not in self._waiting:
+            self._waiting[key] = asyncio.get_running_loop().create_task(self._mark_later(key))
 
-    async def run(self) -> None:
-        while True:
-            key = await self._noticed.get()
-            await asyncio.sleep(GRACE_SECONDS)
-            self._pending.discard(key)  # what comes from here on is noticed anew: the list may miss it
-            if key in self._streams:
-                continue
-            try:
-                await self._mark(*key)
-            except errors.ApiError as error:
-                logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=str(error)))
-                self.notice(key)
+    def stop(self) -> None:
+        for task in self._waiting.values():
+            task.cancel()
+
+    async def _mark_later(self, key: tuple[str, str]) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        del self._waiting[key]  # what comes from here on is noticed anew: the list may miss it
+        if key in self._streams:
+            return
+        try:
+            await self._mark(*key)
+        except errors.ApiError as error:
+            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=str(error)))
+            self.notice(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
         selector = f"spec.stream={stream},{_UNFINISHED}"
         listing = await self._cluster.list(UPDATES, namespace, field_selector=selector)
         queues: dict[str, UserQueue] = defaultdict(UserQueue)
-        for update in map(UserUpdate.from_body, listing.items):
+        for update in filter(None, map(parse, listing.items)):
             queues[update.spec.user].push(update)
         for queue in queues.values():
             for asked in queue.asked:

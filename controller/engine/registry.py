@@ -25,6 +25,17 @@ class Registry:
         return (update for lane in self._lanes.values() for update in lane.queue)
 
     @property
+    def listed(self) -> int:
+        """Version of the newest list."""
+        return self._listed
+
+    def nudge(self) -> None:
+        """Wake what neither works nor waits for a time: whatever has kept it from waking is made good by that."""
+        for lane in self._lanes.values():
+            if not lane.busy and not lane.waiting_for_time:
+                lane.wake()
+
+    @property
     def lanes(self) -> list[Lane]:
         return list(self._lanes.values())
 
@@ -47,6 +58,8 @@ class Registry:
 
     def merge_list(self, updates: list[UserUpdate], version: int) -> None:
         """Take in a consistent list of all unfinished updates: what it misses, and is not newer, is gone."""
+        if version < self._listed:
+            self._finished = {}  # the API server was restored from the past: what was finished may be to do again
         listed = {update.name for update in updates}
         for known in list(self):
             if known.name not in listed and known.resource_version <= version:

@@ -7,7 +7,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 
 from controller import errors, streamstatus
@@ -55,15 +54,18 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
         for state, count in own.users.items():
             metrics.USERS.labels(context.label, state).set(count)
         try:
-            await status.apply(partial(_laid_over, own, context.stream.generation, context.now()))
+            await status.apply(partial(_laid_over, own, context))
         except errors.NotFound:
             raise
         except errors.ApiError as error:
             logger.warning("Status of the stream not written", extra=fields(cause=str(error)))
 
 
-def _laid_over(own: Summary, generation: int, now: datetime, status: Body) -> Body:
-    condition = own.processing
+def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
+    """What is there where somebody else may hold the Lease by now: it is for them to tell."""
+    if not context.lease.held:
+        return status
+    condition, generation, now = own.processing, context.stream.generation, context.now()
     status = streamstatus.with_condition(
         status, "Processing", condition.ok, condition.reason, condition.message, generation=generation, now=now
     )

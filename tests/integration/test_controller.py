@@ -69,23 +69,23 @@ def test_a_kill_in_the_middle_loses_and_repeats_nothing_that_was_recorded(
 ) -> None:
     users = [f"user{number}" for number in range(60)]
     stream.rules({"user": "user0", "step": "permissions", "action": "busy", "count": 1}, latency=0.05)
-    stream.apply(every={"busyDelaySeconds": 6})
+    stream.apply(every={"busyDelaySeconds": 20})  # longer than it takes to create all updates on a busy machine
     controller = start_controller("controller-killed")
     made = stream.records(users, 4, datetime.now(UTC))
     eventually(lambda: stream.reason(stream.record_name(0)) == "DownstreamBusy", 10)
-    eventually(lambda: sum(phase == "Succeeded" for phase in stream.phases().values()) > 40, 20)
+    eventually(lambda: sum(phase == "Succeeded" for phase in stream.phases().values()) > 40, 30)
     controller.kill()
     killed = time.time_ns()
     recorded = {(name, step["name"]) for name in stream.phases() for step in stream.status(name).get("steps", ())}
     due = from_text(stream.status(stream.record_name(0))["nextAttemptTime"])
     before = len(stream.calls())
     controller.start()
-    stream.all_finished(60)
+    stream.all_finished(90)
     calls = stream.calls()
     names = {(call.user, call.sequence): stream.record_name(call.sequence or 0) for call in calls}
     again = {(names[call.user, call.sequence], call.step) for call in calls[before:]}
     assert not again & recorded, "a recorded step was called again"
-    assert stream.violations(finished=made, only=made, crashes=[killed], busy_delay=6) == []
+    assert stream.violations(finished=made, only=made, crashes=[killed], busy_delay=20) == []
     delayed = [call for call in calls if (call.user, call.sequence, call.step) == ("user0", 0, "permissions")]
     assert len(delayed) == 2
     assert 0 <= delayed[1].time_ns / 1e9 - due.timestamp() < 0.6 + LATE
