@@ -54,6 +54,7 @@ class Run:
     name: str = field(default_factory=lambda: f"chaos-{secrets.token_hex(3)}")
     topic_id: str = ""
     suspended: set[str] = field(default_factory=set)
+    patching: asyncio.Lock = field(default_factory=asyncio.Lock)
     suspensions: list[SuspensionSeen] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     released_ns: int | None = None
@@ -154,9 +155,13 @@ class Run:
         self.suspended.discard(each.user)
         await self._insist(self._patch_suspended)
 
-    async def _patch_suspended(self) -> object:
-        patch = {"spec": {"suspend": {"users": sorted(self.suspended)}}}
-        return await self.cluster.patch(STREAMS, self.name, self.name, patch)
+    async def _patch_suspended(self) -> None:
+        """With the version that was read: a patch that is cut off now must not be taken later, after newer ones."""
+        async with self.patching:
+            stream = await self.cluster.get(STREAMS, self.name, self.name)
+            version = {"resourceVersion": stream["metadata"]["resourceVersion"]}
+            patch = {"metadata": version, "spec": {"suspend": {"users": sorted(self.suspended)}}}
+            await self.cluster.patch(STREAMS, self.name, self.name, patch)
 
     async def _settle(self, observer: Observer) -> None:
         """First all but the blocked user, then that one too, and positions at the ends."""
