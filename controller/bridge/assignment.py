@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from controller import kafka, logs
 from controller.bridge import positions
-from controller.bridge.backlogwriting import BacklogWriter, Gone
+from controller.bridge.backlogwriting import UNREADABLE, BacklogWriter, Gone
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 RETRY_SECONDS = 0.5
+#: A partition without a leader is asked again so often.
+UNANSWERED_SECONDS = 2.0
 #: A partition that ends before its position is looked at again so often.
 CUT_OFF_SECONDS = 2.0
 
@@ -49,6 +52,7 @@ class Assignment:
         writer: BacklogWriter,
         reporter: Reporter,
         member: kafka.GroupMember,
+        refused: Callable[[kafka.KafkaError | None], None],
     ) -> None:
         self._topic = topic
         self._lookup = lookup
@@ -61,21 +65,34 @@ class Assignment:
         self._writer = writer
         self._reporter = reporter
         self._member = member
+        #: Told what keeps partitions from being begun, and that nothing does.
+        self._refused = refused
 
     async def take_up(self, fresh: list[Partition]) -> None:
-        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone, and KafkaError."""
+        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone, KafkaError for good.
+
+        A partition that does not answer is taken up later; the others do not wait for it.
+        """
         logger.info("Partitions assigned", extra=self._fields(fresh))
-        starts = await self._insist(lambda: self._prepare(fresh))
-        await self._insist(lambda: self._adopt_backlogs(fresh))
-        fresh = [partition for partition in fresh if not partition.revoked]
-        for partition in fresh:
+        while fresh := [partition for partition in fresh if not partition.revoked]:
+            starts = await self._insist(partial(self._prepare, fresh))
+            ready = [partition for partition in fresh if partition.number in starts]
+            await self._insist(partial(self._adopt_backlogs, ready))
+            await self._begin([partition for partition in ready if not partition.revoked], starts)
+            fresh = [partition for partition in fresh if partition.number not in starts]
+            if fresh:
+                logger.warning("Partitions do not answer", extra=self._fields(fresh))
+                await asyncio.sleep(UNANSWERED_SECONDS)
+
+    async def _begin(self, ready: list[Partition], starts: Mapping[int, positions.Start]) -> None:
+        for partition in ready:
             start = starts[partition.number]
             partition.tracker = Tracker(start.expired[0] if start.expired else start.offset)
             if start.expired:
                 self._expire(partition, *start.expired)
         await self._reporter.write()
         self._member.commit(self._partitions.recorded)
-        self._member.begin({p.number: starts[p.number].offset for p in fresh if not p.revoked})
+        self._member.begin({p.number: starts[p.number].offset for p in ready if not p.revoked})
 
     async def let_go(self, gone: list[Partition], released: Future[Any]) -> None:
         """Another replica may begin when `released` has its result."""
@@ -163,15 +180,22 @@ class Assignment:
         self._rejecter.add(Rejected.expired(self._dispatch.stream, record, last, last - first + 1, partition, done))
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Until the API server answers. Raises NotFound when the stream is gone, and KafkaError."""
+        """Until it works. Raises NotFound when the stream is gone, KafkaError for what no broker can mend."""
         while True:
             try:
-                return await call()
+                answer = await call()
             except NotFound:
                 raise
-            except ApiError as error:
+            except (ApiError, kafka.KafkaError) as error:
+                if isinstance(error, kafka.KafkaError):
+                    if error.reason == UNREADABLE:
+                        raise
+                    self._refused(error)
                 logger.warning("Not begun yet: %s", error, extra=self._fields(()))
                 await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._refused(None)
+                return answer
 
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -26,6 +26,8 @@ from controller.streams import UpdateStream
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+#: Why a stream is not consumed: nobody but a person can mend it.
+UNREADABLE: Final = "BacklogUnreadable"
 PARALLEL = 8
 #: Bytes a second of a stream's backlogs; an object counts for more than its text.
 RATE = 1 << 20
@@ -275,4 +277,4 @@ def _decoded(body: Body, entry: Body) -> OffsetQueue:
             f"UserBacklog {body['metadata']['name']}, partition {entry['partition']}: offsets that cannot be read"
             f" ({error}). Restore them; taking the entry out gives these records up"
         )
-        raise KafkaError("BacklogUnreadable", message) from error
+        raise KafkaError(UNREADABLE, message) from error

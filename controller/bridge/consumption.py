@@ -102,6 +102,7 @@ class Consumption:
             self._writer,
             self._reporter,
             self._member,
+            self._refuse,
         )
         self._rereading = Rereading(
             kafka.Rereader(context.config, topic, group),
@@ -179,6 +180,7 @@ class Consumption:
     def _on_event(self, event: kafka.Event) -> None:
         match event:
             case kafka.Assigned(numbers):
+                self._steering.refused = None
                 self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
                 self._count_replicas()
             case kafka.Revoked(numbers, released):
@@ -188,6 +190,7 @@ class Consumption:
                 self._spawn(self._assignment.let_go(gone, released))
                 self._count_replicas()
             case kafka.Fetched(items, size):
+                self._steering.refused = None
                 self._on_the_way += size
                 self._fetched += [(p, item) for item in items if (p := self._partitions.get(item.partition))]
                 self._arrived.set()
@@ -196,6 +199,8 @@ class Consumption:
             case kafka.OutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
+            case kafka.Refused(refusal):
+                self._steering.refused = refusal
             case kafka.Failed(reason, message):
                 self._end(kafka.KafkaError(reason, message))
 
@@ -280,6 +285,9 @@ class Consumption:
     def _finish(self, partition: Partition, offset: int) -> None:
         assert partition.tracker is not None
         partition.tracker.done(offset)
+
+    def _refuse(self, error: kafka.KafkaError | None) -> None:
+        self._steering.refused = error
 
     def _freed(self) -> None:
         self._dispatch.pump()

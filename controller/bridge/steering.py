@@ -39,6 +39,8 @@ class Steering:
         self._spilling = Spilling(dispatch, overflow, partitions)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
+        #: What they refuse this member, until it is assigned or sent something.
+        self.refused: KafkaError | None = None
         self.paused = False
 
     @property
@@ -65,7 +67,7 @@ class Steering:
 
     def condition(self) -> Consuming | None:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
-        if error := self.broker_error:
+        if error := self.broker_error or self.refused:
             return self._no(error.reason, str(error))
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is true")
@@ -89,7 +91,9 @@ class Steering:
     @property
     def _creating(self) -> bool:
         """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
-        return not self._suspended and self.broker_error is None and not self._dispatch.brake.failing_for()
+        return (
+            not self._suspended and not (self.broker_error or self.refused) and not self._dispatch.brake.failing_for()
+        )
 
     @property
     def _starving(self) -> bool:

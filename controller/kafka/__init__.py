@@ -15,6 +15,7 @@ from controller.kafka.told import (
     Fetched,
     OutOfRange,
     Reached,
+    Refused,
     Revoked,
     record_cost,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "OutOfRange",
     "Range",
     "Reached",
+    "Refused",
     "Reread",
     "Rereader",
     "Revoked",

@@ -23,11 +23,12 @@ from controller.kafka.told import (
     Fetched,
     OutOfRange,
     Reached,
+    Refused,
     Revoked,
     read_message,
     record_cost,
 )
-from controller.kafka.topics import Topic
+from controller.kafka.topics import REASONS, Topic, explained
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,8 @@ class GroupMember:
             self._tell(OutOfRange(partition))
         elif code == ck.KafkaError._FATAL:  # a consumer is told here that it is of no use any more, not by error_cb
             self._fail(error)
+        elif code in REASONS:
+            self._tell(Refused(explained(error, self._topic.name)))
         else:
             logger.warning("Kafka says: %s", error.str())
 

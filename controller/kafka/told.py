@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import confluent_kafka as ck
 
 from controller.events import Record
+from controller.kafka.config import KafkaError
 from controller.kafka.topics import Topic
 
 #: What a record costs in memory beside its bytes.
@@ -63,6 +64,13 @@ class OutOfRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The brokers refuse this member something; it goes on asking."""
+
+    error: KafkaError
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Fatal: this member is of no use any more."""
 
@@ -70,7 +78,7 @@ class Failed:
     message: str
 
 
-Event: TypeAlias = Assigned | Revoked | Fetched | Committed | OutOfRange | Failed
+Event: TypeAlias = Assigned | Revoked | Fetched | Committed | OutOfRange | Refused | Failed
 
 
 def read_message(message: Any, topic: Topic) -> Record:

@@ -48,12 +48,13 @@ class TopicLookup:
         return Topic(self._topic, topic_id, len(description.partitions))
 
     async def ranges(self, partitions: Iterable[int]) -> dict[int, Range]:
+        """Of the partitions that answer; one without a leader does not. Raises KafkaError where none does."""
         wanted = list(partitions)
         low, high = await asyncio.gather(
             self._offsets(wanted, OffsetSpec.earliest()),  # type: ignore[no-untyped-call]
             self._offsets(wanted, OffsetSpec.latest()),  # type: ignore[no-untyped-call]
         )
-        return {partition: Range(low[partition], high[partition]) for partition in wanted}
+        return {partition: Range(low[partition], high[partition]) for partition in low.keys() & high.keys()}
 
     async def committed(self, group: str, partitions: Iterable[int]) -> dict[int, int]:
         """The group's commits; partitions without one are left out."""
@@ -66,10 +67,16 @@ class TopicLookup:
     async def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
         request = {ck.TopicPartition(self._topic, partition): spec for partition in partitions}
         futures = self._admin.list_offsets(request, request_timeout=REQUEST_SECONDS)
-        return {where.partition: (await _answer(future, self._topic)).offset for where, future in futures.items()}
+        answers = [_answer(future, self._topic) for future in futures.values()]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        errors = [each for each in found if isinstance(each, BaseException)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        pairs = zip(futures, found, strict=True)
+        return {where.partition: each.offset for where, each in pairs if not isinstance(each, BaseException)}
 
 
-_REASONS = {
+REASONS = {
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: "TopicMissing",
     ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "NotAuthorized",
@@ -85,11 +92,12 @@ async def _answer(future: Future[Any], topic: str) -> Any:
     except TimeoutError as error:
         raise KafkaError("BrokerUnreachable", "no broker answers: see spec.kafka.bootstrapServers") from error
     except ck.KafkaException as error:
-        raise _explained(error.args[0], topic) from error
+        raise explained(error.args[0], topic) from error
 
 
-def _explained(error: ck.KafkaError, topic: str) -> KafkaError:
-    reason = _REASONS.get(error.code(), "BrokerUnreachable")
+def explained(error: ck.KafkaError, topic: str) -> KafkaError:
+    """The reason and the cure, for the stream's condition."""
+    reason = REASONS.get(error.code(), "BrokerUnreachable")
     if reason == "TopicMissing":
         return KafkaError(reason, f"topic {topic} does not exist; it is consumed as soon as it is there")
     return KafkaError(reason, f"{error.str()}: see spec.kafka")
