@@ -117,7 +117,11 @@ class Assignment:
         if after < there.low:
             self._expire(partition, after, there.low - 1)
         elif after > there.high:
-            logger.warning("The partition ends before its position", extra=self._fields([partition]))
+            message = (
+                f"partition {partition.number} ends at {there.high}, before its position {after}: its log was cut off;"
+                " it goes on when there is a record at that position"
+            )
+            self._refused(kafka.KafkaError("PositionBeyondEnd", message))
             await asyncio.sleep(CUT_OFF_SECONDS)
         self._member.begin({partition.number: max(after, there.low)})
 

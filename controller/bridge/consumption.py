@@ -88,7 +88,9 @@ class Consumption:
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event)
-        self._steering = Steering(self._dispatch, self._rejecter, self._overflow, self._partitions, self._member)
+        self._steering = Steering(
+            self._dispatch, self._rejecter, self._overflow, self._partitions, self._member, context.counts
+        )
         self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
         self._assignment = Assignment(
             topic,

@@ -56,6 +56,10 @@ class Folding:
         """That object now stands for that; later ones may share it."""
         self._open[kind] = fold
 
+    def forget_known(self) -> None:
+        """All that was there is to be told anew."""
+        self._known.clear()
+
     def know(self, kind: Kind, offset: int, last_offset: int) -> None:
         """An object that was there when reading began."""
         self._known.setdefault(kind, []).append((offset, last_offset))

@@ -26,8 +26,6 @@ class Start:
     offset: int
     #: Records below `offset` that Kafka removed before they were read, from the first to the last; None: none.
     expired: tuple[int, int] | None = None
-    #: The end of the partition is below: it was cut off.
-    beyond_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def with_first_entries(status: Mapping[str, Any], entries: Iterable[Entry]) -> d
 def _start(wanted: int, there: Range) -> Start:
     if wanted < there.low:
         return Start(there.low, expired=(wanted, there.low - 1))
-    return Start(wanted, beyond_end=wanted > there.high)
+    return Start(wanted)
 
 
 def with_entries(status: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ class Rejecter:
         """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
         listing = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=self._selector)
         self._kept = len(listing.items)
+        self._folding.forget_known()
         for body in listing.items:
             spec, source = body["spec"], body["spec"]["source"]
             if spec["count"] > 1:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.reporting import Counts
 
 #: A position that has not moved for so long is held up, and so is a user for whom nothing has.
 STUCK_SECONDS = 8.0
@@ -13,16 +16,21 @@ USERS = 50
 
 
 class Spilling:
-    def __init__(self, dispatch: Dispatch, overflow: Overflow, partitions: Partitions) -> None:
+    def __init__(
+        self, dispatch: Dispatch, overflow: Overflow, partitions: Partitions, counts: Callable[[], Counts]
+    ) -> None:
         self._dispatch = dispatch
         self._overflow = overflow
         self._partitions = partitions
+        #: As the API server shows them, other replicas' backlogs too.
+        self._counts = counts
         self._positions: dict[Partition, tuple[int, float]] = {}
 
     @property
     def _room(self) -> int:
         """Backlogs that may still be made."""
-        return self._dispatch.stream.limits.max_objects - len(self._overflow)
+        there = max(len(self._overflow), self._counts().overflowing)
+        return self._dispatch.stream.limits.max_objects - there
 
     def make_room(self, wanted: int, now: float) -> None:
         """Free so many bytes of memory, from the users with most in it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
 from controller.bridge.rejecting import Rejecter
-from controller.bridge.reporting import Consuming
+from controller.bridge.reporting import Consuming, Counts
 from controller.bridge.spilling import Spilling
 from controller.kafka import GroupMember, KafkaError
 
@@ -30,13 +31,14 @@ class Steering:
         overflow: Overflow,
         partitions: Partitions,
         member: GroupMember,
+        counts: Callable[[], Counts],
     ) -> None:
         self._dispatch = dispatch
         self._rejecter = rejecter
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
-        self._spilling = Spilling(dispatch, overflow, partitions)
+        self._spilling = Spilling(dispatch, overflow, partitions, counts)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
         #: What they refuse this member, until it is assigned or sent something.
@@ -91,9 +93,8 @@ class Steering:
     @property
     def _creating(self) -> bool:
         """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
-        return (
-            not self._suspended and not (self.broker_error or self.refused) and not self._dispatch.brake.failing_for()
-        )
+        trouble = self._suspended or self.broker_error or self.refused or self._dispatch.brake.failing_for()
+        return not trouble
 
     @property
     def _starving(self) -> bool:

@@ -100,6 +100,10 @@ class Streams:
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        namespace, name, _ = self._ending.pop(task)
+        metrics.forget(namespace, name)
+
     def _counts(self, stream: tuple[str, str]) -> Counts:
         return Counts(overflowing=self._backlogs.count(stream), rejected=self._rejected.count(stream))
 
@@ -110,9 +114,8 @@ class Streams:
         _, task = self._running.pop(key)
         task.cancel()
         self._ending[task] = key
-        task.add_done_callback(self._ending.pop)
+        task.add_done_callback(self._ended)
         namespace, name, _ = key
-        metrics.forget(namespace, name)
         logger.info("Stream ended", extra=logs.fields(stream=f"{namespace}/{name}"))
 
 

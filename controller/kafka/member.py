@@ -54,6 +54,8 @@ class GroupMember:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._commands: deque[Callable[[], None]] = deque()
+        #: Partitions that are assigned, and those of them that are read.
+        self._owned: set[int] = set()
         self._begun: set[int] = set()
         self._paused = False
         self._sent: deque[float] = deque()
@@ -156,6 +158,8 @@ class GroupMember:
             logger.warning("Kafka says: %s", error.str())
 
     def _begin(self, starts: dict[int, int]) -> None:
+        # What was revoked since the loop decided to begin is another member's.
+        starts = {partition: offset for partition, offset in starts.items() if partition in self._owned}
         partitions = [ck.TopicPartition(self._topic.name, partition, offset) for partition, offset in starts.items()]
         if again := [p for p in partitions if p.partition in self._begun]:
             self._consumer.incremental_unassign(again)
@@ -193,6 +197,7 @@ class GroupMember:
     def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         # The assignment is taken empty: it is filled by `begin`, when the offsets to begin at are known.
         consumer.incremental_assign([])
+        self._owned.update(p.partition for p in partitions)
         if partitions:
             self._tell(Assigned(tuple(p.partition for p in partitions)))
 
@@ -221,6 +226,7 @@ class GroupMember:
     def _unassign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         consumer.incremental_unassign([p for p in partitions if p.partition in self._begun])
         self._begun.difference_update(p.partition for p in partitions)
+        self._owned.difference_update(p.partition for p in partitions)
 
     def _on_error(self, error: ck.KafkaError) -> None:
         if error.fatal():

@@ -36,7 +36,7 @@ CASES = [
     ("nothing known, no commit: latest", {}, {}, "latest", Start(10)),
     ("removed meanwhile", status(("new", 0, 1)), {}, "earliest", Start(3, expired=(1, 2))),
     ("a commit whose records are gone", {}, {0: 0}, "earliest", Start(3, expired=(0, 2))),
-    ("cut off", status(("new", 0, 12)), {}, "earliest", Start(12, beyond_end=True)),
+    ("cut off", status(("new", 0, 12)), {}, "earliest", Start(12)),
 ]
 
 
