@@ -1,0 +1,175 @@
+"""The topic and the group change under the bridge: made later, made again, grown, cut, with gaps, without commits."""
+
+from __future__ import annotations
+
+import json
+
+import confluent_kafka as ck
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from controller.devenv import broker
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import GOOD, Ingested, good
+from tests.kube import Kube
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+def admin(ingested: Ingested) -> AdminClient:
+    """To be held until its answers are there: dropping it ends its requests."""
+    return AdminClient({"bootstrap.servers": ingested.bootstrap})
+
+
+def users(count: int, each: int) -> list[str]:
+    return [f"user{number}" for _ in range(each) for number in range(count)]
+
+
+def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
+    return [(partition, offset) for offset in range(count)]
+
+
+def test_a_lost_group_changes_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    ingested.positioned(2)
+    for update in ingested.updates():
+        ingested.kube.delete(ingested.namespace, "userupdates", update["metadata"]["name"])
+    bridge.kill()
+
+    client = admin(ingested)
+
+    def deleted() -> bool:
+        try:
+            client.delete_consumer_groups([ingested.topic])[ingested.topic].result(10)
+        except ck.KafkaException as error:
+            # The dead member is still in it until its session ends.
+            assert error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND, error
+        return True
+
+    eventually(deleted, 30)
+    bridge.start()
+    ingested.produce(good(["cy"]))
+    ingested.positioned(3)
+    assert ingested.offsets() == [(0, 2)]
+
+
+def test_without_an_entry_the_commit_decides(ingested: Ingested, start_bridge: StartReplica) -> None:
+    ingested.produce(good(["ana", "bo", "cy"]))
+    consumer = ck.Consumer({"bootstrap.servers": ingested.bootstrap, "group.id": ingested.topic})
+    consumer.commit(offsets=[ck.TopicPartition(ingested.topic, 0, 2)], asynchronous=False)
+    consumer.close()
+    start_bridge()
+    ingested.apply()
+    ingested.positioned(3)
+    assert ingested.offsets() == [(0, 2)]
+
+
+def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+    broker.delete_topic(ingested.bootstrap, ingested.topic)
+    start_bridge()
+    ingested.apply()
+    ingested.reason("TopicMissing")
+    broker.create_topic(ingested.bootstrap, ingested.topic)
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1, 15)
+
+
+def test_a_topic_made_again_starts_anew(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    ingested.positioned(2)
+    broker.delete_topic(ingested.bootstrap, ingested.topic)
+    broker.create_topic(ingested.bootstrap, ingested.topic)
+    # More than there were: read on from the old position they would look like the old topic's.
+    ingested.produce(good(["ana", "bo", "cy", "dan"]))
+    eventually(lambda: len(ingested.status().get("partitions", ())) == 2, 30)
+    ingested.positioned(4, 20)
+    updates = ingested.updates()
+    ids = [update["spec"]["source"]["topicId"] for update in updates]
+    assert sorted(ids.count(topic_id) for topic_id in set(ids)) == [2, 4]
+    assert len({update["metadata"]["name"] for update in updates}) == 6
+
+
+def test_partitions_that_are_added_are_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    client = admin(ingested)
+    client.create_partitions([NewPartitions(ingested.topic, 3)])[ingested.topic].result(10)
+    ingested.produce(good(["bo", "cy"]), partition=2)
+    ingested.positioned(2, 30, partition=2)
+    assert ingested.offsets() == [(0, 0), (2, 0), (2, 1)]
+
+
+def test_gaps_of_transactions_do_not_stall_the_position(ingested: Ingested, start_bridge: StartReplica) -> None:
+    start_bridge()
+    ingested.apply()
+    producer = ck.Producer({"bootstrap.servers": ingested.bootstrap, "transactional.id": ingested.topic})
+    producer.init_transactions(30)
+    for number, end in enumerate((producer.commit_transaction, producer.abort_transaction) * 2):
+        producer.begin_transaction()
+        producer.produce(ingested.topic, key=f"user{number}", value=b"{}" if number == 2 else _json())
+        producer.flush(10)
+        end(30)
+    # Four records, each with its marker; two were aborted, one is poison.
+    ingested.positioned(8)
+    assert ingested.offsets() == [(0, 0)]
+    assert [entry["source"]["offset"] for entry in ingested.rejected()] == [4]
+
+
+def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    bridge.kill()
+    ingested.produce(good(users(10, 1)))
+    _remove_below(ingested, 5)
+    bridge.start()
+    ingested.positioned(11)
+    assert ingested.offsets() == [(0, 0), *whole(11)[5:]]
+    (expired,) = ingested.rejected()
+    source = expired["source"]
+    assert (expired["reason"], source["offset"], source["lastOffset"], expired["count"]) == ("PayloadExpired", 1, 4, 4)
+
+
+def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 100))
+    ingested.positioned(100, 30)
+    bridge.kill()
+    _remove_below(ingested, 50)
+    bridge.start()
+
+    def drained() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return not ingested.backlogs()
+
+    eventually(drained, 60)
+    assert ingested.offsets() == whole(100)[:5] + whole(100)[50:]
+    assert sum(entry["count"] for entry in ingested.rejected()) == 45
+    assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}
+
+
+def _json() -> bytes:
+    return json.dumps(GOOD).encode()
+
+
+def _remove_below(ingested: Ingested, offset: int) -> None:
+    where = ck.TopicPartition(ingested.topic, 0, offset)
+    client = admin(ingested)
+    client.delete_records([where])[where].result(10)
