@@ -18,6 +18,9 @@ demo: .venv/synced  ## play the demo scenario on real parts: timeline, kubectl o
 test: .venv/synced  ## all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
 	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
 
+floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls): some 30 minutes
+	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
+
 chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECONDS=900 RUNS=1 FAULTS=kill:controller,freeze
 	@$(PYTHON) -m controller.devenv.chaos $(if $(SEED),--seed "$(SEED)") $(if $(RUNS),--runs "$(RUNS)") \
 		$(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(RATE),--rate "$(RATE)") \
@@ -61,4 +64,4 @@ $(UV):
 	python3 -m venv .tools/uv-$(UV_VERSION)
 	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.PHONY: help demo chaos test up down status clean check format
+.PHONY: help demo chaos floods test up down status clean check format
