@@ -50,14 +50,18 @@ class Whole:
 
     def unfinished(self) -> int:
         """Unfinished updates of the stream, by the API server's own count."""
-        path = self.ingested.kube.path(self.ingested.namespace, "userupdates")
-        selector = f"spec.stream={self.ingested.name},{UNFINISHED}"
-        page = self.ingested.kube.call("GET", path, params={"fieldSelector": selector, "limit": "100000"})
-        return len(page["items"])
+        return self._count(UNFINISHED)
 
     def recorded(self, phase: str = "Succeeded") -> int:
         """Updates in that phase, by the API server."""
-        return sum(found == phase for found in self.processing.phases().values())
+        return self._count(f"status.phase={phase}")
+
+    def _count(self, selector: str) -> int:
+        path = self.ingested.kube.path(self.ingested.namespace, "userupdates")
+        only = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        query = {"fieldSelector": f"spec.stream={self.ingested.name},{selector}", "limit": "100000"}
+        page = self.ingested.kube.call("GET", path, params=query, headers=only)
+        return len(page["items"] or ())
 
     def all_recorded(self, count: int, within: float = 30) -> None:
         """Wait until the API server says of all of them that they succeeded."""

@@ -136,8 +136,8 @@ def resident(replicas: list[Replica]) -> int:
 
 
 @contextmanager
-def sampled(look: Callable[[], int], every: float = 1.0) -> Iterator[list[int]]:
-    """What `look` says each second, for as long as the block runs."""
+def sampled(look: Callable[[], int], every: float = 2.0) -> Iterator[list[int]]:
+    """What `look` says every two seconds, for as long as the block runs."""
     samples: list[int] = []
     over = threading.Event()
 
