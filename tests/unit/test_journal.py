@@ -223,6 +223,13 @@ def test_an_update_that_was_not_finished(history: History) -> None:
     assert history.rules(finished=[("ana", 1), ("nobody", 7)]) == {Rule.UNFINISHED}
 
 
+def test_a_last_step_whose_long_answer_was_not_read_to_its_end(history: History) -> None:
+    history.call("profile", 1)
+    history.call("permissions", 1)
+    history.call("resources", 1, status=None, answer=None, gone=True)
+    assert history.rules(finished=[("ana", 1)]) == set()
+
+
 def test_an_update_that_nobody_made(history: History) -> None:
     history.update(1)
     history.update(2)
