@@ -223,11 +223,14 @@ def test_an_update_that_was_not_finished(history: History) -> None:
     assert history.rules(finished=[("ana", 1), ("nobody", 7)]) == {Rule.UNFINISHED}
 
 
-def test_a_last_step_whose_long_answer_was_not_read_to_its_end(history: History) -> None:
+def test_a_long_answer_keeps_back_what_it_owes_but_the_last_step_owes_nothing(history: History) -> None:
     history.call("profile", 1)
     history.call("permissions", 1)
-    history.call("resources", 1, status=None, answer=None, gone=True)
+    history.call("resources", 1, answer={"bytes": 1 << 20})
     assert history.rules(finished=[("ana", 1)]) == set()
+    history.call("profile", 2, answer={"bytes": 1 << 20})
+    history.call("permissions", 2)
+    assert Rule.STEP_ORDER in history.rules()
 
 
 def test_an_update_that_nobody_made(history: History) -> None:
