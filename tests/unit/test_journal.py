@@ -319,7 +319,8 @@ def end(call: int, **fields: Any) -> dict[str, Any]:
         ([BEGIN, end(77)], {"end": None}),
         ([BEGIN, end(1, answer={"userId": 7})], {"succeeded": False}),
         ([{**BEGIN, "step": "resources"}, end(1, answer={})], {"succeeded": True}),
-        ([{**BEGIN, "step": "resources"}, end(1, answer={"bytes": 65537})], {"succeeded": False}),
+        ([BEGIN, end(1, answer={"userId": "u", "bytes": 65537})], {"succeeded": False}),
+        ([{**BEGIN, "step": "resources"}, end(1, answer={"bytes": 65537})], {"succeeded": True}),
         ([BEGIN, end(1, answer={"status": "NOT_READY"})], {"busy": True, "succeeded": False}),
     ],
 )
