@@ -108,6 +108,8 @@ def test_partitions_that_are_added_are_consumed(ingested: Ingested, start_bridge
     ingested.positioned(1)
     client = admin(ingested)
     client.create_partitions([NewPartitions(ingested.topic, 3)])[ingested.topic].result(10)
+    # The controller has made them; the broker tells of them a moment later, and producers ask the broker.
+    eventually(lambda: len(client.list_topics(ingested.topic).topics[ingested.topic].partitions) == 3)
     ingested.produce(good(["bo", "cy"]), partition=2)
     ingested.positioned(2, 30, partition=2)
     assert ingested.offsets() == [(0, 0), (2, 0), (2, 1)]
