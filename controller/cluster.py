@@ -183,10 +183,10 @@ class Cluster:
             query["continue"] = token
 
     async def served(self, group: str, version: str) -> set[str]:
-        """Plurals of the kinds that the API server serves for a group; none where it does not know the group."""
+        """Plurals of the kinds that the API server serves for a group; none where it does not know it, or is away."""
         try:
             body = await self._call("GET", f"/apis/{group}/{version}")
-        except (errors.NotFound, errors.Unavailable):
+        except errors.ApiError:
             return set()
         return {resource["name"] for resource in body["resources"]}
 

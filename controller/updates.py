@@ -25,6 +25,11 @@ class Phase(StrEnum):
 FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED})
 
 
+def unfinished_selector(stream: str) -> str:
+    """The field selector of a stream's unfinished updates."""
+    return ",".join([f"spec.stream={stream}", *(f"status.phase!={phase}" for phase in sorted(FINISHED))])
+
+
 class Reason(StrEnum):
     """Why the condition Succeeded stands as it does: a closed set."""
 

@@ -16,11 +16,9 @@ from controller.bridge.links import Links
 from controller.bridge.slots import Slots
 from controller.cluster import UPDATES, Cluster, Listing, WatchEvent
 from controller.reflector import reflect
-from controller.updates import FINISHED
+from controller.updates import unfinished_selector
 
 logger = logging.getLogger(__name__)
-
-_UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
 
 
 class Unfinished:
@@ -38,7 +36,7 @@ class Unfinished:
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        self._selector = f"spec.stream={stream},{_UNFINISHED}"
+        self._selector = unfinished_selector(stream)
         self._slots = slots
         self._links = links
         self._freed = freed

@@ -25,7 +25,7 @@ from controller.engine.registry import Registry
 from controller.engine.reporting import report
 from controller.logs import fields
 from controller.streams import UpdateStream
-from controller.updates import FINISHED, UserUpdate
+from controller.updates import UserUpdate, unfinished_selector
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
 PRUNE_SECONDS = 5.0
-
-UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
 
 
 class Engine:
@@ -199,7 +197,7 @@ class Engine:
 
     async def _list(self) -> bool:
         stream = self._context.stream
-        selector = f"spec.stream={stream.name},{UNFINISHED}"
+        selector = unfinished_selector(stream.name)
         asked = self._context.lease.tenure, self._registry.listed
         try:
             listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector)

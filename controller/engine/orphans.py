@@ -18,14 +18,12 @@ from controller.logs import fields
 from controller.queueing import UserQueue
 from controller.reconcile import Finish, RequeueAfter, decide
 from controller.streams import UpdateStream
-from controller.updates import FINISHED, UserUpdate
+from controller.updates import UserUpdate, unfinished_selector
 
 logger = logging.getLogger(__name__)
 
 #: Seconds for which a stream may be on its way: at a start, streams and updates are listed side by side.
 GRACE_SECONDS = 2.0
-
-_UNFINISHED = ",".join(f"status.phase!={phase}" for phase in sorted(FINISHED))
 
 
 class Orphans:
@@ -56,8 +54,7 @@ class Orphans:
             self.notice(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
-        selector = f"spec.stream={stream},{_UNFINISHED}"
-        listing = await self._cluster.list(UPDATES, namespace, field_selector=selector)
+        listing = await self._cluster.list(UPDATES, namespace, field_selector=unfinished_selector(stream))
         queues: dict[str, UserQueue] = defaultdict(UserQueue)
         for update in filter(None, map(parse, listing.items)):
             queues[update.spec.user].push(update)
