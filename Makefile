@@ -27,6 +27,9 @@ chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECOND
 		$(if $(FAULTS),--faults "$(FAULTS)") $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)")
 
+bench: .venv-bench/synced  ## this project beside the bare limit, on the same records; ARGS="--repetitions 1 --contenders coalesced,limit"
+	@.venv-bench/bin/python -m tests.benchmarks $(ARGS)
+
 up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml; then: . .dev/env
 	@$(PYTHON) -m controller.devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(STREAM),--stream "$(STREAM)")
@@ -56,6 +59,11 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	$(UV) sync --frozen --quiet --compile-bytecode
 	@touch $@
 
+# The peers and matplotlib are for `make bench` alone: an environment of their own, from the same lock.
+.venv-bench/synced: $(UV) pyproject.toml uv.lock
+	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --quiet --compile-bytecode --group bench
+	@touch $@
+
 # uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.
 $(UV):
 	@command -v python3 >/dev/null || { echo "Missing: python3 (3.11 or newer): sudo apt-get install -y python3 python3-venv"; exit 1; }
@@ -64,4 +72,4 @@ $(UV):
 	python3 -m venv .tools/uv-$(UV_VERSION)
 	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.PHONY: help demo chaos floods test up down status clean check format
+.PHONY: help demo bench chaos floods test up down status clean check format

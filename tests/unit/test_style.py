@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "controller").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-#: The one place that may wait; everything else polls through it.
+#: The one place that may wait; every test polls through it.
 PATIENT = {"tests/eventually.py"}
+#: A tool, no tests: what paces load, or looks at it without disturbing it, waits.
+BENCHMARKS = "tests/benchmarks/"
 
 MAX_FILE = 400
 MEDIAN_FILE = 150
@@ -51,7 +53,11 @@ def test_most_of_the_code_is_in_small_pieces() -> None:
     assert median(len(path.read_text().splitlines()) for path in SOURCES) <= MEDIAN_FILE
 
 
-@pytest.mark.parametrize("path", [path for path in TESTS if relative(path) not in PATIENT], ids=relative)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in TESTS if relative(path) not in PATIENT and not relative(path).startswith(BENCHMARKS)],
+    ids=relative,
+)
 def test_tests_do_not_sleep(path: Path) -> None:
     sleeps = [
         node.lineno
