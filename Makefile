@@ -27,8 +27,8 @@ chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECOND
 		$(if $(FAULTS),--faults "$(FAULTS)") $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)")
 
-bench: .venv-bench/synced  ## this project beside the bare limit, on the same records; ARGS="--repetitions 1 --contenders coalesced,limit"
-	@.venv-bench/bin/python -m tests.benchmarks $(ARGS)
+bench: .venv-bench/synced  ## this project beside Restate and the bare limit, on the same records; WHAT="backlog rate-50" QUICK=1 ARGS=--help
+	@.venv-bench/bin/python -m tests.benchmarks $(WHAT) $(if $(QUICK),--quick) $(ARGS)
 
 up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml; then: . .dev/env
 	@$(PYTHON) -m controller.devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \

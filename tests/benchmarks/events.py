@@ -14,9 +14,9 @@ from controller.devenv.errors import CommandFailed
 _SECONDS = 60.0
 
 
-def users_in_turns(events: int, users: int, first: int = 0) -> Iterator[tuple[int, str]]:
-    """(number, user) of so many events, from number `first` on: `u0`, `u1`, …, `u0`, …"""
-    return ((number, f"u{number % users}") for number in range(first, first + events))
+def users_in_turns(events: int, users: int, first: int = 0, behind: int = 0) -> Iterator[tuple[int, str]]:
+    """(number, user) of so many events, from number `first` on: `u0`, `u1`, …, `u0`, …; without the first `behind`."""
+    return ((number, f"u{behind + number % users}") for number in range(first, first + events))
 
 
 def value(number: int) -> bytes:

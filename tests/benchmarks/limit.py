@@ -240,8 +240,6 @@ class Limit:
     async def _call(self, event: Event, name: str, step: str, results: Mapping[str, str]) -> dict[str, str]:
         target = self._target
         body = {**(results or {"user": event.user}), step: event.fields[step]}
-        if step == "permissions":
-            body = {"userId": results["userId"], step: event.fields[step]}
         headers = {
             "Content-Type": JSON,
             "Accept": JSON,

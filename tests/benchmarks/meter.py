@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -58,6 +58,10 @@ class Meter:
         requests, watch_events, wal = self._servers()
         return Reading(cpu, machine, memory, requests, watch_events, wal)
 
+    def memory(self) -> Mapping[str, int]:
+        """Bytes resident now, by process."""
+        return self._usage()[2]
+
     def _usage(self) -> tuple[dict[str, float], float, dict[str, int]]:
         cpu, memory = {}, {}
         for name, process in self._processes.items():
@@ -84,30 +88,19 @@ class Meter:
         return dict(requests), events, int(float(wal[1])) if wal else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What lay between two readings, for each of so many events."""
-
-    #: Milliseconds of CPU, by process.
-    cpu_ms: Mapping[str, float]
-    machine_ms: float
-    writes: float
-    #: By verb and resource; what came less than once in a hundred events is left out.
-    requests: Mapping[str, float]
-    watch_events: float
-    wal_bytes: float
-    #: Mebibytes resident at the end, by process.
-    memory_mib: Mapping[str, float]
-
-
-def cost(before: Reading, after: Reading, events: int) -> Cost:
+def figures(before: Reading, after: Reading, events: int, own: Sequence[str]) -> dict[str, float]:
+    """What lay between two readings for each of so many events, by name; `own` are the contender's processes."""
+    cpu = {name: (at - before.cpu[name]) * 1000 / events for name, at in after.cpu.items()}
     requests = {what: (count - before.requests.get(what, 0)) / events for what, count in after.requests.items()}
-    return Cost(
-        cpu_ms={name: (at - before.cpu[name]) * 1000 / events for name, at in after.cpu.items()},
-        machine_ms=(after.machine - before.machine) * 1000 / events,
-        writes=(after.writes() - before.writes()) / events,
-        requests={what: round(count, 3) for what, count in sorted(requests.items()) if count >= 0.01},
-        watch_events=(after.watch_events - before.watch_events) / events,
-        wal_bytes=(after.wal_bytes - before.wal_bytes) / events,
-        memory_mib={name: size / 2**20 for name, size in after.memory.items()},
-    )
+    return {
+        **{f"cpu_ms.{name}": ms for name, ms in cpu.items()},
+        "own_cpu_ms": sum(cpu[name] for name in own),
+        "machine_cpu_ms": (after.machine - before.machine) * 1000 / events,
+        "api_writes": (after.writes() - before.writes()) / events,
+        # What came less than once in a hundred events is left out.
+        **{f"requests.{what}": count for what, count in sorted(requests.items()) if count >= 0.01},
+        "watch_events": (after.watch_events - before.watch_events) / events,
+        "etcd_bytes": (after.wal_bytes - before.wal_bytes) / events,
+        **{f"memory_mib.{name}": size / 2**20 for name, size in after.memory.items()},
+        "own_memory_mib": sum(after.memory[name] for name in own) / 2**20,
+    }

@@ -60,6 +60,14 @@ class Stage:
         probe = probes.http(f"{self.downstream_url}/count")
         self.start_python(DOWNSTREAM, "tests.benchmarks.downstream", "--port", port, probe=probe)
 
+    def kill(self, *names: str) -> None:
+        """SIGKILL to processes and what they have started; returns when they are gone."""
+        for name in names:
+            process = self.environment.processes.find(name)
+            for child in process.children(recursive=True) if process else ():
+                child.kill()
+            self.environment.kill(name)
+
     @contextmanager
     def topic(self) -> Iterator[Topic]:
         """A fresh topic of one partition."""
@@ -116,22 +124,26 @@ class Stage:
         return process
 
     def unfinished(self, stream: str) -> int:
-        """By one page of metadata."""
-        query = {"fieldSelector": f"spec.stream={stream},status.phase!=Succeeded", "limit": "100000"}
+        return len(self._updates(f"spec.stream={stream},status.phase!=Succeeded"))
+
+    def waiting(self, stream: str) -> int:
+        """Updates whose status says that they wait."""
+        return len(self._updates(f"spec.stream={stream},status.phase=Waiting"))
+
+    def _updates(self, selector: str = "") -> list[str]:
+        """Paths of the updates, by one list of metadata."""
+        query = {"fieldSelector": selector, "limit": "100000"}
         only = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
         page = self.kube.call("GET", self.kube.path(NAMESPACE, "userupdates"), params=query, headers=only)
-        return len(page["items"] or ())
+        return [self.kube.path(NAMESPACE, "userupdates", item["metadata"]["name"]) for item in page["items"] or ()]
 
     def empty(self) -> None:
         """Remove all streams, updates and Leases: the store does not grow from run to run."""
         for plural in ("updatestreams", "userbacklogs", "rejectedevents"):
             for item in self.kube.list(NAMESPACE, plural):
                 self.kube.delete(NAMESPACE, plural, item["metadata"]["name"])
-        only = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
-        page = self.kube.call("GET", self.kube.path(NAMESPACE, "userupdates"), headers=only)
-        paths = [self.kube.path(NAMESPACE, "userupdates", item["metadata"]["name"]) for item in page["items"] or ()]
         with ThreadPoolExecutor(8) as pool:
-            for answer in pool.map(self.kube.client.delete, paths):
+            for answer in pool.map(self.kube.client.delete, self._updates()):
                 answer.raise_for_status()
         self.kube.call("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases")
 
