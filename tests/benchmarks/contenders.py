@@ -118,7 +118,7 @@ def _restate(service: str) -> _Maker:
 _Maker: TypeAlias = Callable[[str, int | None, Mapping[str, Any]], Contender]
 #: The best of those that were tried: see docs/performance.md.
 LIMIT_CONCURRENCY = 32
-PARTITIONS = 24
+PARTITIONS = 4
 _MAKERS: Mapping[str, _Maker] = {
     "every-step": lambda name, number, spec: Ours(name, "EveryStep", spec),
     "coalesced": lambda name, number, spec: Ours(name, "Coalesced", spec),

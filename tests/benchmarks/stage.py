@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import psutil
 
 from controller.devenv import broker, lifecycle, probes
 from controller.devenv.chaos import topic as topics
-from controller.devenv.environment import Environment
+from controller.devenv.environment import INFRASTRUCTURE, Environment
 from controller.devenv.errors import StartFailed
 from controller.devenv.layout import HOST
 from controller.devenv.processes import Command
@@ -62,11 +62,7 @@ class Stage:
 
     def kill(self, *names: str) -> None:
         """SIGKILL to processes and what they have started; returns when they are gone."""
-        for name in names:
-            process = self.environment.processes.find(name)
-            for child in process.children(recursive=True) if process else ():
-                child.kill()
-            self.environment.kill(name)
+        _kill(self.environment, names)
 
     @contextmanager
     def topic(self) -> Iterator[Topic]:
@@ -150,9 +146,9 @@ class Stage:
 
 @contextmanager
 def stage(environment: Environment, progress: Callable[[str], None]) -> Iterator[Stage]:
-    """Everything up; stopped and removed afterwards."""
+    """Everything up, new; stopped and removed afterwards, as is what an earlier one that was killed has left."""
     try:
-        lifecycle.clean(environment)
+        _clear(environment)
         progress("starting etcd, kube-apiserver, Kafka and the downstream")
         lifecycle.up_infrastructure(environment, tuned=True)
         environment.stop("downstream")  # the sample's: the benchmarks have one of their own
@@ -162,4 +158,19 @@ def stage(environment: Environment, progress: Callable[[str], None]) -> Iterator
             found.start_downstream()
             yield found
     finally:
-        lifecycle.clean(environment)
+        _clear(environment)
+
+
+def _clear(environment: Environment) -> None:
+    environment.layout.make()
+    environment.processes.recover()
+    _kill(environment, [name for name in environment.processes.names() if name not in INFRASTRUCTURE])
+    lifecycle.clean(environment)
+
+
+def _kill(environment: Environment, names: Iterable[str]) -> None:
+    for name in names:
+        process = environment.processes.find(name)
+        for child in process.children(recursive=True) if process else ():
+            child.kill()
+        environment.kill(name)

@@ -1,0 +1,122 @@
+"""What an event costs in counts: they do not depend on the machine, so a rise is a regression. `make bench` has times.
+
+A bound is what is needed today and no more. Whoever lowers a count lowers its bound with it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from controller.devenv.chaos import topic as topics
+from controller.devenv.environment import Environment
+from controller.kafka import Assigned, Event, Fetched, GroupMember, Topic, client_config
+from controller.streams import KafkaSpec
+from tests.benchmarks.meter import Meter, figures
+from tests.conftest import StartReplica
+from tests.eventually import eventually, eventually_async
+from tests.ingest import GOOD, Ingested
+from tests.kube import Kube
+from tests.whole import Whole, whole
+
+USERS = [f"user{number:03d}" for number in range(40)]
+EACH = 5
+#: Of the writes that no event asks for: the Lease's and the stream's status, once a second at most.
+BY_TIME = ("leases", "updatestreams")
+
+
+@pytest.fixture
+def way(
+    kube: Kube,
+    environment: Environment,
+    namespace: str,
+    topic: str,
+    start_bridge: StartReplica,
+    start_controller: StartReplica,
+) -> Whole:
+    """Both processes at work on a stream of which one event of each user is through."""
+    start_bridge()
+    start_controller()
+    return whole(kube, environment, namespace, topic)
+
+
+def costs(way: Whole, environment: Environment) -> dict[str, float]:
+    """What each of EACH events of every user costs the API server and etcd."""
+    warm = way.produce(USERS, 1)
+    way.done(warm, within=60)
+    way.all_recorded(warm)
+    meter = Meter(way.ingested.kube, environment.command("etcd").url, {})
+    before = meter.before()
+    count = way.produce(USERS, EACH)
+    way.done(warm + count, within=60)
+    way.all_recorded(warm + count)
+    seen = figures(before, meter.after(), count, own=())
+
+    def watched() -> bool:
+        """The watches get the last events a moment later."""
+        previous, seen["watch_events"] = seen["watch_events"], figures(before, meter.after(), count, ())["watch_events"]
+        return previous == seen["watch_events"]
+
+    eventually(watched, every=0.5)
+    return seen
+
+
+def of_events(found: dict[str, float], *verbs: str) -> dict[str, float]:
+    """Requests an event by these verbs, without those that come with time."""
+    requests = {name.removeprefix("requests."): count for name, count in found.items() if name.startswith("requests.")}
+    return {
+        name: count
+        for name, count in requests.items()
+        if name.split()[0] in verbs and not any(resource in name for resource in BY_TIME)
+    }
+
+
+def test_every_step_costs_a_create_and_three_patches(way: Whole, environment: Environment) -> None:
+    way.apply(checkpoints="EveryStep")
+    found = costs(way, environment)
+    assert of_events(found, "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION") == {
+        "POST userupdates": 1.0,
+        "PATCH userupdates/status": 3.0,
+    }
+    # Nothing is looked up one by one.
+    assert of_events(found, "GET") == {}
+    # The bridge: made, twice changed, finished. The controller: made, and no more of its business to be told.
+    assert found["watch_events"] <= 6.0
+    # Four times an object of 2 KB; the rest is for Lease and stream, which are written by time.
+    assert found["etcd_bytes"] <= 12_000
+
+
+async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: Kube, topic: str) -> None:
+    count = 5000
+    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", GOOD) for _ in range(count))
+    requests: dict[str, int] = {}
+
+    def told(text: str) -> None:
+        for broker in json.loads(text)["brokers"].values():
+            requests[broker["name"]] = broker.get("req", {}).get("Fetch", 0)
+
+    statistics: dict[str, Any] = {"statistics.interval.ms": 100, "stats_cb": told}
+    spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
+    seen: list[Event] = []
+    description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
+    member = GroupMember(client_config(spec, {}) | statistics, description, topic, "counted", seen.append)
+    try:
+
+        async def assigned() -> bool:
+            return any(isinstance(event, Assigned) for event in seen)
+
+        async def read() -> bool:
+            items = sum(len(event.items) for event in seen if isinstance(event, Fetched))
+            return items >= count and bool(requests)
+
+        await eventually_async(assigned, within=30)
+        member.begin({0: 0})
+        await eventually_async(read, within=30)
+    finally:
+        await member.close()
+    batches = [event for event in seen if isinstance(event, Fetched)]
+    # At most 500 records each; a megabyte a fetch, and the one that waits at the end.
+    assert len(batches) <= 15
+    assert sum(requests.values()) <= 6
