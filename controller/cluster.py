@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
-from yarl import URL
 
 from controller import errors, names
 
@@ -287,7 +286,7 @@ class Cluster:
                 headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
             async with self._session(path, query).request(
                 method,
-                URL(self._host + path, encoded=True),  # it is: quoting it again would cost more than sending it
+                self._host + path,
                 params=query,
                 data=data,
                 headers=headers,

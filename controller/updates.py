@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -70,8 +69,8 @@ class Source:
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Source:
         return cls(
-            topic=sys.intern(body["topic"]),
-            topic_id=sys.intern(body["topicId"]),
+            topic=body["topic"],
+            topic_id=body["topicId"],
             partition=body["partition"],
             offset=body["offset"],
             timestamp=times.from_text(body["timestamp"]),
@@ -95,7 +94,7 @@ class UpdateSpec:
     def from_body(cls, body: Mapping[str, Any]) -> UpdateSpec:
         source = body.get("source")
         return cls(
-            stream=sys.intern(body["stream"]),  # as all that ten thousand updates have in common
+            stream=body["stream"],
             user=body["user"],
             sequence=body["sequence"],
             profile=body["profile"],
@@ -249,7 +248,7 @@ class UserUpdate:
         """Raises KeyError or ValueError where the object is not what the CRD lets pass."""
         metadata = body["metadata"]
         return cls(
-            namespace=sys.intern(metadata["namespace"]),
+            namespace=metadata["namespace"],
             name=metadata["name"],
             uid=metadata["uid"],
             resource_version=int(metadata["resourceVersion"]),

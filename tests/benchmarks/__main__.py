@@ -13,7 +13,7 @@ from pathlib import Path
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
 from controller.devenv.layout import ROOT
-from tests.benchmarks import limits, scenario
+from tests.benchmarks import limits, report, scenario
 from tests.benchmarks.contenders import contender
 from tests.benchmarks.results import Figures, Measured, Results, Spread
 from tests.benchmarks.run import PLAYS
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         _summarise(results, scenarios, judged=not given.quick)
         _say(f"results: {given.output}")
+    if given.publish:
+        report.main()
     return 0
 
 
@@ -64,7 +66,9 @@ def _given(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Sc
     parser.add_argument("--events", type=int, help="instead of the scenario's")
     parser.add_argument("--quick", action="store_true", help="once and with few events: shows that it works, no more")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON; scenarios in it that are not played stay")
+    parser.add_argument("--publish", action="store_true", help="into docs/performance: JSON, tables and plots")
     given = parser.parse_args(arguments)
+    given.output = report.RESULTS if given.publish else given.output
     changes: dict[str, object] = {"repetitions": given.repetitions, "events": given.events}
     changes["contenders"] = tuple(given.contenders.split(",")) if given.contenders else None
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -81,7 +85,8 @@ def _measure(stage: Stage, scenarios: Sequence[Scenario], results: Results) -> N
         _say(f"\n{one.name}: {one.text}")
         measured = results.begin(one)
         for round in range(one.repetitions):
-            for name in one.contenders:
+            # There and back: who comes after whom must not matter.
+            for name in one.contenders[:: -1 if round % 2 else 1]:
                 figures = PLAYS[one.kind](stage, contender(name, one.spec), one)
                 results.add(measured, round, name, figures)
                 done += 1

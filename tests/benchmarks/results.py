@@ -90,6 +90,15 @@ class Results:
             if known["machine"] == self.machine:
                 self.scenarios = {name: Measured(**found) for name, found in known["scenarios"].items()}
 
+    @classmethod
+    def published(cls, path: Path) -> Results:
+        """As they were written, whatever machine this is."""
+        known = json.loads(path.read_text(encoding="utf-8"))
+        results = cls(None)
+        results.machine, results.versions = known["machine"], known["versions"]
+        results.scenarios = {name: Measured(**found) for name, found in known["scenarios"].items()}
+        return results
+
     def begin(self, scenario: Scenario) -> Measured:
         """Forget what was known of it."""
         time = datetime.now(UTC).isoformat(timespec="seconds")

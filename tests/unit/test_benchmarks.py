@@ -12,7 +12,7 @@ from controller.events import Record, UpdateEvent, read_record, user_update_mani
 from controller.outcomes import Done
 from controller.reconcile import record
 from controller.updates import Status
-from tests.benchmarks import limit, limits, scenario
+from tests.benchmarks import limit, limits, report, scenario
 from tests.benchmarks.answers import Server
 from tests.benchmarks.contenders import STEPS, contender
 from tests.benchmarks.events import users_in_turns, value
@@ -166,3 +166,8 @@ def test_an_unknown_scenario_or_contender_is_named() -> None:
 def test_quick_is_once_and_small() -> None:
     one = scenario.load()["depth-10000"]
     assert one.quick() == replace(one, repetitions=1, events=300, warm_up=50, busy_users=200)
+
+
+def test_the_page_shows_the_published_results() -> None:
+    page = report.PAGE.read_text()
+    assert report.with_tables(page, Results.published(report.RESULTS)) == page, "run python -m tests.benchmarks.report"
