@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
+from yarl import URL
 
 from controller import errors, names
 
@@ -286,7 +287,7 @@ class Cluster:
                 headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
             async with self._session(path, query).request(
                 method,
-                self._host + path,
+                URL(self._host + path, encoded=True),  # it is: quoting it again would cost more than sending it
                 params=query,
                 data=data,
                 headers=headers,

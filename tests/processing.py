@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import pytest
 
 from controller import names, times
 from controller.devenv.environment import Environment
@@ -25,6 +26,8 @@ TOPIC_ID = "TxyaAAAAQACAAAAAAAAAAQ"
 GOOD = {"profile": "dev", "permissions": "all", "resources": "all"}
 REQUEST = names.REQUEST_ANNOTATION
 FINISHED = ("Succeeded", "Failed", "Skipped", "Cancelled")
+#: For tests that are to hold however the stream checkpoints.
+both_ways = pytest.mark.parametrize("checkpoints", ["EveryStep", "Coalesced"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Processing:
     environment: Environment
     namespace: str
     stream: str
+    #: EveryStep or Coalesced: what the stream is applied with, and what the journal is held against.
+    checkpoints: str = "EveryStep"
 
     # The stream
 
@@ -45,7 +50,8 @@ class Processing:
             for step in STEPS
         }
         kafka = {"bootstrapServers": "127.0.0.1:9", "topic": self.stream}
-        body = {"metadata": {"name": self.stream}, "spec": {"kafka": kafka, "steps": steps, **spec}}
+        spec = {"kafka": kafka, "steps": steps, "checkpoints": self.checkpoints, **spec}
+        body = {"metadata": {"name": self.stream}, "spec": spec}
         self.kube.create(self.namespace, "updatestreams", body)
 
     def change(self, **spec: Any) -> None:
@@ -177,7 +183,7 @@ class Processing:
 
     def violations(self, **expected: Any) -> list[Violation]:
         """What breaks the guarantees; see controller.devenv.journal.Expectations."""
-        return check(self.calls(), Expectations(**expected))
+        return check(self.calls(), Expectations(coalesced=self.checkpoints == "Coalesced", **expected))
 
 
 def steps(calls: Iterable[Call]) -> list[tuple[str, int | None, str]]:
@@ -190,11 +196,11 @@ def whole(user: str, *sequences: int) -> list[tuple[str, int | None, str]]:
     return [(user, sequence, step) for sequence in sequences for step in STEPS]
 
 
-def processing(kube: Kube, environment: Environment, namespace: str) -> Processing:
+def processing(kube: Kube, environment: Environment, namespace: str, checkpoints: str = "EveryStep") -> Processing:
     """For a test of its own: the journal begins anew and all rules are gone."""
     for path in ("journal", "control/rules"):
         httpx.delete(f"{environment.downstream_url}/{path}", trust_env=False).raise_for_status()
-    return Processing(kube, environment, namespace, namespace.replace("test", "stream"))
+    return Processing(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)
 
 
 def _reason(update: dict[str, Any]) -> str | None:

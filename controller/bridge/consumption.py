@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: The topic is looked at so often, and before each batch of records.
 TOPIC_SECONDS = 2.0
-#: At most so often, however many batches come.
-LOOK_SECONDS = 0.02
+#: At most so often, however many batches come: a record that comes alone is not kept waiting.
+LOOK_SECONDS = 0.005
 COMMIT_SECONDS = 1.0
 LAG_SECONDS = 5.0
 STEER_SECONDS = 0.5
@@ -208,11 +208,14 @@ class Consumption:
 
     async def _check_topic(self) -> None:
         """Admit records once the topic is known to be the same: one made again starts at 0 and goes on from there."""
+        looked = 0.0
         while True:
             try:
                 await asyncio.wait_for(self._arrived.wait(), TOPIC_SECONDS)
             except TimeoutError:
                 pass
+            await asyncio.sleep(max(0.0, looked + LOOK_SECONDS - time.monotonic()))
+            looked = time.monotonic()
             self._arrived.clear()
             fetched, self._fetched = self._fetched, []
             size, self._on_the_way = self._on_the_way, 0
@@ -227,7 +230,6 @@ class Consumption:
             else:
                 self._admit(fetched)
                 self._member.admitted(size)
-                await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_at_topic(self) -> None:
         """Raises Over when it is another one, or when it stays missing; KafkaError when that is not known."""

@@ -12,6 +12,8 @@ import os
 import secrets
 from pathlib import Path
 
+import psutil
+
 from controller.devenv import probes
 from controller.devenv.layout import HOST, Layout, Ports, write_atomically
 from controller.devenv.processes import Command
@@ -28,9 +30,10 @@ TUNING = (
     "--disable-admission-plugins=MutatingAdmissionWebhook,ValidatingAdmissionWebhook,LimitRanger",
 )
 
-#: A rare garbage collection saves a fifth of the processor time; the limit is for floods, where the watch cache keeps
-#: the last 75 seconds of events decoded, and a heap of five times that was seen to reach 4.5 GB.
-TUNED_GC = {"GOGC": "400", "GOMEMLIMIT": "1536MiB"}
+#: A rare garbage collection saves a fifth of the processor time. The limit is for floods, where the watch cache keeps
+#: the last 75 seconds of events decoded, and a heap of five times that was seen to reach 4.5 GB; near it collections
+#: are frequent again. So it grows with the machine: an eighth of its memory, 1 GiB at least.
+TUNED_GC = {"GOGC": "400", "GOMEMLIMIT": f"{max(1 << 30, psutil.virtual_memory().total // 8)}B"}
 
 
 def etcd(binary: Path, layout: Layout, ports: Ports) -> Command:

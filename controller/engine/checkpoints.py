@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import TypeAlias
 
 from controller import crashpoints, errors
 from controller.cluster import UPDATES
@@ -19,6 +20,9 @@ from controller.logs import fields
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
+
+#: What an outcome makes of a status; it may be asked again, for another one.
+Record: TypeAlias = Callable[[Status], Status]
 
 #: Seconds between tries to write an outcome while the API server refuses or is away.
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
@@ -32,9 +36,12 @@ class Superseded(Exception):
     """Another controller has held the stream since: it has done, or will do, this itself."""
 
 
-async def write_outcome(context: StreamContext, update: UserUpdate, record: Callable[[Status], Status]) -> UserUpdate:
-    """Record an outcome, however long it takes. Raises Gone or Superseded."""
-    tenure, tries = context.lease.tenure, 0
+async def write_outcome(context: StreamContext, update: UserUpdate, record: Record, tenure: int) -> UserUpdate:
+    """Record an outcome that was answered in that tenure of the Lease, however long it takes.
+
+    Raises Gone or Superseded.
+    """
+    tries = 0
     run, done = update.status.run, len(update.status.steps)
     while True:
         status = record(update.status)

@@ -74,6 +74,8 @@ class StreamContext:
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
+    #: Writes under way for the sake of one finished step of several: see `unwritten`.
+    early_writes: int = 0
 
     def reconfigure(self, stream: UpdateStream) -> None:
         if self.lease.held:

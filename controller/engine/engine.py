@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between consistent lists, which find what a watch has missed (kopf reports no deletions after a re-list).
 RESYNC_SECONDS = 120.0
+#: Updates in a page of such a list.
+LIST_PAGE = 250
 RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
@@ -104,19 +106,20 @@ class Engine:
             self.doubt()
         if self._early is not None:
             self._early[body["metadata"]["uid"]] = (kind, body)
+        elif self._open and kind == "DELETED":
+            self._observe_gone(body)
         elif self._open and (update := parse(body)):
-            if kind == "DELETED":
-                self._observe_gone(update)
-            else:
-                self._registry.merge(update)
+            self._registry.merge(update)
 
-    def _observe_gone(self, update: UserUpdate) -> None:
+    def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
-        lane = self._registry.lane(update.spec.user)
-        known = lane.queue.get(update.name) if lane else None
-        if lane is None or known is None or known.resource_version >= update.resource_version:
-            return
-        if not lane.has_in_hand(update):
+        metadata = body["metadata"]
+        lane = self._registry.lane(body["spec"]["user"])
+        known = lane.queue.get(metadata["name"]) if lane else None
+        if lane is None or known is None or known.resource_version >= int(metadata["resourceVersion"]):
+            return  # mostly the echo of our own write
+        update = parse(body)
+        if update and not lane.has_in_hand(update):
             look = asyncio.get_running_loop().create_task(self._look(known))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
@@ -199,14 +202,21 @@ class Engine:
         stream = self._context.stream
         selector = unfinished_selector(stream.name)
         asked = self._context.lease.tenure, self._registry.listed
+        updates: list[UserUpdate] = []
+        version = 0
         try:
-            listing = await self._context.cluster.list(UPDATES, stream.namespace, field_selector=selector)
+            # By pages, each read at once: ten thousand objects as JSON would be several times what is kept of them.
+            async for page in self._context.cluster.pages(
+                UPDATES, stream.namespace, field_selector=selector, page=LIST_PAGE
+            ):
+                updates += filter(None, map(parse, page.items))
+                version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
             return False
         if asked != (self._context.lease.tenure, self._registry.listed):
             return False  # another tenure has begun, or a newer list came first: this one could revive what is done
-        self._registry.merge_list([*filter(None, map(parse, listing.items))], listing.resource_version)
+        self._registry.merge_list(updates, version)
         return True
 
     async def _resync(self) -> None:

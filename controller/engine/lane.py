@@ -16,10 +16,11 @@ from typing import assert_never
 
 from controller import crashpoints, errors
 from controller.cluster import UPDATES
-from controller.engine.checkpoints import Gone, Superseded, write_outcome, write_status
+from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
+from controller.engine.unwritten import Unwritten
 from controller.logs import fields
-from controller.outcomes import Misconfigured, Outcome
+from controller.outcomes import Done, Misconfigured, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import (
     AwaitPredecessor,
@@ -45,6 +46,9 @@ PREDECESSOR_SECONDS = 1.0
 ERROR_SECONDS = 5.0
 #: Seconds of waiting for a step's concurrency before the status says so.
 SLOT_PATIENCE = 1.0
+#: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
+#: and finds what a person has changed meanwhile.
+QUICK_SECONDS = 0.5
 
 
 class Lane:
@@ -59,6 +63,7 @@ class Lane:
         "_stirred",
         "_task",
         "_timer",
+        "_unwritten",
         "closed",
         "queue",
     )
@@ -73,6 +78,7 @@ class Lane:
         self._calling = False
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
+        self._unwritten = Unwritten(context, self._push_ahead)
         #: The newest version of it that the watch has shown meanwhile, by name.
         self._rumours: dict[str, int] = {}
         #: Done when a task that waits for a slot is to look at its queue again.
@@ -86,8 +92,8 @@ class Lane:
         return self._task is not None and not self._task.done()
 
     def has_in_hand(self, update: UserUpdate) -> bool:
-        """Whether it is being called or written; what else changes it is looked up when that is over."""
-        held = self._in_hand
+        """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
+        held = self._in_hand or self._unwritten.update
         if held is None or (held.name, held.uid) != (update.name, update.uid):
             return False
         self._rumours[update.name] = max(update.resource_version, self._rumours.get(update.name, 0))
@@ -134,6 +140,7 @@ class Lane:
             self._timer.cancel()
         if self._task:
             self._task.cancel()
+        self._unwritten.drop()
 
     def finished(self, name: str) -> None:
         """An update is finished or gone: what follows it may start."""
@@ -151,10 +158,16 @@ class Lane:
     async def _work(self) -> None:
         try:
             while (update := self._next()) and not self.closed:
-                if self._rumours.get(update.name, 0) > update.resource_version:
+                decision = self._decide(update)
+                changed = self._rumours.get(update.name, 0) > update.resource_version
+                if self._unwritten and (changed or not isinstance(decision, RunStep)):
+                    await self._write_outcomes()
+                elif changed:
                     await self._look_again(update)
-                elif not await self._act(update, self._decide(update)):
+                elif not await self._act(update, decision):
                     return
+            if self._unwritten:
+                await self._write_outcomes()
         except Superseded:
             self.closed = True
         except errors.ApiError as error:
@@ -227,6 +240,9 @@ class Lane:
             update = found
             if not done:
                 patience = None
+                if self._unwritten:
+                    await self._write_outcomes()
+                    return None
                 waiting = waiting_for_slot(update.status, self._context.now())
                 if waiting != update.status:
                     await self._write(update, waiting)
@@ -256,10 +272,27 @@ class Lane:
         context = self._context
         stream, ended, jitter = context.stream, context.now(), random.random()
         context.count_call(step, outcome, update.status, started, ended)
+        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter))
+        may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
+        quick = (ended - started).total_seconds() < QUICK_SECONDS
+        if may_wait and quick and self._push_ahead(self._unwritten.ahead):
+            self._unwritten.write_soon()
+        else:
+            await self._write_outcomes()
+
+    def _push_ahead(self, update: UserUpdate) -> bool:
+        """Whether it is still there: not when another one of its name, made since, has taken its place."""
+        known = self.queue.get(update.name)
+        there = known is not None and known.uid == update.uid
+        if there:
+            self.queue.push(update)
+        return there
+
+    async def _write_outcomes(self) -> None:
+        update = self._unwritten.update
+        assert update
         try:
-            after = await write_outcome(
-                context, update, lambda status: record(status, outcome, stream, started, ended, jitter)
-            )
+            after = await self._unwritten.write()
         except Gone:
             self.gone(update)
         else:

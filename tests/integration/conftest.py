@@ -24,6 +24,12 @@ def controller(environment: Environment, kube: Kube) -> Iterator[Replica]:
 
 
 @pytest.fixture
-def stream(kube: Kube, environment: Environment, namespace: str) -> Processing:
+def checkpoints() -> str:
+    """How the stream checkpoints; a module that is to hold for both ways is parametrized by this name."""
+    return "EveryStep"
+
+
+@pytest.fixture
+def stream(kube: Kube, environment: Environment, namespace: str, checkpoints: str) -> Processing:
     """A stream of one test, not yet applied, before a downstream that has forgotten all and behaves well."""
-    return processing(kube, environment, namespace)
+    return processing(kube, environment, namespace, checkpoints)

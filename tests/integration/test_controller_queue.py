@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.eventually import eventually
-from tests.processing import Processing, steps, whole
+from tests.processing import Processing, both_ways, steps, whole
 from tests.replicas import Replica
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
@@ -84,6 +84,7 @@ def test_an_update_that_the_watch_has_not_shown_is_looked_up_by_the_one_behind_i
     assert steps(stream.calls()) == whole("ana", 4, 9)
 
 
+@both_ways
 def test_a_head_deleted_while_its_step_runs_lets_the_next_one_run_after_the_call(stream: Processing) -> None:
     stream.rules({"sequence": 1, "step": "profile", "action": "slow", "seconds": 1})
     stream.apply()
@@ -95,6 +96,7 @@ def test_a_head_deleted_while_its_step_runs_lets_the_next_one_run_after_the_call
     assert stream.violations(finished=[("ana", 2)]) == []
 
 
+@both_ways
 def test_an_update_deleted_and_made_again_while_its_step_runs_runs_anew(stream: Processing) -> None:
     stream.rules({"step": "profile", "action": "slow", "seconds": 1, "count": 1})
     stream.apply()
@@ -132,12 +134,13 @@ def test_an_update_that_somebody_else_finished_is_let_go(stream: Processing) -> 
     assert steps(stream.calls())[1:] == whole("ana", 2)
 
 
+@both_ways
 def test_an_update_finished_by_somebody_else_while_its_step_runs_stays_finished(stream: Processing) -> None:
     stream.rules({"sequence": 1, "step": "permissions", "action": "slow", "seconds": 1})
     stream.apply()
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     stream.called(2)
-    status = stream.status(first)
+    status = stream.until(first, "Running")
     condition = {**status["conditions"][0], "status": "False", "reason": "CancelledByRequest"}
     done = {"status": {"phase": "Cancelled", "conditions": [condition]}}
     stream.kube.patch(stream.namespace, "userupdates", first, done, status=True)

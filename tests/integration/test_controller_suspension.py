@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.eventually import eventually
-from tests.processing import Processing, steps, whole
+from tests.processing import Processing, both_ways, steps, whole
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
 
@@ -63,6 +63,7 @@ def test_a_suspended_stream_calls_nothing_until_it_is_resumed(stream: Processing
         stream.until(name, "Succeeded", within=AT_ONCE)
 
 
+@both_ways
 def test_suspending_a_stream_lets_the_running_step_end_and_keeps_its_result(stream: Processing) -> None:
     stream.rules({"step": "permissions", "action": "slow", "seconds": 1})
     stream.apply()
@@ -121,6 +122,7 @@ def test_an_update_without_its_stream_can_be_taken_out(stream: Processing, verb:
     stream.until(second, "Waiting", "StreamMissing")
 
 
+@both_ways
 def test_a_stream_deleted_with_a_call_in_flight(stream: Processing) -> None:
     stream.rules({"step": "permissions", "action": "hang", "count": 1})
     stream.apply()

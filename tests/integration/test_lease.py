@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartReplica
 from tests.eventually import eventually
-from tests.processing import Processing, steps, whole
+from tests.processing import Processing, both_ways, steps, whole
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -58,6 +58,7 @@ def test_a_stopped_controller_lets_the_other_in_at_once(stream: Processing, star
     assert stream.violations(finished=made, only=made) == []
 
 
+@both_ways
 def test_a_hanging_call_is_cut_before_the_lease_is_given_away(
     stream: Processing, start_controller: StartReplica
 ) -> None:
@@ -116,6 +117,7 @@ def apiserver_thawed(stream: Processing) -> Iterator[None]:
     stream.environment.thaw("apiserver")
 
 
+@both_ways
 @pytest.mark.usefixtures("apiserver_thawed")
 def test_outcomes_outlast_an_outage_of_the_api_server_and_calls_do_not(
     stream: Processing, start_controller: StartReplica
