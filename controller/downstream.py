@@ -10,8 +10,9 @@ import asyncio
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
@@ -26,6 +27,7 @@ from httpx_aiohttp import AiohttpTransport
 from controller.outcomes import Misconfigured, Outcome, Retry
 from controller.steps import Step
 from controller.streams import StepSpec
+from controller.tls import ClientTls
 from controller.updates import UserUpdate
 
 #: Bytes of an answer that are read; the connection of a longer one is dropped.
@@ -33,6 +35,8 @@ MAX_ANSWER = 64 * 1024
 #: Seconds that an idle connection is kept: below the 5 s after which common servers close theirs, since a call that
 #: meets the close would fail.
 KEEP_ALIVE = 4.0
+#: Client certificates whose connections are kept apart; each rotation adds one.
+MAX_IDENTITIES = 64
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?\Z")
 #: Decompresses gzip and zlib alike, by their headers.
@@ -50,7 +54,9 @@ class Downstream:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        self._transport = transport or _transport()
+        self._transport = transport or _transport(httpx.create_ssl_context())
+        #: For calls with a client certificate, the one used last at the end; with the number of calls under way.
+        self._own: dict[ClientTls, _Own] = {}
         self._clock = clock or partial(datetime.now, UTC)
 
     async def __aenter__(self) -> Self:
@@ -63,7 +69,8 @@ class Downstream:
 
     async def aclose(self) -> None:
         """Closes all connections, those of calls in flight too."""
-        await self._transport.aclose()
+        for transport in (self._transport, *(own.transport for own in self._own.values())):
+            await transport.aclose()
 
     async def call(
         self,
@@ -72,11 +79,12 @@ class Downstream:
         update: UserUpdate,
         key: str,
         headers: Mapping[str, str] | None = None,
+        tls: ClientTls | None = None,
     ) -> Outcome:
         """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
 
-        `key` is the idempotency key; `headers` are added, but replace none of the call's own. Cancelling closes the
-        connection. Raises nothing: all that can fail outside is an outcome.
+        `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
+        certificate. Cancelling closes the connection. Raises nothing: all that can fail outside is an outcome.
         """
         try:
             content = orjson.dumps(step.request_body(update.spec, update.status.results))
@@ -89,16 +97,44 @@ class Downstream:
             return Misconfigured(f"{step.name} cannot be called: {error}")
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
-                return await self._exchange(step, request)
+                with self._identified(tls) as transport:
+                    return await self._exchange(step, request, transport)
         except TimeoutError:
             return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
+        except _Unusable as error:
+            return Misconfigured(f"{step.name} cannot be called: {error}")
         except httpx.UnsupportedProtocol:
             return Misconfigured(f"{step.name} cannot be called: the url is not one of http or https")
         except Exception as error:
             return Retry(_cause(error, step.name))
 
-    async def _exchange(self, step: Step, request: httpx.Request) -> Outcome:
-        response = await self._transport.handle_async_request(request)
+    @contextmanager
+    def _identified(self, tls: ClientTls | None) -> Iterator[httpx.AsyncBaseTransport]:
+        """The connections to call by. Raises _Unusable."""
+        if tls is None:
+            yield self._transport
+            return
+        own = self._own.pop(tls, None)
+        if own is None:
+            try:
+                own = _Own(_transport(tls.context()))
+            except ValueError as error:
+                raise _Unusable(str(error)) from error
+        self._own[tls] = own
+        own.calls += 1
+        try:
+            yield own.transport
+        finally:
+            own.calls -= 1
+            self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        """Their connections close by themselves, as nobody uses them."""
+        for tls in [tls for tls, own in self._own.items() if not own.calls][: max(0, len(self._own) - MAX_IDENTITIES)]:
+            del self._own[tls]
+
+    async def _exchange(self, step: Step, request: httpx.Request, transport: httpx.AsyncBaseTransport) -> Outcome:
+        response = await transport.handle_async_request(request)
         stream = cast(httpx.AsyncByteStream, response.stream)
         try:
             body = await _read(stream)
@@ -112,9 +148,19 @@ class Downstream:
         return step.read_answer(status, headers, body or b"", self._clock())
 
 
-def _transport() -> AiohttpTransport:
-    context = httpx.create_ssl_context()
+class _Unusable(Exception):
+    """A client certificate that no connection can be made with."""
 
+
+@dataclass(slots=True)
+class _Own:
+    """The connections of one client certificate."""
+
+    transport: AiohttpTransport
+    calls: int = 0
+
+
+def _transport(context: ssl.SSLContext) -> AiohttpTransport:
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE)
         return aiohttp.ClientSession(

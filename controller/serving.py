@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,8 @@ from controller.errors import ConfigError
 class Health:
     #: All that the process needs has been found once; it does its work, or stands by for it.
     ready: bool = False
+    #: Streams that are neither taken up here nor another replica's, and that nothing is said against either.
+    unsettled: Callable[[], Sequence[str]] = tuple
 
 
 @asynccontextmanager
@@ -34,7 +36,11 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if health.ready else web.Response(status=503, text="not ready\n")
+        if not health.ready:
+            return web.Response(status=503, text="not ready\n")
+        if streams := health.unsettled():
+            return web.Response(status=503, text=f"not ready: {len(streams)} streams, {streams[0]} first\n")
+        return web.Response(text="ready\n")
 
     app = web.Application()
     paths = [web.get(path, metrics) for path in ("/", "/metrics")]

@@ -71,6 +71,8 @@ class Consumption:
     def __init__(self, context: Context) -> None:
         cluster, stream, topic = context.cluster, context.stream, context.topic
         group = stream.kafka.group_id
+        #: Whether the group has given this member its partitions, if only none.
+        self.joined = False
         self._topic = topic
         self._lookup = context.lookup
         self._partitions = Partitions()
@@ -182,9 +184,11 @@ class Consumption:
     def _on_event(self, event: kafka.Event) -> None:
         match event:
             case kafka.Assigned(numbers):
+                self.joined = True
                 self._steering.refused = None
-                self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
-                self._count_replicas()
+                if numbers:
+                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
+                    self._count_replicas()
             case kafka.Revoked(numbers, released):
                 gone = self._partitions.revoke(numbers)
                 self._dispatch.forget(gone)

@@ -37,6 +37,12 @@ class Ingest:
         self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
+        self._refused = False
+
+    @property
+    def settled(self) -> bool:
+        """The group has assigned what it has for this replica, or the stream's condition says why it did not."""
+        return self._refused or (self._consumption is not None and self._consumption.joined)
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
@@ -121,6 +127,7 @@ class Ingest:
         return {key: _text(value, name, key) for key, value in (body.get("data") or {}).items()}
 
     async def _report(self, reason: str, message: str) -> None:
+        self._refused = True
         condition = Consuming(False, reason, message, self._stream.generation)
         try:
             await self._status.apply(condition.write)

@@ -29,6 +29,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         streams = Streams(cluster, settings.identity)
+        health.unsettled = streams.unsettled
         works = [asyncio.create_task(work) for work in streams.works(health)]
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -72,6 +73,12 @@ class Streams:
                 self._end(_key(change.object))
             elif change.type in ("ADDED", "MODIFIED"):
                 self._put(change.object)
+
+    def unsettled(self) -> list[str]:
+        """Streams that are not assigned yet, for no reason that is known."""
+        return [
+            f"{namespace}/{name}" for (namespace, name, _), (ingest, _) in self._running.items() if not ingest.settled
+        ]
 
     async def close(self) -> None:
         for key in list(self._running):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
 from controller.engine.announcing import Announcer
-from controller.engine.credentials import Credentials
+from controller.engine.credentials import CallCredentials, Credentials
 from controller.engine.lease import Lease
 from controller.outcomes import Outcome
 from controller.steps import STEPS
@@ -92,13 +92,13 @@ class StreamContext:
         """The stream in logs and metrics."""
         return f"{self.stream.namespace}/{self.stream.name}"
 
-    async def step_headers(self, step: str) -> Mapping[str, str] | None:
-        """Headers from the step's Secret; None where that is missing or refused. Raises errors.ApiError."""
+    async def step_credentials(self, step: str) -> CallCredentials | None:
+        """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
         secret = self.stream.steps[step].secret_name
         if secret is None:
-            return {}
+            return CallCredentials()
         try:
-            return await self.credentials.headers(secret)
+            return await self.credentials.read(secret)
         except (errors.NotFound, errors.Forbidden):
             return None
 

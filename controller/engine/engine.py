@@ -68,10 +68,16 @@ class Engine:
         self._doubt = asyncio.Event()
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
+        self._begun = False
         #: The last event of each object, by uid, while the first list is under way; None: none is.
         self._early: dict[str, tuple[str | None, Body]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
+
+    @property
+    def settled(self) -> bool:
+        """This controller has begun to work on the stream, or has seen that another one does."""
+        return self._begun or self._context.lease.foreign
 
     def start(self, after: asyncio.Task[None] | None) -> None:
         """Begin, at once or when `after` is done."""
@@ -193,7 +199,7 @@ class Engine:
             self.observe(kind, body)
 
     def _reopen(self) -> None:
-        self._open = True
+        self._open = self._begun = True
         for lane in self._registry.lanes:
             lane.closed = False
             lane.wake()

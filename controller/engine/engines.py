@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from functools import partial
 
-from controller.cluster import Body, Cluster
+from controller import errors
+from controller.cluster import STREAMS, Body, Cluster
 from controller.downstream import Downstream
 from controller.engine.engine import Engine
 from controller.engine.orphans import Orphans
@@ -14,6 +16,9 @@ from controller.logs import fields
 from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
+
+#: Seconds in which the watch shows what a list has shown, or it is gone.
+EXPECTED_SECONDS = 15.0
 
 
 class Engines:
@@ -28,6 +33,9 @@ class Engines:
         self._orphans = Orphans(cluster, self._streams)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
+        #: Streams that were there at the start, until the watch has shown them, or time is up for it.
+        self._expected: set[tuple[str, str]] = set()
+        self._expected_until = 0.0
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
 
@@ -37,10 +45,29 @@ class Engines:
         self._orphans.stop()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
+    def unsettled(self) -> list[str]:
+        """Streams whose Lease is neither held here nor seen in another's hands yet."""
+        if time.monotonic() > self._expected_until:
+            self._expected.clear()
+        keys = [key for key, engine in self._engines.items() if not engine.settled]
+        return ["/".join(key) for key in (*self._expected, *keys)]
+
+    async def expect(self) -> None:
+        """Look which streams there are: kopf does not say when it has shown all of them."""
+        try:
+            listing = await self._cluster.list(STREAMS, metadata_only=True)
+        except errors.ApiError as error:
+            logger.warning("Streams not listed; the watch will show them", extra=fields(cause=str(error)))
+            return
+        keys = {(body["metadata"]["namespace"], body["metadata"]["name"]) for body in listing.items}
+        self._expected = keys - self._engines.keys()
+        self._expected_until = time.monotonic() + EXPECTED_SECONDS
+
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
         metadata = body["metadata"]
         key = (metadata["namespace"], metadata["name"])
+        self._expected.discard(key)
         known = self._streams.get(key)
         if known and known.uid != metadata["uid"] and self._versions[key] < int(metadata["resourceVersion"]):
             self._remove(key, known.uid)

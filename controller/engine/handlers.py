@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import kopf
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 #: Absent and Waiting: two events for an update instead of five, and what a person changes on a waiting one is seen.
 WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
 RESTART_SECONDS = 1.0
+#: For kopf's peering, which is not used; else it asks for the name of the user, and in an image there is none.
+IDENTITY: Any = "userupdates"
 PLURALS = frozenset({"updatestreams", "userupdates"})
 
 
@@ -38,7 +40,7 @@ class Intake(Protocol):
     def observe_update(self, kind: str | None, body: Body) -> None: ...
 
 
-async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready: Callable[[], Awaitable[None]]) -> None:
     """Run kopf until `stop`, on a thread and a loop of its own; `on_ready` is called when there is something to watch.
 
     When an operator ends, kopf cancels whatever else runs on its loop, and it takes the process's signals: neither
@@ -47,7 +49,7 @@ async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready:
     while not stop.is_set():
         # Where they are missing when kopf starts, it would see nothing for ever.
         if PLURALS <= await cluster.served(GROUP, VERSION):
-            on_ready()
+            await on_ready()
             await _one_run(intake, stop)
         else:
             logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
@@ -65,7 +67,13 @@ async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
     def run() -> None:
         try:
             uvloop.run(
-                kopf.operator(registry=_registry(handover), settings=_settings(), standalone=True, clusterwide=True)
+                kopf.operator(
+                    registry=_registry(handover),
+                    settings=_settings(),
+                    identity=IDENTITY,
+                    standalone=True,
+                    clusterwide=True,
+                )
             )
         except BaseException as error:  # whatever ends it, it is started again
             logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import assert_never
@@ -18,6 +18,7 @@ from controller import crashpoints, errors
 from controller.cluster import UPDATES
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
+from controller.engine.credentials import CallCredentials
 from controller.engine.unwritten import Unwritten
 from controller.logs import fields
 from controller.outcomes import Done, Misconfigured, Outcome
@@ -214,7 +215,7 @@ class Lane:
 
         The slot is for the call alone: no other user waits for a Secret to be read or a status to be written.
         """
-        headers = await self._context.step_headers(step)
+        credentials = await self._context.step_credentials(step)
         with ExitStack() as holding:
             with self._context.slots[step].turn() as turn:
                 found = self._still(update, step) if turn.done() else await self._await_turn(turn, update, step)
@@ -225,7 +226,7 @@ class Lane:
                     return
                 holding.enter_context(self._holding(found))
                 started = self._context.now()
-                outcome = await self._ask(found, step, headers)
+                outcome = await self._ask(found, step, credentials)
             crashpoints.reach("controller.answered")
             await self._checkpoint(found, step, outcome, started)
 
@@ -255,16 +256,18 @@ class Lane:
             return None
         return found
 
-    async def _ask(self, update: UserUpdate, step: str, headers: Mapping[str, str] | None) -> Outcome:
+    async def _ask(self, update: UserUpdate, step: str, credentials: CallCredentials | None) -> Outcome:
         self.queue.take(update.name)
         crashpoints.reach("controller.calling")
         endpoint = self._context.stream.steps[step]
-        if headers is None:
+        if credentials is None:
             return Misconfigured(f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it")
         self._calling = True
         try:
             key = update.idempotency_key(step)
-            return await self._context.downstream.call(_STEPS[step], endpoint, update, key, headers)
+            return await self._context.downstream.call(
+                _STEPS[step], endpoint, update, key, credentials.headers, credentials.tls
+            )
         finally:
             self._calling = False
 

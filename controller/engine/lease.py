@@ -55,6 +55,11 @@ class Lease:
         """True while nobody else may hold it, by this process's monotonic clock."""
         return time.monotonic() < self._deadline
 
+    @property
+    def foreign(self) -> bool:
+        """It has been seen in another's hands."""
+        return bool(self._foreign[0])
+
     async def wait_held(self) -> None:
         while not self.held:
             self._held.clear()

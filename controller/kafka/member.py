@@ -198,8 +198,7 @@ class GroupMember:
         # The assignment is taken empty: it is filled by `begin`, when the offsets to begin at are known.
         consumer.incremental_assign([])
         self._owned.update(p.partition for p in partitions)
-        if partitions:
-            self._tell(Assigned(tuple(p.partition for p in partitions)))
+        self._tell(Assigned(tuple(p.partition for p in partitions)))  # none, too: this member has its place
 
     def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         # Unassigning lets librdkafka rejoin the group at once, so what is in flight is waited for before it.

@@ -1,0 +1,53 @@
+"""/readyz: a replica is ready when each stream has its place, here or elsewhere, and not before."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.ingest import Ingested
+from tests.kube import Kube
+from tests.processing import Processing
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+def test_a_controller_is_ready_when_it_works_on_what_is_there(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    stream.apply()
+    start_controller("controller-ready")
+    assert stream.lease().get("holderIdentity") == "controller-ready"
+
+
+def test_a_standby_is_ready_when_it_has_seen_who_holds_the_stream(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    stream.apply()
+    start_controller("controller-holder")
+    stream.held_by("controller-holder")
+    start_controller("controller-standby")
+    assert stream.lease()["holderIdentity"] == "controller-holder"
+
+
+def test_a_bridge_is_ready_when_it_has_its_partitions(ingested: Ingested, start_bridge: StartReplica) -> None:
+    ingested.apply()
+    assert "Partitions assigned" in start_bridge().tail()
+
+
+def test_a_bridge_without_partitions_is_ready_too(ingested: Ingested, start_bridge: StartReplica) -> None:
+    ingested.apply()
+    start_bridge()
+    assert "Partitions assigned" not in start_bridge().tail(), "the topic has one partition"
+
+
+def test_a_bridge_is_ready_when_it_has_said_why_it_reads_nothing(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    ingested.apply(kafka={"topic": "no-such-topic"})
+    start_bridge()
+    ingested.reason("TopicMissing")
