@@ -10,13 +10,16 @@ PYTHON := .venv/bin/python
 TIERS := $(wildcard tests/unit tests/integration tests/acceptance tests/chaos)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/synced  ## play the demo scenario on real parts: timeline, kubectl output, verdict; stops everything at the end
 	$(PYTHON) -m controller.demo $(ARGS)
 
 test: .venv/synced  ## all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
 	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
+
+e2e: .venv/synced  ## the scenarios in a kind cluster, with pods; needs Docker and kind; KEEP=1 leaves the cluster, WHAT=path
+	@$(PYTHON) -m controller.devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
 
 floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls): some 30 minutes
 	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
@@ -51,6 +54,12 @@ check: .venv/synced  ## format, lint, types, import layers, size budget, CRDs an
 	$(PYTHON) -m pytest -q tests/unit/test_style.py tests/unit/test_crds.py
 	$(PYTHON) -m controller.devenv validate
 
+audit: $(UV)  ## known vulnerabilities of what the image holds, by the OSV service
+	$(UV) audit --frozen --no-default-groups --preview-features audit
+
+manifests: .venv/synced  ## write deploy/install.yaml anew from its overlay
+	$(PYTHON) -m controller.devenv.manifests
+
 format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -72,4 +81,4 @@ $(UV):
 	python3 -m venv .tools/uv-$(UV_VERSION)
 	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.PHONY: help demo bench chaos floods test up down status clean check format
+.PHONY: help demo bench chaos e2e floods test up down status clean check audit manifests format

@@ -17,7 +17,8 @@ from controller.devenv.errors import CommandFailed
 from controller.devenv.layout import ROOT
 
 CRDS = ROOT / "crds"
-RBAC = ROOT / "deploy" / "rbac.yaml"
+#: The bridge's and the controller's accounts with their rights; no Deployment, as they run as processes here.
+ACCOUNTS = tuple(ROOT / "deploy" / "base" / name for name in ("namespace.yaml", "accounts.yaml"))
 SAMPLE_STREAM = Path(__file__).resolve().with_name("stream.yaml")
 
 
@@ -47,9 +48,8 @@ class Kubectl:
 
 
 def install(kubectl: Kubectl) -> None:
-    """Apply the CRDs and the RBAC manifests; returns when the API server serves the kinds."""
-    manifests = [path for path in (CRDS, RBAC) if path.exists()]
-    files = [part for path in manifests for part in ("-f", str(path))]
+    """Apply the CRDs and the accounts; returns when the API server serves the kinds."""
+    files = [part for path in (CRDS, *ACCOUNTS) for part in ("-f", str(path))]
     kubectl("apply", "--server-side", "--force-conflicts", *files)
     kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
     for path in sorted(CRDS.glob("*.yaml")):
@@ -77,10 +77,11 @@ def render(path: Path, values: Mapping[str, str]) -> str:
     return text
 
 
-def apply(kubectl: Kubectl, path: Path, text: str) -> str:
+def apply(kubectl: Kubectl, path: Path, text: str, *options: str) -> str:
     """Apply a rendered manifest, unknown fields refused; what kubectl said. Raises CommandFailed naming the file."""
+    arguments = ("apply", "--validate=strict", *options, "-f", "-")
     try:
-        return kubectl("apply", "--validate=strict", "-f", "-", stdin=text).strip()
+        return kubectl(*arguments, stdin=text).strip()
     except CommandFailed as refused:
-        message = str(refused).removeprefix("kubectl apply --validate=strict -f -: ")
+        message = str(refused).removeprefix(f"kubectl {' '.join(arguments)}: ")
         raise CommandFailed(f"{path} was refused by the API server:\n  " + message.replace("\n", "\n  ")) from refused

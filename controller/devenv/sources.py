@@ -99,6 +99,15 @@ def resolve(environment: Mapping[str, str] = os.environ) -> Sources:
     )
 
 
+def kubectl(environment: Mapping[str, str] = os.environ) -> Path:
+    """A kubectl that fits the embedded API server, for what needs no server. Raises MissingTools, BuildFailed."""
+    found = _fitting_kubectl(build.KUBERNETES_VERSION, environment)
+    if found is None:
+        _require_tools(goods=[good for good in (build.KUBECTL,) if not good.path.exists()], kafka=False)
+        found = build.binary(build.KUBECTL)
+    return found
+
+
 def version_of(command: list[str]) -> tuple[int, int] | None:
     """The first `major.minor` that a command prints; None where it cannot be run or prints none."""
     try:

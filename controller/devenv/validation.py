@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import yaml
-
-from controller.devenv import apiserver, kubectl, sources
+from controller.devenv import apiserver, kubectl, manifests, sources
 from controller.devenv.environment import Environment
+from controller.devenv.errors import DevenvError
 from controller.devenv.layout import ROOT
 
 _EXAMPLE = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
 
 
 def validate() -> list[Path]:
-    """Apply every CRD, manifest and sample for real, unknown fields refused; the files. Raises DevenvError.
+    """Apply every CRD, overlay and sample for real, unknown fields and warnings refused; the files.
 
-    Not a dry run: that cannot see what an earlier document of the same file creates, as a namespace.
+    Not a dry run: that cannot see what an earlier document of the same file creates, as a namespace. Raises
+    DevenvError, also where `install.yaml` is not what the production overlay renders.
     """
+    if manifests.INSTALL.read_text(encoding="utf-8") != manifests.install():
+        raise DevenvError(f"{manifests.INSTALL} is not current: run `make manifests`")
     with tempfile.TemporaryDirectory(prefix="userupdates-validate-") as directory:
         environment = Environment(Path(directory))
         environment.sources = sources.resolve({**os.environ, "USE_EXISTING_CLUSTER": ""})
@@ -29,20 +31,17 @@ def validate() -> list[Path]:
                 environment.start(name)
             apiserver.write_kubeconfigs(environment.layout, environment.ports)
             kubectl.install(environment.kubectl)
-            checked = list(_manifests())
-            for path in checked:
-                kubectl.apply(environment.kubectl, path, kubectl.render(path, _EXAMPLE))
+            for path, text in _manifests():
+                kubectl.apply(environment.kubectl, path, text, "--warnings-as-errors")
         finally:
             for name in ("apiserver", "etcd"):
                 environment.processes.kill(name)
-    return checked
+    return [path for path, _ in _manifests()]
 
 
-def _manifests() -> Iterator[Path]:
-    """CRDs first; in `deploy/` every file whose documents are all objects of an API server."""
-    yield from sorted((ROOT / "crds").glob("*.yaml"))
-    for path in sorted((ROOT / "deploy").rglob("*.yaml")):
-        documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
-        if all("metadata" in document and "kind" in document for document in documents):
-            yield path
-    yield kubectl.SAMPLE_STREAM
+@cache
+def _manifests() -> list[tuple[Path, str]]:
+    """Each file or overlay, with what is to be applied of it; CRDs first."""
+    crds = [(path, path.read_text(encoding="utf-8")) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    overlays = [(path, manifests.kustomize(path)) for path in manifests.overlays()]
+    return [*crds, *overlays, (kubectl.SAMPLE_STREAM, kubectl.render(kubectl.SAMPLE_STREAM, _EXAMPLE))]

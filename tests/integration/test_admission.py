@@ -1,0 +1,140 @@
+"""What the admission policies of `deploy/base` refuse, and what the roles for people allow, by a real API server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from controller.devenv.environment import Environment
+from controller.devenv.manifests import DEPLOY
+from tests.applying import SOURCE, STREAM, UPDATE, changed
+from tests.eventually import eventually
+from tests.kube import Kube
+
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+DRY = {"dryRun": "All"}
+#: A policy acts some seconds after it was made.
+COMPILED = 20
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "base" / name).read_text()))
+
+
+@pytest.fixture
+def policies(kube: Kube, namespace: str) -> Iterator[None]:
+    """Bound to the namespace of this test alone, where the policy does not name one itself."""
+    made = []
+    for document in documents("admission.yaml"):
+        path = POLICIES if document["kind"] == "ValidatingAdmissionPolicy" else BINDINGS
+        if path != POLICIES and document["metadata"]["name"] != "enrichment-namespace":
+            selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+            document["spec"]["matchResources"] = {"namespaceSelector": selector}
+        kube.call("POST", path, document)
+        made.append(f"{path}/{document['metadata']['name']}")
+    yield
+    for path in made:
+        kube.call("DELETE", path)
+
+
+@pytest.fixture
+def people(kube: Kube, namespace: str) -> Iterator[None]:
+    """One user for each role, bound to it in the namespace of this test."""
+    roles = documents("people.yaml")
+    for role in roles:
+        name = role["metadata"]["name"]
+        kube.call("POST", f"{RBAC}/clusterroles", role)
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
+        }
+        kube.call("POST", f"{RBAC}/namespaces/{namespace}/rolebindings", binding)
+    yield
+    for role in roles:
+        kube.call("DELETE", f"{RBAC}/clusterroles/{role['metadata']['name']}")
+
+
+def created(kube: Kube, namespace: str, manifest: str, user: str = "", **changes: Any) -> httpx.Response:
+    """The answer to a dry run of a create, as that user where one is named."""
+    body = changed(manifest, {path.replace("__", "."): value for path, value in changes.items()})
+    headers = {"Impersonate-User": user} if user else {}
+    path = kube.path(namespace, f"{body['kind'].lower()}s")
+    return kube.client.post(path, json=body, params=DRY, headers=headers)
+
+
+@pytest.mark.usefixtures("policies")
+def test_only_the_bridge_sets_a_source(kube: Kube, environment: Environment, namespace: str) -> None:
+    def refused() -> bool:
+        answer = created(kube, namespace, UPDATE, spec__source=SOURCE)
+        return answer.status_code == 403 and "set by the bridge alone" in answer.text
+
+    eventually(refused, COMPILED)
+    assert created(kube, namespace, UPDATE).is_success, "by hand, without a source"
+    bridge = Kube.connect(environment.account_kubeconfig("bridge"))
+    with bridge.client:
+        assert created(bridge, namespace, UPDATE, spec__source=SOURCE).is_success
+
+
+@pytest.mark.usefixtures("policies", "people")
+def test_who_sends_secrets_somewhere_may_read_them(kube: Kube, namespace: str) -> None:
+    secret: dict[str, Any] = {"spec__steps__profile__secretRef": {"name": "token"}}
+
+    def refused() -> bool:
+        answer = created(kube, namespace, STREAM, "enrichment-admin", **secret)
+        return answer.status_code == 403 and "takes the right to read Secrets" in answer.text
+
+    eventually(refused, COMPILED)
+    assert created(kube, namespace, STREAM, "enrichment-admin").is_success, "no Secret is named"
+    assert created(kube, namespace, STREAM, **secret).is_success, "the administrator reads all"
+    kube.create(namespace, "updatestreams", changed(STREAM, {"spec.steps.profile.secretRef": {"name": "token"}}))
+    path = kube.path(namespace, "updatestreams", "user-updates")
+
+    def patched(spec: dict[str, Any]) -> int:
+        headers = {"Impersonate-User": "enrichment-operator", "Content-Type": "application/merge-patch+json"}
+        return kube.client.patch(path, json={"spec": spec}, params=DRY, headers=headers).status_code
+
+    assert patched({"suspend": {"processing": True}}) == 200
+    assert patched({"steps": {"profile": {"url": "http://elsewhere/"}}}) == 403
+
+
+@pytest.mark.usefixtures("policies")
+def test_no_stream_goes_with_an_uninstall(kube: Kube) -> None:
+    eventually(lambda: created(kube, "enrichment-system", STREAM).status_code == 403, COMPILED)
+    assert created(kube, "enrichment-system", UPDATE).status_code == 403
+
+
+ALLOWED = {
+    "enrichment-viewer": {"get", "list", "watch"},
+    "enrichment-operator": {"patch", "create", "update", "delete"},
+    "enrichment-admin": {"patch", "create", "update", "delete", "deletecollection"},
+}
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("role", ALLOWED)
+def test_people_may(kube: Kube, namespace: str, role: str) -> None:
+    def may(verb: str, resource: str, subresource: str = "") -> bool:
+        attributes = {"verb": verb, "resource": resource, "group": "enrichment.dev", "namespace": namespace}
+        spec = {"user": role, "resourceAttributes": {**attributes, "subresource": subresource}}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return bool(kube.call("POST", path, review)["status"]["allowed"])
+
+    verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+    eventually(lambda: {verb for verb in verbs if may(verb, "userupdates")} == ALLOWED[role])
+    assert not any(may(verb, "userupdates", "status") for verb in ("update", "patch"))
+    assert may("create", "updatestreams") == (role == "enrichment-admin")
+    assert may("delete", "userbacklogs") == (role == "enrichment-admin")
+
+
+def test_the_roles_are_part_of_the_built_in_ones() -> None:
+    added = {role["metadata"]["name"]: role["metadata"]["labels"] for role in documents("people.yaml")}
+    for name, built_in in (("viewer", "view"), ("operator", "edit"), ("admin", "admin")):
+        assert added[f"enrichment-{name}"][f"rbac.authorization.k8s.io/aggregate-to-{built_in}"] == "true"

@@ -1,0 +1,262 @@
+"""Each right of the two accounts is needed: without it something is refused that, with it, comes about.
+
+The API server's own log says what was refused. So each test also shows that nothing else was: with exactly these rights
+everything works.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import confluent_kafka as ck
+import pytest
+
+from controller import names
+from controller.backlogs import OffsetQueue
+from controller.devenv import lifecycle, probes
+from controller.devenv.environment import Environment
+from tests.applying import SOURCE
+from tests.eventually import eventually
+from tests.ingest import GOOD, Ingested, good
+from tests.integration.test_collection import finish, reach
+from tests.kube import Kube
+from tests.processing import TOPIC_ID, Processing, processing
+from tests.replicas import Replica
+from tests.rights import AuditedEnvironment, Right, granted, taken_away
+
+#: True when what the right is for has come about.
+Goal = Callable[[], bool]
+
+FINALIZER = {"finalizers": [names.BACKLOG_FINALIZER]}
+
+
+@pytest.fixture(scope="module")
+def audited(environment: Environment) -> Iterator[tuple[AuditedEnvironment, Kube]]:
+    """An API server with a log of its own; Kafka is the session's."""
+    directory = Path(tempfile.mkdtemp(prefix="userupdates-rights-"))
+    own = AuditedEnvironment(directory)
+    own.sources = environment.sources
+    try:
+        kube = own.begin()
+        with kube.client:
+            yield own, kube
+    finally:
+        lifecycle.down(own)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A namespace, a topic and a stream of one test, seen from both ends."""
+
+    ingested: Ingested
+    processing: Processing
+
+    @property
+    def kube(self) -> Kube:
+        return self.ingested.kube
+
+    def secret(self, **entries: str) -> str:
+        path = f"/api/v1/namespaces/{self.ingested.namespace}/secrets"
+        self.kube.call("POST", path, {"metadata": {"name": "credentials"}, "stringData": entries})
+        return "credentials"
+
+    def record_name(self, offset: int) -> str:
+        """Of the update of a record that is not in the topic yet."""
+        servers, topic = self.ingested.bootstrap, self.ingested.topic
+        admin = probes.admin(servers)  # held until the answer is there
+        described = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10)
+        return names.record_name(self.ingested.name, str(described.topic_id), 0, offset)
+
+
+@pytest.fixture
+def stage(audited: tuple[AuditedEnvironment, Kube], environment: Environment, topic: str) -> Iterator[Stage]:
+    own, kube = audited
+    namespace = f"test-{secrets.token_hex(4)}"
+    kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    yield Stage(Ingested(kube, environment.bootstrap_servers, namespace, topic), processing(kube, own, namespace))
+    kube.empty(namespace)
+
+
+# What the bridge does
+
+
+def consumes(stage: Stage) -> Goal:
+    stage.ingested.apply()
+    stage.ingested.produce(good(["ana"]))
+    return lambda: len(stage.ingested.updates()) == 1 and stage.ingested.entry().get("committed") == 1
+
+
+def consumes_with_a_secret(stage: Stage) -> Goal:
+    stage.ingested.apply(kafka={"secretRef": {"name": stage.secret()}})
+    stage.ingested.produce(good(["ana"]))
+    return lambda: stage.ingested.entry().get("committed") == 1
+
+
+def finds_a_name_taken(stage: Stage) -> Goal:
+    spec = {"stream": stage.ingested.name, "user": "eve", "sequence": 1, **GOOD}
+    stage.kube.create(
+        stage.ingested.namespace, "userupdates", {"metadata": {"name": stage.record_name(0)}, "spec": spec}
+    )
+    stage.ingested.apply()
+    stage.ingested.produce(good(["ana"]))
+    return lambda: [entry["reason"] for entry in stage.ingested.rejected()] == ["NameConflict"]
+
+
+def rejects(stage: Stage) -> Goal:
+    stage.ingested.apply()
+    stage.ingested.produce([("ana", b"nonsense")])
+    return lambda: len(stage.ingested.rejected()) == 1
+
+
+def folds(stage: Stage) -> Goal:
+    stage.ingested.apply()
+    stage.ingested.produce([("ana", b"nonsense")] * 150)
+    return lambda: sum(entry["count"] for entry in stage.ingested.rejected()) == 150
+
+
+def prunes(stage: Stage) -> Goal:
+    """One more than are kept."""
+    for number in range(1000):
+        source = {**SOURCE, "offset": number, "lastOffset": number}
+        spec = {"stream": stage.ingested.name, "reason": "NotJSON", "key": "YW5h", "size": 9, "count": 1}
+        body = {"metadata": {"name": f"old-{number}"}, "spec": {**spec, "source": source}}
+        stage.kube.create(stage.ingested.namespace, "rejectedevents", body)
+    stage.ingested.apply()
+
+    def pruned() -> bool:
+        # The oldest go when there is a new one.
+        stage.ingested.produce([("ana", b"nonsense")])
+        return bool(stage.ingested.entry().get("committed")) and len(stage.ingested.rejected()) <= 1000
+
+    return pruned
+
+
+def puts_aside(stage: Stage) -> Goal:
+    """A user with more records than fit."""
+    stage.ingested.apply(suspend={"users": ["big"]}, limits={"maxPerUser": 1})
+    stage.ingested.produce(good(["big"] * 20))
+    return lambda: [backlog["spec"]["user"] for backlog in stage.ingested.backlogs()] == ["big"]
+
+
+def works_off(stage: Stage) -> Goal:
+    """A backlog that is there already: an empty one is deleted, and let go."""
+    stage.ingested.apply()
+    name = names.backlog_name(stage.ingested.name, "big")
+    spec = {"stream": stage.ingested.name, "user": "big", "partitions": []}
+    stage.kube.create(stage.ingested.namespace, "userbacklogs", {"metadata": {"name": name, **FINALIZER}, "spec": spec})
+    return lambda: not stage.ingested.backlogs()
+
+
+def lets_go(stage: Stage) -> Goal:
+    """A deleted backlog whose stream is gone."""
+    spec = {"stream": "gone", "user": "big", "partitions": []}
+    stage.kube.create(
+        stage.ingested.namespace, "userbacklogs", {"metadata": {"name": "left", **FINALIZER}, "spec": spec}
+    )
+    stage.kube.delete(stage.ingested.namespace, "userbacklogs", "left")
+    return lambda: not stage.ingested.backlogs()
+
+
+# What the controller does
+
+
+def applies(stage: Stage) -> Goal:
+    stage.processing.apply()
+    name = stage.processing.add()
+    return lambda: (
+        stage.processing.status(name).get("phase") == "Succeeded"
+        and stage.processing.condition().get("status") == "True"
+    )
+
+
+def applies_with_a_secret(stage: Stage) -> Goal:
+    secret = {"secretRef": {"name": stage.secret(Authorization="Bearer x")}}
+    stage.processing.apply(secret)
+    name = stage.processing.add()
+    return lambda: stage.processing.status(name).get("phase") == "Succeeded"
+
+
+def looks_a_predecessor_up(stage: Stage) -> Goal:
+    stage.processing.apply()
+    name = stage.processing.record("ana", 7, datetime.now(UTC), after=6)
+    return lambda: stage.processing.status(name).get("phase") == "Succeeded"
+
+
+def collects(stage: Stage) -> Goal:
+    finish(stage.processing, stage.processing.record("ana", 0, datetime.now(UTC)))
+    stage.processing.apply(retention={"succeededSeconds": 60})
+    reach(stage.processing, 9, 9)
+    return lambda: not stage.processing.phases()
+
+
+def collects_beside_a_backlog(stage: Stage) -> Goal:
+    """Of two finished updates one is in the user's backlog still."""
+    kept, _ = (finish(stage.processing, stage.processing.record("ana", offset, datetime.now(UTC))) for offset in (0, 1))
+    stage.processing.apply(retention={"succeededSeconds": 60})
+    reach(stage.processing, 9, 9)
+    offsets = OffsetQueue([0]).encode()
+    entry = {"topicId": TOPIC_ID, "partition": 0, "offsets": offsets, "count": 1, "first": 0, "last": 0}
+    name = names.backlog_name(stage.processing.stream, "ana")
+    spec = {"stream": stage.processing.stream, "user": "ana", "partitions": [entry]}
+    stage.kube.create(stage.processing.namespace, "userbacklogs", {"metadata": {"name": name}, "spec": spec})
+    return lambda: set(stage.processing.phases()) == {kept}
+
+
+def tells_of_a_suspension(stage: Stage) -> Goal:
+    stage.processing.apply()
+    name = stage.processing.add(suspend=True)
+    path = f"/apis/events.k8s.io/v1/namespaces/{stage.processing.namespace}/events"
+
+    def told() -> bool:
+        # An Event is written once, if at all: it is told of again when there is something new to tell.
+        stage.processing.suspend(name, on=stage.processing.reason(name) != "Suspended")
+        return bool(stage.kube.call("GET", path)["items"])
+
+    return told
+
+
+#: What shows that a right is needed, where it is not the whole way of one record or update.
+SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
+    ("bridge", "get", "userupdates"): finds_a_name_taken,
+    ("bridge", "create", "rejectedevents"): rejects,
+    ("bridge", "patch", "rejectedevents"): folds,
+    ("bridge", "delete", "rejectedevents"): prunes,
+    ("bridge", "create", "userbacklogs"): puts_aside,
+    ("bridge", "delete", "userbacklogs"): works_off,
+    ("bridge", "patch", "userbacklogs"): lets_go,
+    ("bridge", "get", "userbacklogs"): lets_go,
+    ("bridge", "get", "secrets"): consumes_with_a_secret,
+    ("controller", "get", "updatestreams"): collects,
+    ("controller", "get", "userupdates"): looks_a_predecessor_up,
+    ("controller", "delete", "userupdates"): collects,
+    ("controller", "list", "userbacklogs"): collects,
+    ("controller", "get", "userbacklogs"): collects_beside_a_backlog,
+    ("controller", "get", "secrets"): applies_with_a_secret,
+    ("controller", "create", "events"): tells_of_a_suspension,
+}
+
+
+@pytest.mark.parametrize("right", granted(), ids=str)
+def test_a_right_is_needed(audited: tuple[AuditedEnvironment, Kube], stage: Stage, right: Right) -> None:
+    own, kube = audited
+    usual = consumes if right.account == "bridge" else applies
+    drive = SPECIAL.get((right.account, right.verb, right.resource), usual)
+    since = own.audit.stat().st_size
+    replica = Replica(own, own.replica(right.account, f"{right.account}-{secrets.token_hex(3)}"))
+    try:
+        with taken_away(kube, right):
+            reached = drive(stage)
+            replica.start(wait=False)
+            # Looking for the goal is part of driving it: some of them look again and again.
+            eventually(lambda: (reached(), right in own.refused(since))[1], within=25)
+        eventually(reached, within=40)
+        assert own.refused(since) == {right}
+    finally:
+        replica.kill()

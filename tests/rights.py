@@ -1,0 +1,107 @@
+"""The rights of the two accounts one by one, as the manifests grant them, and the API server's log of refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from controller.devenv import apiserver, kubectl
+from controller.devenv.environment import Environment
+from controller.devenv.processes import Command
+from tests.kube import Kube
+
+ACCOUNTS = kubectl.ACCOUNTS[-1]
+ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one resource, `userupdates/status` being one of its own."""
+
+    account: str
+    verb: str
+    resource: str
+
+    def __str__(self) -> str:
+        return f"{self.account}-{self.verb}-{self.resource.replace('/', '-')}"
+
+
+def granted() -> list[Right]:
+    """All rights of both accounts."""
+    found = []
+    for document in yaml.safe_load_all(ACCOUNTS.read_text()):
+        if document["kind"] == "ClusterRole":
+            account = document["metadata"]["name"].removeprefix("enrichment-")
+            for rule in document["rules"]:
+                found += [Right(account, verb, name) for name in rule["resources"] for verb in rule["verbs"]]
+    return found
+
+
+class AuditedEnvironment(Environment):
+    """An API server of its own, which writes down each request of the two accounts and what became of it."""
+
+    def command(self, name: str) -> Command:
+        command = super().command(name)
+        if name != "apiserver":
+            return command
+        users = [f"system:serviceaccount:{apiserver.NAMESPACE}:{account}" for account in apiserver.ACCOUNTS]
+        rules = [{"level": "Metadata", "users": users, "omitStages": ["RequestReceived"]}, {"level": "None"}]
+        policy = self.layout.etc / "audit.json"
+        policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
+        flags = (f"--audit-policy-file={policy}", f"--audit-log-path={self.audit}")
+        return replace(command, argv=(*command.argv, *flags))
+
+    @property
+    def audit(self) -> Path:
+        return self.layout.run / "audit.jsonl"
+
+    def refused(self, since: int) -> set[Right]:
+        """What was asked for and answered 403, after so many bytes of the log."""
+        with self.audit.open("rb") as file:
+            file.seek(since)
+            lines = file.read().splitlines()
+        return {_right(event) for event in map(json.loads, lines) if event["responseStatus"]["code"] == 403}
+
+    def begin(self) -> Kube:
+        """Start what the two processes need, but Kafka."""
+        apiserver.account_tokens(self.layout)
+        for name in ("etcd", "apiserver", "downstream"):
+            self.start(name)
+        apiserver.write_kubeconfigs(self.layout, self.ports)
+        kubectl.install(self.kubectl)
+        return Kube.connect(self.kubeconfig)
+
+
+def _right(event: dict[str, Any]) -> Right:
+    where = event["objectRef"]
+    resource = "/".join(filter(None, (where["resource"], where.get("subresource"))))
+    return Right(event["user"]["username"].rpartition(":")[2], event["verb"], resource)
+
+
+@contextmanager
+def taken_away(kube: Kube, right: Right) -> Iterator[None]:
+    """The role without that right; given back at the end."""
+    path = f"{ROLES}/enrichment-{right.account}"
+    whole = kube.call("GET", path)["rules"]
+    less = [
+        {
+            **rule,
+            "verbs": [verb for verb in rule["verbs"] if (verb, rule["resources"]) != (right.verb, [right.resource])],
+        }
+        for rule in whole
+    ]
+    _set(kube, path, [rule for rule in less if rule["verbs"]])
+    try:
+        yield
+    finally:
+        _set(kube, path, whole)
+
+
+def _set(kube: Kube, path: str, rules: list[dict[str, Any]]) -> None:
+    kube.call("PATCH", path, {"rules": rules}, headers={"Content-Type": "application/merge-patch+json"})
