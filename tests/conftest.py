@@ -1,6 +1,7 @@
 """Fixtures: one real environment for the session; a namespace, a topic and the processes of its own for each test.
 
 `USERUPDATES_TEST_ENV=DIR` keeps the environment in DIR running between sessions, for a short loop while developing.
+`USERUPDATES_KIND=DIR` takes the environment of a kind cluster instead (`make e2e`): bridge and controller are pods.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import pytest
 
 from controller.devenv import broker, lifecycle
 from controller.devenv.environment import Environment
+from controller.devenv.kind.cluster import KIND, KindEnvironment
 from tests.kube import Kube
 from tests.replicas import Replica
 
-TIERS = ("unit", "integration", "acceptance", "chaos")
+TIERS = ("unit", "integration", "acceptance", "chaos", "e2e")
 _REPLICAS = pytest.StashKey[list[Replica]]()
 
 
@@ -54,6 +56,9 @@ def environment(request: pytest.FixtureRequest) -> Iterator[Environment]:
 
     A test that kills one of them starts it again before it ends.
     """
+    if cluster := os.environ.get(KIND):
+        yield KindEnvironment.attach(Path(cluster))  # it is up, and stays so
+        return
     kept = os.environ.get("USERUPDATES_TEST_ENV")
     directory = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="userupdates-test-"))
     environment = Environment(directory)
@@ -123,4 +128,4 @@ def _replicas(environment: Environment, role: str, request: pytest.FixtureReques
 
     yield start
     for replica in started:
-        replica.kill()
+        replica.end()

@@ -26,11 +26,14 @@ class Ingested:
     namespace: str
     topic: str
     name: str = "events"
+    #: Where the bridge reaches Kafka; empty: at `bootstrap`, as we do.
+    inside: str = ""
 
     def apply(self, *, kafka: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
         """Create the stream; its downstream is nowhere."""
         whole = {
-            "kafka": {"bootstrapServers": self.bootstrap, "topic": self.topic, "groupId": self.topic} | (kafka or {}),
+            "kafka": {"bootstrapServers": self.inside or self.bootstrap, "topic": self.topic, "groupId": self.topic}
+            | (kafka or {}),
             "steps": {step: {"url": NOWHERE} for step in ("profile", "permissions", "resources")},
             **spec,
         }

@@ -46,7 +46,7 @@ class Processing:
     def apply(self, every: dict[str, Any] | None = None, **spec: Any) -> None:
         """Create the stream; `every` is for each of its steps, `profile={…}` and the like for one of them."""
         steps = {
-            step: {"url": f"{self.environment.downstream_url}/{step}", **(every or {}), **spec.pop(step, {})}
+            step: {"url": f"{self.environment.inside.downstream_url}/{step}", **(every or {}), **spec.pop(step, {})}
             for step in STEPS
         }
         kafka = {"bootstrapServers": "127.0.0.1:9", "topic": self.stream}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.devenv.environment import Environment
+from controller.devenv.kind.cluster import KindEnvironment
 from controller.devenv.processes import Command
 
 
@@ -49,6 +50,13 @@ class Replica:
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         self.environment.kill(self.name)
+
+    def end(self) -> None:
+        """At the end of a test: gone, unless it is a pod, which serves the next test too."""
+        if isinstance(self.environment, KindEnvironment):
+            self.start()
+        else:
+            self.kill()
 
     def stop(self) -> None:
         """SIGTERM; returns when it is gone."""

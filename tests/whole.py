@@ -26,7 +26,7 @@ class Whole:
 
     def apply(self, every: dict[str, Any] | None = None, **spec: Any) -> None:
         """Create the stream; `every` is for each of its steps."""
-        url = self.processing.environment.downstream_url
+        url = self.processing.environment.inside.downstream_url
         steps = {step: {"url": f"{url}/{step}", **(every or {})} for step in STEPS}
         self.ingested.apply(steps=steps, **spec)
 
@@ -71,7 +71,8 @@ class Whole:
 def whole(kube: Kube, environment: Environment, namespace: str, topic: str) -> Whole:
     """For a test of its own: the topic lends the stream its name, so that the journal can tell it from others."""
     served = processing(kube, environment, namespace)
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic, name=served.stream)
+    inside = environment.inside.bootstrap_servers
+    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic, name=served.stream, inside=inside)
     return Whole(ingested, served)
 
 

@@ -6,6 +6,7 @@ Exit code 0: all guarantees held; 1: one was broken, or something failed; 130: i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -26,11 +27,15 @@ from controller.demo.world import World
 from controller.devenv import lifecycle
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
+from controller.devenv.kind.choice import choose
+from controller.devenv.kind.cluster import KindEnvironment
 from controller.devenv.layout import default_directory, locked
 
 #: Seconds for one answer of the downstream's journal and control.
 DOWNSTREAM_SECONDS = 10.0
 EXIT_INTERRUPTED = 130
+#: Name of the kind cluster, where one is needed.
+CLUSTER = "userupdates-demo"
 #: What ends the demo early. A shell's background job ignores SIGINT unless it is told not to.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The demo's parts are always its own, so that it never writes to a cluster or a Kafka of the person.
@@ -44,29 +49,38 @@ def main() -> int:
     for name in FOREIGN:
         os.environ.pop(name, None)
     screen = Screen()
-    environment = Environment(default_directory() / "demo", progress=lambda line: screen.line(f"  {line}"))
-    with locked(environment.layout.directory / "demo.lock", what="plays the demo"):
+    directory = default_directory() / "demo"
+    environment: Environment | None = None
+    with locked(directory / "demo.lock", what="plays the demo"):
         try:
+            environment = choose(directory, CLUSTER, progress=lambda line: screen.line(f"  {line}"))
             return _play(environment, screen)
         except KeyboardInterrupt:
             screen.line("interrupted")
             return EXIT_INTERRUPTED
         except (DemoFailed, DevenvError, errors.ControllerError, httpx.HTTPError) as failed:
             screen.line(f"error: {failed}", style="red")
-            screen.line(f"logs: {environment.layout.run}")
+            _point_to_logs(environment, screen)
             return 1
         finally:
-            _stop(environment, screen)
+            if environment:
+                _stop(environment, screen)
 
 
 def _play(environment: Environment, screen: Screen) -> int:
     started = time.monotonic()
-    screen.line("A real etcd, kube-apiserver and Kafka, a sample downstream, the bridge and the controller:")
-    lifecycle.clean(environment)
-    lifecycle.up(environment, bridges=1, controllers=1)
+    if isinstance(environment, KindEnvironment):
+        screen.line("A kind cluster with Kafka, a sample downstream, the bridge and the controller as pods:")
+        environment.down()
+        environment.up()
+        environment.apply_sample()
+    else:
+        screen.line("A real etcd, kube-apiserver and Kafka, a sample downstream, the bridge and the controller:")
+        lifecycle.clean(environment)
+        lifecycle.up(environment, bridges=1, controllers=1)
     os.environ["KUBECONFIG"] = str(environment.kubeconfig)
     screen.heading("What happens")
-    evidence = asyncio.run(_perform(environment, screen))
+    evidence = asyncio.run(perform(environment, screen))
     crash = evidence.crash
     screen.heading("Timeline (K: SIGKILL to the controller, S: started again)")
     for line in render(evidence.calls, [Mark("K", crash.killed_ns), Mark("S", crash.restarted_ns)]):
@@ -81,7 +95,8 @@ def _play(environment: Environment, screen: Screen) -> int:
     return 0 if held else 1
 
 
-async def _perform(environment: Environment, screen: Screen) -> Evidence:
+async def perform(environment: Environment, screen: Screen) -> Evidence:
+    """Play on a running environment whose data are new. Raises what `Play.run` does."""
     world = World()
     downstream = httpx.AsyncClient(base_url=environment.downstream_url, timeout=DOWNSTREAM_SECONDS, trust_env=False)
     async with Cluster.connect() as cluster, downstream:
@@ -103,13 +118,24 @@ def _show(verdicts: list[Verdict], screen: Screen) -> bool:
     return not broken
 
 
+def _point_to_logs(environment: Environment | None, screen: Screen) -> None:
+    if isinstance(environment, KindEnvironment):
+        with contextlib.suppress(DevenvError):
+            environment.collect_logs(environment.layout.run)
+    if environment:
+        screen.line(f"logs: {environment.layout.run}")
+
+
 def _stop(environment: Environment, screen: Screen) -> None:
     """Stop all processes; a second Ctrl-C does not leave half of them running."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     environment.progress = lambda line: None
     try:
-        lifecycle.down(environment)
+        if isinstance(environment, KindEnvironment):
+            environment.down()
+        else:
+            lifecycle.down(environment)
     except DevenvError as failed:
         screen.line(f"error: not everything was stopped: {failed}", style="red")
 

@@ -11,9 +11,15 @@ from pathlib import Path
 from controller.devenv import lifecycle, validation
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
+from controller.devenv.kind import engine
+from controller.devenv.kind.choice import choose
+from controller.devenv.kind.cluster import KindEnvironment
+from controller.devenv.kubectl import SAMPLE_STREAM
 from controller.devenv.layout import ROOT
 
 MAX_REPLICAS = 20
+#: Name of the kind cluster, where one is needed.
+CLUSTER = "userupdates"
 EXIT_INTERRUPTED = 130
 
 
@@ -32,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _up(environment: Environment, options: argparse.Namespace) -> int:
+    chosen = choose(environment.layout.directory, CLUSTER, progress=environment.progress)
+    if isinstance(chosen, KindEnvironment):
+        return _up_in_kind(chosen, options)
     lifecycle.up(
         environment,
         bridges=options.bridges,
@@ -45,14 +54,35 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
     return 0
 
 
+def _up_in_kind(environment: KindEnvironment, options: argparse.Namespace) -> int:
+    environment.up()
+    for role, count in (("bridge", options.bridges), ("controller", options.controllers)):
+        if count is not None:
+            environment.processes.scale(role, count)
+            environment.wait_ready(role)
+    environment.apply_stream(options.stream or SAMPLE_STREAM)
+    environment.write_env()
+    print(f"ready, in kind. Now: . {environment.layout.env} && kubectl get us,uu")
+    return 0
+
+
 def _down(environment: Environment, options: argparse.Namespace) -> int:
-    if not lifecycle.down(environment):
+    if not lifecycle.down(environment) and not _down_in_kind():
         print("nothing was running")
     return 0
 
 
+def _down_in_kind() -> bool:
+    """Whether there was a cluster."""
+    if not engine.available() or CLUSTER not in engine.clusters():
+        return False
+    engine.delete(CLUSTER)
+    return True
+
+
 def _clean(environment: Environment, options: argparse.Namespace) -> int:
     lifecycle.clean(environment)
+    _down_in_kind()
     print(f"removed the data in {environment.layout.directory}")
     return 0
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.devenv import apiserver, broker, probes, sources
 from controller.devenv.errors import DevenvError
@@ -34,6 +35,13 @@ from controller.devenv.processes import Command, Processes
 INFRASTRUCTURE = ("etcd", "apiserver", "kafka", "downstream")
 #: The command of `python -m controller` that each role runs.
 ROLES = {"bridge": "bridge", "controller": "run"}
+
+
+class Addresses(NamedTuple):
+    """Where Kafka is, and the sample downstream, without a path."""
+
+    bootstrap_servers: str
+    downstream_url: str
 
 
 def replicas(role: str, count: int) -> list[str]:
@@ -145,6 +153,11 @@ class Environment:
     def downstream_url(self) -> str:
         """The sample downstream, without a path."""
         return f"http://{HOST}:{self.ports.get('downstream')}"
+
+    @property
+    def inside(self) -> Addresses:
+        """The two as bridge and controller reach them: what an UpdateStream has to say."""
+        return Addresses(self.bootstrap_servers, self.downstream_url)
 
     def url(self, name: str) -> str:
         """The address of metrics and health of a bridge or controller, without a path."""

@@ -96,8 +96,8 @@ def status(environment: Environment) -> list[tuple[str, str, str, str]]:
 
 def _values(environment: Environment) -> dict[str, str]:
     return {
-        "KAFKA_BOOTSTRAP_SERVERS": environment.bootstrap_servers,
-        "DOWNSTREAM_URL": environment.downstream_url,
+        "KAFKA_BOOTSTRAP_SERVERS": environment.inside.bootstrap_servers,
+        "DOWNSTREAM_URL": environment.inside.downstream_url,
     }
 
 

@@ -25,8 +25,10 @@ def stream(kube: Kube, environment: Environment, namespace: str, topic: str) -> 
     """A stream of its own; the downstream is not ready for userid1 at the first call."""
     busy = {"stream": topic, "user": "userid1", "step": "profile", "action": "busy", "status": 200, "count": 1}
     _control(environment, "PUT", [busy])
-    stream = Ingested(kube, environment.bootstrap_servers, namespace, topic, name=topic)
-    url = environment.downstream_url
+    inside = environment.inside
+    servers = environment.bootstrap_servers
+    stream = Ingested(kube, servers, namespace, topic, name=topic, inside=inside.bootstrap_servers)
+    url = inside.downstream_url
     stream.apply(steps={step: {"url": f"{url}/{step}"} for step in ("profile", "permissions", "resources")})
     yield stream
     _control(environment, "DELETE")
