@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from controller.demo.__main__ import perform
@@ -34,6 +35,8 @@ def test_the_demo_holds_its_guarantees_in_pods(
 ) -> None:
     """The same play and the same verdict as `make demo`."""
     monkeypatch.setenv("KUBECONFIG", str(environment.kubeconfig))
+    for path in ("journal", "control/rules"):
+        httpx.delete(f"{environment.downstream_url}/{path}", trust_env=False).raise_for_status()
     environment.apply_sample()
     try:
         evidence = asyncio.run(perform(environment, Screen()))

@@ -28,7 +28,9 @@ def test_an_uninstall_and_an_install_later_all_goes_on(way: Whole, environment: 
     count = way.produce(["ana", "stuck", "bo"], 3)
     way.done(6, within=60)
     way.all_recorded(6)
-    environment.kubectl("delete", "-k", str(DEPLOY / "base"), timeout=180)
+    workloads = ("statefulset/bridge", "deployment/controller")
+    environment.kubectl("-n", "enrichment-system", "delete", *workloads, "--cascade=foreground", timeout=180)
+    environment.kubectl("delete", "-k", str(DEPLOY / "base"), "--ignore-not-found", timeout=180)
     assert len(way.ingested.updates()) == count, "updates, done and undone, stay"
     assert way.processing.lease(), "and so does what is not ours to delete"
     with pytest.raises(CommandFailed, match="not found"):

@@ -34,13 +34,19 @@ class Pods(Processes):
         super().__init__(layout)
         self._cluster = cluster
         self._get_kubectl = kubectl
+        #: What `_restarts` was before a role was killed.
+        self._killed: dict[str, list[tuple[int, bool]]] = {}
 
     @property
     def _kubectl(self) -> Kubectl:
         return self._get_kubectl()
 
     def start(self, command: Command) -> bool:
-        """One replica, where there is none; a killed one comes back by itself."""
+        """One replica, where there is none; a killed one comes back by itself, which the API server is told late."""
+        before = self._killed.pop(_role(command.name), None)
+        deadline = time.monotonic() + NOTICED_SECONDS
+        while before is not None and self._restarts(command.name) == before and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         if self.replicas(command.name):
             return False
         self.scale(command.name, 1)
@@ -62,17 +68,22 @@ class Pods(Processes):
             self._send(pid, number.name.removeprefix("SIG"))
 
     def kill(self, name: str) -> None:
-        """SIGKILL, and wait until the API server knows; kubelet starts others."""
-        before = self._restarts(name)
-        for pid in self._pids(name):
+        """SIGKILL, and wait until they are gone; kubelet starts others."""
+        self._killed[_role(name)] = self._restarts(name)
+        killed = self._pids(name)
+        for pid in killed:
             self._send(pid, "KILL")
-        deadline = time.monotonic() + NOTICED_SECONDS
-        while self._restarts(name) == before and time.monotonic() < deadline:
+        while any(self._runs(pid) for pid in killed):
             time.sleep(POLL_SECONDS)
 
     def kill_pod(self, name: str, pod: str) -> int:
-        """SIGKILL, and no kubelet that starts it again: as when its node is lost. When it was dead, in ns."""
+        """SIGKILL, and no kubelet that starts it again: as when its node is lost. When it was dead, in ns.
+
+        It is frozen first: else it would get kubelet's SIGTERM, and end in good order.
+        """
         killed = self._pids(name, pod)
+        for pid in killed:
+            self._send(pid, "STOP")
         self._kubectl("-n", NAMESPACE, "delete", "pod", pod, "--force", "--grace-period=0", "--wait=false")
         for pid in killed:
             with contextlib.suppress(CommandFailed):
@@ -128,6 +139,12 @@ class Pods(Processes):
     def _send(self, pid: str, number: str) -> None:
         """By the shell: not every node has a command for it. Raises CommandFailed where there is no such process."""
         engine.on_node(self._cluster, "sh", "-c", f"kill -{number} {pid}")
+
+    def _runs(self, pid: str) -> bool:
+        with contextlib.suppress(CommandFailed):
+            self._send(pid, "0")
+            return True
+        return False
 
     def _restarts(self, name: str) -> list[tuple[int, bool]]:
         """Restarts of each container so far, and whether it runs."""
