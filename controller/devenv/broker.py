@@ -6,6 +6,8 @@ import base64
 import shutil
 import subprocess
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
@@ -74,6 +76,48 @@ def kafka(java: Path, jars: Path, layout: Layout, ports: Ports) -> Command:
         ports=(broker, quorum),
         ready_within=90.0,
     )
+
+
+def with_listener(
+    command: Command, ports: Ports, name: str, protocol: str, advertised: int, options: Mapping[str, str] | None = None
+) -> Command:
+    """The broker with one more listener, on the port `kafka-NAME`; clients are told that it is at `advertised`.
+
+    `options` are properties of that listener alone.
+    """
+    broker, quorum, own = (ports.get(each) for each in ("kafka", "kafka-controller", f"kafka-{name.lower()}"))
+    properties = {
+        "listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{own},CONTROLLER://{HOST}:{quorum}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{advertised}",
+        "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,{name}:{protocol},CONTROLLER:PLAINTEXT",
+    }
+    properties |= {f"listener.name.{name.lower()}.{key}": value for key, value in (options or {}).items()}
+    overrides = [part for key, value in properties.items() for part in ("--override", f"{key}={value}")]
+    return replace(command, argv=(*command.argv, *overrides), ports=(*command.ports, own))
+
+
+def with_passwords(
+    command: Command, ports: Ports, keystore: Path, passwords: Mapping[str, str], clients: Path | None = None
+) -> Command:
+    """The broker with a listener SECURED: TLS, and by SASL/PLAIN the users that have a password.
+
+    `keystore` is a PEM file: the private key in PKCS #8, then its certificates. `clients`, where given, is one with the
+    authority of the certificates that clients must show.
+    """
+    users = " ".join(f'user_{user}="{password}"' for user, password in passwords.items())
+    options = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keystore),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "plain.sasl.jaas.config": f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};",
+    }
+    if clients is not None:
+        options |= {
+            "ssl.client.auth": "required",
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(clients),
+        }
+    return with_listener(command, ports, "SECURED", "SASL_SSL", ports.get("kafka-secured"), options)
 
 
 def format_storage(java: Path, jars: Path, layout: Layout, ports: Ports) -> None:

@@ -69,6 +69,7 @@ _CLIENT_CONFIG: dict[str, Any] = {
     "reconnect.backoff.max.ms": 2000,
     # A broker that goes away is a condition on the stream, no line for each attempt.
     "log.connection.close": False,
+    "log_level": 2,
 }
 FETCH_DEFAULTS: dict[str, Any] = {
     "fetch.wait.max.ms": 100,

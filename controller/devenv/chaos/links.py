@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
+from controller.devenv import broker
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.environment import Environment
 from controller.devenv.layout import HOST, write_atomically
@@ -33,14 +34,7 @@ class LinkedEnvironment(Environment):
             ports = (f"http://{HOST}:{self.ports.get('etcd')}", f"http://{HOST}:{self.port(_ETCD)}")
             return replace(command, argv=tuple(argument.replace(*ports) for argument in command.argv))
         if name == "kafka" and _KAFKA in self.links:
-            own, quorum, proxied = (self.ports.get(each) for each in ("kafka", "kafka-controller", _PROXIED))
-            options = {
-                "listeners": f"PLAINTEXT://{HOST}:{own},PROXIED://{HOST}:{proxied},CONTROLLER://{HOST}:{quorum}",
-                "advertised.listeners": f"PLAINTEXT://{HOST}:{own},PROXIED://{HOST}:{self.port(_KAFKA)}",
-                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            }
-            overrides = [part for key, value in options.items() for part in ("--override", f"{key}={value}")]
-            return replace(command, argv=(*command.argv, *overrides), ports=(*command.ports, proxied))
+            return broker.with_listener(command, self.ports, "PROXIED", "PLAINTEXT", self.port(_KAFKA))
         return command
 
     def linked_replica(self, role: str, name: str) -> Command:

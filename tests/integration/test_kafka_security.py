@@ -1,0 +1,155 @@
+"""A broker that wants TLS and a password: credentials come from a Secret, wrong ones are told of, new ones act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from controller.devenv import broker
+from controller.devenv.environment import Environment
+from controller.devenv.layout import HOST
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import Ingested, good
+from tests.kube import MERGE_PATCH, Kube
+
+pytestmark = pytest.mark.timeout(240)
+
+SECRET = "kafka-credentials"
+USER, PASSWORD = "bridge", "pa55-of-monday"
+NEXT_PASSWORD = "pa55-of-tuesday"
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """The session's broker with a second listener, and what a client needs for it."""
+
+    environment: Environment
+    authority: trustme.CA
+    folder: Path
+
+    def listen(self, password: str, *, certificates: bool = False) -> None:
+        """Start the broker anew so that it takes that password and no other, and asks for a certificate or not."""
+        keystore, clients = self.folder / "broker.pem", self.folder / "authority.pem"
+        issued = self.authority.issue_cert(HOST)
+        chain = b"".join(part.bytes() for part in issued.cert_chain_pems)
+        keystore.write_bytes(_pkcs8(issued) + chain)
+        self.authority.cert_pem.write_to_path(clients)
+        ports = self.environment.ports
+        command = broker.with_passwords(
+            self.environment.command("kafka"), ports, keystore, {USER: password}, clients if certificates else None
+        )
+        self.environment.processes.start(command)
+        self.environment.processes.wait_ready(command)
+
+    @property
+    def kafka(self) -> dict[str, Any]:
+        """What the stream says."""
+        return {
+            "bootstrapServers": f"{HOST}:{self.environment.ports.get('kafka-secured')}",
+            "config": {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"},
+            "secretRef": {"name": SECRET},
+        }
+
+    def credentials(self, password: str, authority: trustme.CA | None = None) -> dict[str, str]:
+        """What the Secret says."""
+        pem = (authority or self.authority).cert_pem.bytes().decode()
+        return {"sasl.username": USER, "sasl.password": password, "ssl.ca.pem": pem}
+
+
+@pytest.fixture
+def secured(environment: Environment, tmp_path: Path) -> Iterator[Secured]:
+    yield Secured(environment, trustme.CA(), tmp_path)
+    environment.start("kafka")  # without the second listener
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+def put_secret(ingested: Ingested, data: dict[str, str]) -> None:
+    path = f"/api/v1/namespaces/{ingested.namespace}/secrets"
+    if ingested.kube.client.get(f"{path}/{SECRET}").is_success:
+        ingested.kube.call("PATCH", f"{path}/{SECRET}", {"stringData": data}, headers=MERGE_PATCH)
+    else:
+        ingested.kube.call("POST", path, {"metadata": {"name": SECRET}, "stringData": data})
+
+
+def test_a_rotated_password_goes_on_without_a_restart(
+    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+) -> None:
+    bridge = start_bridge()
+    secured.listen(PASSWORD)
+    put_secret(ingested, secured.credentials(PASSWORD))
+    ingested.apply(kafka=secured.kafka)
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1, 30)
+
+    secured.listen(NEXT_PASSWORD)
+    ingested.produce(good(["bo"]))
+    ingested.reason("NotAuthenticated", 60)
+    assert "Invalid username or password" in ingested.condition()["message"]
+    put_secret(ingested, secured.credentials(NEXT_PASSWORD))
+    ingested.positioned(2, 60)
+    eventually(lambda: ingested.condition()["status"] == "True")
+    assert ingested.offsets() == [(0, 0), (0, 1)]
+    assert bridge.running
+    assert "pa55" not in bridge.log.read_text()
+
+
+def test_wrong_credentials_are_told_of_until_they_are_right(
+    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+) -> None:
+    """An authority that nobody vouched for, then a wrong password."""
+    bridge = start_bridge()
+    secured.listen(PASSWORD, certificates=True)
+    ingested.produce(good(["ana"]))
+    put_secret(ingested, secured.credentials(PASSWORD, authority=trustme.CA()))
+    ingested.apply(kafka=secured.kafka)
+    told(ingested, "certificate")
+    issued = secured.authority.issue_cert("bridge.test")
+    certificate = {
+        "ssl.certificate.pem": issued.cert_chain_pems[0].bytes().decode(),
+        "ssl.key.pem": _pkcs8(issued).decode(),
+    }
+    put_secret(ingested, secured.credentials("wrong") | certificate)
+    told(ingested, "Invalid username or password")
+    put_secret(ingested, secured.credentials(PASSWORD) | certificate)
+    ingested.positioned(1, 30)
+    assert ingested.offsets() == [(0, 0)]
+    assert bridge.running
+    assert bridge.log.stat().st_size < 10_000, "a line for each attempt"
+
+
+def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
+    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+) -> None:
+    start_bridge()
+    secured.listen(PASSWORD, certificates=True)
+    put_secret(ingested, secured.credentials(PASSWORD))
+    ingested.apply(kafka=secured.kafka)
+    eventually(lambda: ingested.condition().get("status") == "False", 30)
+    assert ingested.condition()["reason"] in ("NotAuthenticated", "BrokerUnreachable")
+
+
+def told(ingested: Ingested, word: str) -> None:
+    """Wait until the condition blames the credentials and says that."""
+    ingested.reason("NotAuthenticated", 30)
+    eventually(lambda: word in ingested.condition()["message"], 30)
+
+
+def _pkcs8(issued: trustme.LeafCert) -> bytes:
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
