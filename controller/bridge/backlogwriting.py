@@ -65,7 +65,7 @@ class BacklogWriter:
         self._partitions = partitions
         #: Called with what should never happen; it ends the consumption.
         self._failed = failed
-        self._brake = Brake()
+        self.brake = Brake()
         self._tasks: set[asyncio.Task[None]] = set()
         self._next = 0.0
 
@@ -135,10 +135,10 @@ class BacklogWriter:
         """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
         try:
             while self._overflow.current(backlog):
-                await self._brake.wait()
+                await self.brake.wait()
                 try:
                     await self._attempt(backlog)
-                    self._brake.worked()
+                    self.brake.worked()
                     return
                 except Lost:
                     # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
@@ -147,7 +147,7 @@ class BacklogWriter:
                     backlog.body = await self._read(backlog)
                 except ApiError as error:
                     logger.warning("UserBacklog not written: %s", error)
-                    self._brake.failed(error)
+                    self.brake.failed(error)
         finally:
             backlog.saving = False
 
@@ -157,7 +157,7 @@ class BacklogWriter:
         except NotFound:
             return None
         except ApiError as error:
-            self._brake.failed(error)
+            self.brake.failed(error)
             return backlog.body
 
     async def _attempt(self, backlog: Backlog) -> None:

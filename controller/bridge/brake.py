@@ -15,7 +15,7 @@ MAX_ASKED = 60.0
 
 
 class Brake:
-    """Shared by all creates of a stream: a quota or an overloaded API server refuses them all alike."""
+    """Shared by all writes of a kind of a stream: a quota or an overloaded API server refuses them all alike."""
 
     def __init__(self) -> None:
         self._delay = 0.0

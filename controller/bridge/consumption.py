@@ -91,7 +91,13 @@ class Consumption:
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event)
         self._steering = Steering(
-            self._dispatch, self._rejecter, self._overflow, self._partitions, self._member, context.counts
+            self._dispatch,
+            self._rejecter,
+            self._writer,
+            self._overflow,
+            self._partitions,
+            self._member,
+            context.counts,
         )
         self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
         self._assignment = Assignment(

@@ -106,7 +106,7 @@ class Rejecter:
         self._stream = stream
         self._partitions = partitions
         self._folding = Folding()
-        self._brake = Brake()
+        self.brake = Brake()
         self._queue: list[Rejected] = []
         self._filled = asyncio.Event()
         self._kept = 0
@@ -161,7 +161,7 @@ class Rejecter:
     async def _insist(self, group: list[Rejected], write: Callable[[list[Rejected]], Awaitable[None]]) -> None:
         """Until it is acknowledged or the partition is another's."""
         while True:
-            await self._brake.wait()
+            await self.brake.wait()
             try:
                 await self._partitions.hold(group[0].partition)
                 await write(group)
@@ -174,9 +174,9 @@ class Rejecter:
                     break
             except ApiError as error:
                 logger.warning("RejectedEvent not written: %s", error)
-                self._brake.failed(error)
+                self.brake.failed(error)
             else:
-                self._brake.worked()
+                self.brake.worked()
                 break
         for rejected in group:
             rejected.done()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from controller.bridge.backlogwriting import BacklogWriter
+from controller.bridge.brake import Brake
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
@@ -28,6 +30,7 @@ class Steering:
         self,
         dispatch: Dispatch,
         rejecter: Rejecter,
+        writer: BacklogWriter,
         overflow: Overflow,
         partitions: Partitions,
         member: GroupMember,
@@ -35,6 +38,7 @@ class Steering:
     ) -> None:
         self._dispatch = dispatch
         self._rejecter = rejecter
+        self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
@@ -80,8 +84,8 @@ class Steering:
         if self._starving:
             taken = self._dispatch.slots.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
-        if self._dispatch.brake.failing_for() > REFUSED_SECONDS:
-            return self._no("CreatesRefused", self._dispatch.brake.last_error[:MAX_MESSAGE])
+        if (brake := self._refused).failing_for() > REFUSED_SECONDS:
+            return self._no("CreatesRefused", brake.last_error[:MAX_MESSAGE])
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
@@ -93,8 +97,13 @@ class Steering:
     @property
     def _creating(self) -> bool:
         """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
-        trouble = self._suspended or self.broker_error or self.refused or self._dispatch.brake.failing_for()
+        trouble = self._suspended or self.broker_error or self.refused or self._refused.failing_for()
         return not trouble
+
+    @property
+    def _refused(self) -> Brake:
+        """Of updates, rejections and backlogs the kind whose writes have been refused for longest, if any have."""
+        return max(self._brakes, key=Brake.failing_for)
 
     @property
     def _starving(self) -> bool:

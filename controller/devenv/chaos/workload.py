@@ -106,7 +106,8 @@ def generate(seed: int, sizes: Sizes) -> Workload:
         suspensions=tuple(_suspensions(random, sizes, users)),
         rules=(*misbehaviour.refusals(random, refused), *misbehaviour.passing(random, users)),
         refused=refused,
-        spec=_spec(random, len(users)),
+        # What is collected cannot be counted when all has come to rest: nothing of a run is.
+        spec=_spec(random, len(users)) | {"retention": {"maxFinished": 2 * len(records) + 1000}},
     )
 
 
