@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 
+from controller.devenv.chaos.run import read_journal
 from controller.devenv.environment import Environment
-from controller.devenv.journal import STEPS
+from controller.devenv.journal import STEPS, Call, Expectations, check
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested
 from tests.kube import Kube
@@ -37,8 +38,21 @@ class Whole:
 
     def finished(self) -> int:
         """Updates whose last step was done, by the downstream's count: the journal of a flood is long to read."""
-        stats = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=10, trust_env=False).json()
-        return int(stats["applied"][STEPS[-1]])
+        return int(self._stats()["applied"][STEPS[-1]])
+
+    def in_flight(self) -> int:
+        """Calls that the downstream has not answered yet."""
+        return int(self._stats()["inFlight"])
+
+    def journal(self) -> list[Call]:
+        """The stream's calls so far, from the file: that of a flood is too long for an answer."""
+        folder = self.processing.environment.layout.data / "downstream"
+        return read_journal(folder / "journal.jsonl", self.processing.stream)
+
+    def applied_once(self, users: list[str]) -> None:
+        """Each record that was produced, by its user, was applied, once and in order, and nothing else was."""
+        made = [(user, offset) for offset, user in enumerate(users)]
+        assert check(self.journal(), Expectations(finished=made, only=made)) == []
 
     def finished_of(self, user: str) -> int:
         """The same for one user, by the journal."""
@@ -55,6 +69,10 @@ class Whole:
     def recorded(self, phase: str = "Succeeded") -> int:
         """Updates in that phase, by the API server."""
         return self._count(f"status.phase={phase}")
+
+    def _stats(self) -> dict[str, Any]:
+        answer = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=10, trust_env=False)
+        return dict(answer.json())
 
     def _count(self, selector: str) -> int:
         path = self.ingested.kube.path(self.ingested.namespace, "userupdates")

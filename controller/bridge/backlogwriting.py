@@ -65,7 +65,7 @@ class BacklogWriter:
         self._partitions = partitions
         #: Called with what should never happen; it ends the consumption.
         self._failed = failed
-        self.brake = Brake()
+        self.brake = Brake(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
         self._next = 0.0
 
@@ -135,21 +135,28 @@ class BacklogWriter:
         """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
         try:
             while self._overflow.current(backlog):
-                await self.brake.wait()
-                try:
-                    await self._attempt(backlog)
-                    self.brake.worked()
-                    return
-                except Lost:
-                    # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
-                    return
-                except (AlreadyExists, Conflict, NotFound):
-                    backlog.body = await self._read(backlog)
-                except ApiError as error:
-                    logger.warning("UserBacklog not written: %s", error)
-                    self.brake.failed(error)
+                async with self.brake.turn():
+                    if await self._tried(backlog):
+                        return
         finally:
             backlog.saving = False
+
+    async def _tried(self, backlog: Backlog) -> bool:
+        """Whether there is nothing more to do for now."""
+        try:
+            await self._attempt(backlog)
+        except Lost:
+            # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
+            return True
+        except (AlreadyExists, Conflict, NotFound):
+            backlog.body = await self._read(backlog)
+            return False
+        except ApiError as error:
+            logger.warning("UserBacklog not written: %s", error)
+            self.brake.failed(error)
+            return False
+        self.brake.worked()
+        return True
 
     async def _read(self, backlog: Backlog) -> Body | None:
         try:

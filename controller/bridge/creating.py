@@ -56,16 +56,16 @@ class Creator:
     async def create(self, manifest: Body, hold: Callable[[], Awaitable[None]]) -> Answer:
         """`hold` returns when the assignment is certain, and raises what ends this."""
         while True:
-            await self._brake.wait()
-            await hold()
-            try:
-                answer = await self._attempt(manifest)
-            except ApiError as error:
-                self._brake.failed(error)
-                logger.debug("UserUpdate not created: %s", error)
-            else:
-                self._brake.worked()
-                return answer
+            async with self._brake.turn():
+                await hold()
+                try:
+                    answer = await self._attempt(manifest)
+                except ApiError as error:
+                    self._brake.failed(error)
+                    logger.debug("UserUpdate not created: %s", error)
+                else:
+                    self._brake.worked()
+                    return answer
 
     async def _attempt(self, manifest: Body) -> Answer:
         """Raises ApiError where it is to be tried again."""

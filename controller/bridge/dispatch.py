@@ -48,7 +48,7 @@ class Dispatch:
         self.lanes = Lanes()
         self.slots = Slots(stream.limits)
         self.links = Links()
-        self.brake = Brake()
+        self.brake = Brake(PARALLEL)
         #: Whether this replica has all partitions of the topic.
         self.alone = True
         #: Nothing is created while this is set.

@@ -161,23 +161,23 @@ class Rejecter:
     async def _insist(self, group: list[Rejected], write: Callable[[list[Rejected]], Awaitable[None]]) -> None:
         """Until it is acknowledged or the partition is another's."""
         while True:
-            await self.brake.wait()
-            try:
-                await self._partitions.hold(group[0].partition)
-                await write(group)
-            except Lost:
-                return
-            except Invalid as error:
-                # Better one without its record than none.
-                if not group[0].bare():
-                    logger.error("RejectedEvent refused: %s", error)
+            async with self.brake.turn():
+                try:
+                    await self._partitions.hold(group[0].partition)
+                    await write(group)
+                except Lost:
+                    return
+                except Invalid as error:
+                    # Better one without its record than none.
+                    if not group[0].bare():
+                        logger.error("RejectedEvent refused: %s", error)
+                        break
+                except ApiError as error:
+                    logger.warning("RejectedEvent not written: %s", error)
+                    self.brake.failed(error)
+                else:
+                    self.brake.worked()
                     break
-            except ApiError as error:
-                logger.warning("RejectedEvent not written: %s", error)
-                self.brake.failed(error)
-            else:
-                self.brake.worked()
-                break
         for rejected in group:
             rejected.done()
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import confluent_kafka as ck
+import orjson
 import psutil
 import pytest
 
@@ -18,6 +20,7 @@ from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS
 from tests.conftest import StartReplica
 from tests.eventually import eventually
+from tests.ingest import GOOD
 from tests.kube import Kube
 from tests.replicas import Replica
 from tests.whole import Whole, whole
@@ -32,45 +35,68 @@ def way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Who
 
 @pytest.mark.parametrize(
     ("records", "users", "objects"),
-    [(2_000, 100, 60), pytest.param(50_000, 2_000, 1_000, marks=[pytest.mark.long, pytest.mark.timeout(2400)])],
+    [(2_000, 100, 60), pytest.param(50_000, 2_000, 1_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
 )
 def test_a_backlog_beyond_all_bounds_waits_in_kafka(
-    way: Whole, start_bridge: StartReplica, start_controller: StartReplica, records: int, users: int, objects: int
+    way: Whole,
+    start_bridge: StartReplica,
+    start_controller: StartReplica,
+    environment: Environment,
+    records: int,
+    users: int,
+    objects: int,
 ) -> None:
     replicas = [start_bridge(), start_controller()]
     way.apply({"retry": {"initialSeconds": 1, "maxSeconds": 2}}, limits={"maxObjects": objects, "maxPerUser": 5})
-    way.processing.rules({"name": "down", "action": "fail", "status": 500})
-    with sampled(way.unfinished) as unfinished, sampled(lambda: resident(replicas)) as memory:
-        way.produce([f"user{number}" for number in range(users)], records // users)
-        eventually(lambda: max(unfinished, default=0) >= objects * 0.9, within=120)
-        eventually(lambda: way.ingested.entry().get("lag", 0) > 0, within=60)
-        way.processing.rules()
-        way.done(records, within=60 + records / 20)
-    way.all_recorded(records, within=60)
-    assert max(unfinished) <= objects
-    assert max(memory) < 400 * MIB
-    assert way.processing.violations() == []
-    print(f"most unfinished {max(unfinished)} of {objects}, most memory {max(memory) // MIB} MiB")
+    everybody = [f"user{number}" for number in range(users)]
+    environment.kill("downstream")
+    try:
+        with looks(way, replicas) as seen:
+            way.produce(everybody, records // users)
+            eventually(lambda: max(seen.unfinished, default=0) >= objects * 0.9, within=120)
+            eventually(lambda: way.ingested.entry().get("lag", 0) > 0, within=60)
+            # As long again as it took to get here: whatever still grew would show.
+            began, filled = time.monotonic(), len(seen.memory)
+            eventually(lambda: len(seen.memory) >= 2 * filled + 5, within=300)
+            print(f"full after {filled} looks, then {time.monotonic() - began:.0f} s of nothing but retries")
+            environment.start("downstream")
+            back = time.monotonic()
+            way.done(records, within=60 + records / 12)
+            took = time.monotonic() - back
+            way.all_recorded(records, within=60)
+    finally:
+        environment.start("downstream")
+    print(f"{records} records in {took:.0f} s, {records / took:.0f} a second; {seen}")
+    assert max(seen.unfinished) <= objects
+    assert max(seen.memory) < 400 * MIB
+    assert max(seen.memory[filled:]) < 1.25 * max(seen.memory[:filled]), "memory grew while nothing moved"
+    assert all(seen.healthy)
+    way.ingested.positioned(records, within=60)
+    way.applied_once(everybody * (records // users))
 
 
-@pytest.mark.parametrize("waiting", [600, pytest.param(20_000, marks=[pytest.mark.long, pytest.mark.timeout(2400)])])
+@pytest.mark.parametrize("waiting", [600, pytest.param(20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_a_suspended_user_with_a_mountain_is_passed_by(
     way: Whole, start_bridge: StartReplica, start_controller: StartReplica, waiting: int
 ) -> None:
-    start_bridge()
-    start_controller()
+    replicas = [start_bridge(), start_controller()]
     way.apply(suspend={"users": ["mountain"]})
-    way.produce(["mountain"], waiting)
     others = [f"user{number}" for number in range(50)]
-    began = time.monotonic()
-    way.produce(others, 4)
-    way.done(200, within=60)
-    print(f"200 events behind {waiting} of a suspended user took {time.monotonic() - began:.1f} s")
-    way.ingested.positioned(waiting + 200, within=60)
-    assert way.unfinished() <= 5
-    way.ingested.change(suspend={"users": []})
-    way.done(waiting + 200, within=waiting / 12)
-    assert way.processing.violations() == []
+    usual = timed(way, others)
+    with looks(way, replicas) as seen:
+        way.produce(["mountain"], waiting)
+        behind = timed(way, others)
+        print(f"200 events took {usual:.1f} s, and {behind:.1f} s behind {waiting} of a suspended user")
+        assert behind < 2 * usual + 3
+        way.ingested.positioned(waiting + 400, within=60)
+        assert way.unfinished() <= 5
+        way.ingested.change(suspend={"users": []})
+        began = time.monotonic()
+        way.done(waiting + 400, within=30 + waiting / 12)
+        print(f"resumed, {waiting / (time.monotonic() - began):.0f} of them a second; {seen}")
+    way.all_recorded(waiting + 400, within=60)
+    way.applied_once(others * 4 + ["mountain"] * waiting + others * 4)
+    assert max(seen.memory) < 400 * MIB
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
@@ -81,13 +107,14 @@ def test_many_stuck_users_keep_nobody_else_waiting(
     start_controller()
     stuck = [f"stuck{number}" for number in range(count)]
     way.apply(suspend={"users": stuck}, limits={"maxObjects": 2 * count})
-    way.produce(stuck, 20)
     others = [f"user{number}" for number in range(50)]
-    began = time.monotonic()
-    way.produce(others, 4)
-    way.done(200, within=120)
-    print(f"200 events behind {count} stuck users took {time.monotonic() - began:.1f} s")
-    way.ingested.positioned(20 * count + 200, within=120)
+    usual = timed(way, others)
+    way.produce(stuck, 20)
+    behind = timed(way, others)
+    print(f"200 events took {usual:.1f} s, and {behind:.1f} s behind {count} stuck users")
+    # All of the stuck users' records are read, and their first ones created, before those of the others.
+    assert behind < 2 * usual + 3 + count / 50
+    way.ingested.positioned(20 * count + 400, within=120)
     assert way.unfinished() <= 2 * count
 
 
@@ -100,55 +127,91 @@ def test_hanging_calls_of_a_hundred_users_slow_nobody_down(
     start_controller()
     way.apply({"timeoutSeconds": 30})
     others = [f"user{number}" for number in range(50)]
-    way.produce(others, 2)
-    way.done(100, within=60)
-
-    def p99() -> float:
-        before = way.finished()
-        started = time.time_ns()
-        for turn in range(10):
-            way.ingested.produce(
-                (user, {"profile": "dev", "permissions": "all", "resources": "all"}) for user in others
-            )
-            way.done(before + 50 * (turn + 1), within=60)
-        ends = [
-            (call.end_time_ns or 0, call.user, call.sequence, call.time_ns)
-            for call in way.processing.calls()
-            if call.step == STEPS[-1] and call.time_ns > started
-        ]
-        firsts = {(call.user, call.sequence): call.time_ns for call in way.processing.calls() if call.step == STEPS[0]}
-        spans = [(end - firsts[user, sequence]) / 1e9 for end, user, sequence, _ in ends]
-        return statistics.quantiles(spans, n=100)[98]
-
-    alone = [p99() for _ in range(3)]
-    way.processing.rules({"name": "hang", "user": "hung*", "action": "hang"})
-    way.produce([f"hung{number}" for number in range(100)], 1)
-    eventually(lambda: len({call.user for call in way.processing.calls() if call.user.startswith("hung")}) == 100, 60)
-    beside = [p99() for _ in range(3)]
-    ratio = statistics.median(beside) / statistics.median(alone)
-    print(f"p99 of the others: {alone} without, {beside} with 100 users hanging; ratio of medians {ratio:.2f}")
-    assert ratio < 1.5  # the claim is 1.1; a shared machine's noise is more
+    paced(way, others, 100)  # all lanes, connections and caches are warm
+    alone: list[float] = []
+    beside: list[float] = []
+    for turn in range(4):
+        alone += paced(way, others, 600)
+        way.processing.rules({"name": "hang", "user": "hung*", "action": "hang"})
+        way.produce([f"hung{turn}-{number}" for number in range(100)], 1)
+        eventually(lambda: way.in_flight() >= 100, 60)
+        beside += paced(way, others, 600)
+        way.processing.rules()
+        eventually(lambda: way.unfinished() == 0, 120)
+    told = [f"p50 {1000 * statistics.median(each):.0f} ms, p99 {1000 * p99(each):.0f} ms" for each in (alone, beside)]
+    ratio = p99(beside) / p99(alone)
+    print(f"from record to third answer: {told[0]}; beside 100 users whose calls hang: {told[1]}; ratio {ratio:.2f}")
+    assert ratio <= 1.1
 
 
-def resident(replicas: list[Replica]) -> int:
-    """Bytes of memory of these processes together."""
-    return sum(int(psutil.Process(replica.pid).memory_info().rss) for replica in replicas)
+def p99(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+def timed(way: Whole, users: list[str]) -> float:
+    """Seconds until four events of each are done, whatever others wait for."""
+    before = way.finished()
+    began = time.monotonic()
+    count = way.produce(users, 4)
+    way.done(before + count, within=120)
+    return time.monotonic() - began
+
+
+def paced(way: Whole, users: list[str], count: int, a_second: float = 30) -> list[float]:
+    """So many events at an even pace, the users in turn: seconds from each record to its third answer."""
+    profile = f"at-{time.monotonic_ns()}"
+    sent: dict[str, int] = {}
+    producer = ck.Producer({"bootstrap.servers": way.ingested.bootstrap, "linger.ms": 0})
+    before, began = way.finished(), time.monotonic()
+    for number in range(count):
+        producer.poll(max(0.0, began + number / a_second - time.monotonic()))
+        value = orjson.dumps({**GOOD, "resources": f"{profile}-{number}"})
+        sent[f"{profile}-{number}"] = time.time_ns()
+        producer.produce(way.ingested.topic, value, users[number % len(users)], partition=0)
+    assert producer.flush(10) == 0
+    way.done(before + count, within=60)
+    ends = {
+        call.body["resources"]: call.end_time_ns
+        for call in way.journal()
+        if call.step == STEPS[-1] and call.applied and call.body["resources"] in sent
+    }
+    return [((ends[key] or 0) - at) / 1e9 for key, at in sent.items()]
+
+
+class Seen:
+    """What was looked at every other second."""
+
+    def __init__(self) -> None:
+        self.unfinished: list[int] = []
+        self.memory: list[int] = []
+        self.healthy: list[bool] = []
+
+    def __str__(self) -> str:
+        most = max(self.memory, default=0) // MIB
+        return f"most unfinished {max(self.unfinished, default=0)}, most memory of both processes {most} MiB"
 
 
 @contextmanager
-def sampled(look: Callable[[], int], every: float = 2.0) -> Iterator[list[int]]:
-    """What `look` says every two seconds, for as long as the block runs."""
-    samples: list[int] = []
+def looks(way: Whole, replicas: list[Replica], every: float = 2.0) -> Iterator[Seen]:
+    """Unfinished objects, memory of these processes and the API server's health, for as long as the block runs."""
+    seen = Seen()
     over = threading.Event()
+    trouble: list[BaseException] = []
 
-    def sample() -> None:
-        while not over.wait(every):
-            samples.append(look())
+    def look() -> None:
+        try:
+            while not over.wait(every):
+                seen.unfinished.append(way.unfinished())
+                seen.memory.append(sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas))
+                seen.healthy.append(way.ingested.kube.client.get("/readyz").is_success)
+        except BaseException as error:
+            trouble.append(error)
 
-    thread = threading.Thread(target=sample, daemon=True)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield samples
+        yield seen
     finally:
         over.set()
         thread.join(30)
+    assert not trouble, trouble

@@ -1,0 +1,218 @@
+"""The API server refuses what the bridge writes: it slows down, says so, loses no record and goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from controller.devenv.environment import Environment
+from tests.conftest import StartReplica
+from tests.eventually import eventually
+from tests.ingest import Ingested, check_links, good
+from tests.kube import MERGE_PATCH, Kube
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A ResourceQuota on the objects of one kind of ours.
+
+    The API server's admission counts creates and refuses them; what a quota allows, and what deletions free, is for the
+    controller-manager to write, which does not run here.
+    """
+
+    ingested: Ingested
+    plural: str
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v1/namespaces/{self.ingested.namespace}/resourcequotas"
+
+    def allow(self, count: int) -> None:
+        """So many objects from now on; those that are there count."""
+        name, counted = f"few-{self.plural}", f"count/{self.plural}.enrichment.dev"
+        hard = {"hard": {counted: str(count)}}
+        path = f"{self._path}/{name}"
+        if not self.ingested.kube.client.get(path).is_success:
+            self.ingested.kube.call("POST", self._path, {"metadata": {"name": name}, "spec": hard})
+        there = len(self.ingested.kube.list(self.ingested.namespace, self.plural))
+        status = {"status": {**hard, "used": {counted: str(there)}}}
+        self.ingested.kube.call("PATCH", f"{path}/status", status, headers=MERGE_PATCH)
+
+    @property
+    def used(self) -> int:
+        """As the admission has counted."""
+        (quota,) = self.ingested.kube.call("GET", self._path)["items"]
+        return int(next(iter(quota["status"]["used"].values())))
+
+    def acts(self) -> None:
+        """Wait until the admission knows the quota: it looks at a cache of its own."""
+        body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **_PROBES[self.plural]}
+        path = self.ingested.kube.path(self.ingested.namespace, self.plural) + "?dryRun=All"
+        eventually(lambda: self.ingested.kube.client.post(path, json=body).status_code == 403, 20)
+
+
+_SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
+_PROBES: dict[str, dict[str, Any]] = {
+    "userupdates": {
+        "kind": "UserUpdate",
+        "spec": {"stream": "s", "user": "u", "sequence": 0, "profile": "p", "permissions": "p", "resources": "r"},
+    },
+    "rejectedevents": {
+        "kind": "RejectedEvent",
+        "spec": {"stream": "s", "reason": "NotJSON", "source": _SOURCE, "count": 1},
+    },
+    "userbacklogs": {"kind": "UserBacklog", "spec": {"stream": "s", "user": "u", "partitions": []}},
+}
+
+
+def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    quota = Quota(ingested, "userupdates")
+    quota.allow(0)
+    quota.acts()
+    quota.allow(7)
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
+    users = [f"user{number}" for _ in range(5) for number in range(20)]
+    ingested.produce(good(users))
+    ingested.reason("CreatesRefused", 30)
+    assert "exceeded quota" in ingested.condition()["message"]
+    assert len(ingested.updates()) == quota.used == 7
+    refused = answers(ingested.kube, "POST", "403")
+    assert refused < 300, "asked without a break"
+    # Room comes bit by bit, in the middle of creates.
+    for count in range(10, 100, 15):
+        quota.allow(count)
+        eventually(lambda count=count: len(ingested.updates()) >= count, 30)  # type: ignore[misc]
+        assert len(ingested.updates()) <= count
+    quota.allow(1000)
+    ingested.positioned(100, 30)
+    assert ingested.offsets() == [(0, offset) for offset in range(100)]
+    check_links(ingested.updates())
+    assert bridge.running
+    eventually(lambda: ingested.condition()["status"] == "True")
+
+
+def test_a_flood_of_poison_that_a_quota_refuses_to_show_holds_no_good_record_back(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """`position` waits for what is not shown yet; the good records behind it do not."""
+    bridge = start_bridge()
+    quota = Quota(ingested, "rejectedevents")
+    quota.allow(0)
+    quota.acts()
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
+    ingested.produce([("ana", b"poison")] * 300)
+    ingested.produce(good(["ana", "bo", "cy"]))
+    eventually(lambda: ingested.offsets() == [(0, 300), (0, 301), (0, 302)], 20)
+    ingested.reason("CreatesRefused", 20)
+    assert "exceeded quota" in ingested.condition()["message"]
+    assert ingested.entry()["position"] == 0
+    quota.allow(1000)
+    ingested.positioned(303, 30)
+    assert sum(entry["count"] for entry in ingested.rejected()) == 300
+    assert bridge.running
+    eventually(lambda: ingested.condition()["status"] == "True")
+
+
+def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """The user's records stay where they are, and `position` before them; other users' go on."""
+    bridge = start_bridge()
+    quota = Quota(ingested, "userbacklogs")
+    quota.allow(0)
+    quota.acts()
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 5})
+    ingested.produce(good(["big"] * 40))
+    ingested.reason("CreatesRefused", 40)
+    ingested.produce(good(["ana", "bo"]))
+    eventually(lambda: ingested.offsets()[-2:] == [(0, 40), (0, 41)], 20)
+    assert ingested.entry()["position"] == 5
+    bridge.kill()
+    bridge.start()
+    quota.allow(1)
+    ingested.positioned(42, 60)
+
+    def drained() -> bool:
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return len(ingested.updates()) == 42
+
+    eventually(drained, 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(42)]
+
+
+def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    """A real 429 with a `Retry-After`: the API server takes one write at a time, and there are thirty under way."""
+    bridge = start_bridge()
+    with started(environment, "apiserver", "--max-mutating-requests-inflight=1"):
+        bridge.wait_ready()
+        ingested.apply(limits={"maxObjects": 2000, "maxPerUser": 50})
+        ingested.produce(good(f"user{number}" for _ in range(4) for number in range(100)))
+        eventually(lambda: answers(ingested.kube, "POST", "429") > 0, 30)
+        ingested.positioned(400, 90)
+        refused = answers(ingested.kube, "POST", "429")
+    assert ingested.offsets() == [(0, offset) for offset in range(400)]
+    check_links(ingested.updates())
+    assert bridge.running
+    print(f"{refused} of the creates were answered 429")
+
+
+def test_an_api_server_without_its_etcd_is_outlived(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    """It answers, and each answer is a 5xx: whether a create was done nobody knows."""
+    with started(environment, "apiserver", "--request-timeout=3s"):
+        bridge = start_bridge()
+        ingested.apply(limits={"maxObjects": 2000, "maxPerUser": 50})
+        users = [f"user{number}" for _ in range(2) for number in range(100)]
+        ingested.produce(good(users))
+        eventually(lambda: len(ingested.updates()) >= 50, 30)
+        environment.kill("etcd")
+        try:
+            ingested.produce(good(users))
+            path = ingested.kube.path(ingested.namespace, "userupdates", "none")
+            for _ in range(3):
+                assert ingested.kube.client.delete(path).status_code >= 500
+        finally:
+            environment.start("etcd")
+        ingested.positioned(400, 90)
+        assert ingested.offsets() == [(0, offset) for offset in range(400)]
+        check_links(ingested.updates())
+        assert bridge.running
+
+
+@contextmanager
+def started(environment: Environment, name: str, *options: str) -> Iterator[None]:
+    """A part of the environment with options of its own, for a while."""
+    command = environment.command(name)
+    changed = replace(command, argv=(*command.argv, *options))
+    environment.processes.start(changed)
+    environment.processes.wait_ready(changed)
+    try:
+        yield
+    finally:
+        environment.start(name)
+
+
+def answers(kube: Kube, verb: str, code: str) -> int:
+    """Requests for UserUpdates so far that the API server answered so, by its own count."""
+    count = 0
+    for line in kube.client.get("/metrics").text.splitlines():
+        if line.startswith("apiserver_request_total{") and 'resource="userupdates"' in line:
+            found = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if (found["verb"], found["code"]) == (verb, code):
+                count += int(float(line.rsplit(" ", 1)[1]))
+    return count
