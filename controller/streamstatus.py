@@ -26,6 +26,8 @@ Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
+#: What the API server asks for is honoured up to here.
+MAX_ASKED = 60.0
 
 
 class StreamStatus:
@@ -79,7 +81,7 @@ class StreamStatus:
                 # Whoever was faster is done by now; for anything else the API server is given time.
                 if not isinstance(error, Conflict):
                     logger.warning("Status of stream %s/%s not written: %s", self._namespace, self._name, error)
-                    await asyncio.sleep(error.retry_after or delay)
+                    await asyncio.sleep(min(error.retry_after or delay, MAX_ASKED))
                     delay = min(2 * delay, MAX_DELAY)
 
     async def _attempt(self, changes: list[Change]) -> dict[str, Any]:

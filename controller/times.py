@@ -10,7 +10,10 @@ def from_text(text: str) -> datetime:
     time = datetime.fromisoformat(text.upper())  # the API server lets `t` and `z` pass
     if time.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone")
-    return time if time.tzinfo is UTC else time.astimezone(UTC)
+    try:
+        return time if time.tzinfo is UTC else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is out of range") from error
 
 
 def to_text(time: datetime) -> str:

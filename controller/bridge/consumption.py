@@ -63,6 +63,8 @@ class Context:
     #: Name of this replica within the stream's group.
     instance: str
     counts: Callable[[], Counts]
+    #: Of the memory that a stream may use when there are few.
+    share: Callable[[], float]
 
 
 class Consumption:
@@ -89,7 +91,9 @@ class Consumption:
             self._end,
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
-        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event)
+        self._member = kafka.GroupMember(
+            context.config, topic, group, context.instance, self._on_event, context.share()
+        )
         self._steering = Steering(
             self._dispatch,
             self._rejecter,
@@ -98,6 +102,7 @@ class Consumption:
             self._partitions,
             self._member,
             context.counts,
+            context.share,
         )
         self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
         self._assignment = Assignment(
@@ -115,13 +120,14 @@ class Consumption:
             self._refuse,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group),
+            kafka.Rereader(context.config, topic, group, context.share()),
             self._overflow,
             self._partitions,
             self._dispatch.lanes,
             self._look_at_topic,
             self._offer,
             self._assignment.expire_one,
+            context.share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
         self._on_the_way = 0

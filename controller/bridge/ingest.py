@@ -28,9 +28,17 @@ SECRET_SECONDS = 10.0
 
 
 class Ingest:
-    def __init__(self, cluster: Cluster, stream: UpdateStream, identity: str, counts: Callable[[], Counts]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        stream: UpdateStream,
+        identity: str,
+        counts: Callable[[], Counts],
+        share: Callable[[], float],
+    ) -> None:
         self._cluster = cluster
         self._counts = counts
+        self._share = share
         self._stream = stream
         # Two streams may share a group: each is a member of its own in it.
         self._instance = f"{identity}.{stream.namespace}.{stream.name}"[-249:]
@@ -84,7 +92,7 @@ class Ingest:
         lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
         topic = await lookup.describe()
         context = Context(
-            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts
+            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts, self._share
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())

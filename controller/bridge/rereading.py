@@ -30,6 +30,7 @@ class Rereading:
         check_topic: Callable[[], Awaitable[None]],
         offer: Callable[[Waiting], None],
         expire: Callable[[str, Partition, int], None],
+        share: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._overflow = overflow
@@ -39,12 +40,14 @@ class Rereading:
         self._offer = offer
         #: Called for a record that Kafka has no more: user, partition, offset.
         self._expire = expire
+        self._share = share
 
     async def run(self) -> None:
         """Until cancelled. Raises what `check_topic` raises when the topic is another one."""
         while True:
             for partition in self._partitions:
-                if self._lanes.reread_cost < MAX_COST and (users := self._overflow.wanted(partition)):
+                room = MAX_COST * self._share() - self._lanes.reread_cost
+                if room > 0 and (users := self._overflow.wanted(partition)):
                     await self._pass(partition, users)
             await asyncio.sleep(LOOK_SECONDS)
 

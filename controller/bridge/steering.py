@@ -35,6 +35,7 @@ class Steering:
         partitions: Partitions,
         member: GroupMember,
         counts: Callable[[], Counts],
+        share: Callable[[], float],
     ) -> None:
         self._dispatch = dispatch
         self._rejecter = rejecter
@@ -42,6 +43,8 @@ class Steering:
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
+        #: Of the memory that a stream may use when there are few: see `streams.share`.
+        self._share = share
         self._spilling = Spilling(dispatch, overflow, partitions, counts)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
@@ -57,15 +60,15 @@ class Steering:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
         if self._creating:
-            if self.memory > HIGH_WATER:
-                self._spilling.make_room(self.memory - LOW_WATER, now)
+            if self.memory > HIGH_WATER * self._share():
+                self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
             self._spilling.unblock(now)
         self.steer()
 
     def steer(self) -> None:
         """Pause or resume reading, with hysteresis."""
         self._dispatch.halted = self._suspended
-        limit = LOW_WATER if self.paused else HIGH_WATER
+        limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
         paused = self._suspended or self._starving or self._overflow.full or self.memory > limit
         if paused != self.paused:
             self.paused = paused

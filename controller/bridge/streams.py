@@ -21,6 +21,9 @@ from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
 
+#: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
+FULL_SHARES = 3
+
 #: Namespace, name, uid: a stream made anew under its old name is another one.
 Key: TypeAlias = tuple[str, str, str]
 
@@ -93,7 +96,7 @@ class Streams:
     def _put(self, body: dict[str, Any]) -> None:
         try:
             stream = UpdateStream.from_body(body)
-        except (KeyError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             logger.error("UpdateStream cannot be read: %r", error)
             return
         key = _key(body)
@@ -103,7 +106,7 @@ class Streams:
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]))
+        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]), self._share)
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
@@ -113,6 +116,9 @@ class Streams:
 
     def _counts(self, stream: tuple[str, str]) -> Counts:
         return Counts(overflowing=self._backlogs.count(stream), rejected=self._rejected.count(stream))
+
+    def _share(self) -> float:
+        return min(1.0, FULL_SHARES / max(len(self._running), 1))
 
     def _end(self, key: Key) -> None:
         """Objects stay: updates without their stream wait for it."""

@@ -82,7 +82,7 @@ class Engines:
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
             stream = UpdateStream.from_body(body)
-        except (KeyError, ValueError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             logger.error("UpdateStream not understood", extra=fields(stream="/".join(key), cause=repr(error)))
             return
         self._streams[key] = stream

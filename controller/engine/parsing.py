@@ -15,7 +15,7 @@ def parse(body: Body) -> UserUpdate | None:
     """None, and a line in the log, where an object is not what the CRD lets pass: one such stops no other."""
     try:
         return UserUpdate.from_body(body)
-    except (KeyError, ValueError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         name = body.get("metadata", {}).get("name")
         logger.error("UserUpdate not understood, left alone", extra=fields(update=name, cause=repr(error)))
         return None

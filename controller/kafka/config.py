@@ -52,6 +52,10 @@ HEARTBEAT_SECONDS = 3.0
 HOLD_SECONDS = SESSION_SECONDS - HEARTBEAT_SECONDS
 REQUEST_SECONDS = 5.0
 
+#: Bytes that librdkafka reads ahead for a member of the group, and for one who reads again.
+MAX_QUEUED = 4 << 20
+MAX_QUEUED_AGAIN = 2 << 20
+
 BRIDGE_CONFIG: dict[str, Any] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -63,7 +67,6 @@ BRIDGE_CONFIG: dict[str, Any] = {
     "session.timeout.ms": int(SESSION_SECONDS * 1000),
     "heartbeat.interval.ms": int(HEARTBEAT_SECONDS * 1000),
     "topic.metadata.refresh.interval.ms": 5000,
-    "queued.max.messages.kbytes": 4096,
 }
 _CLIENT_CONFIG: dict[str, Any] = {
     "reconnect.backoff.max.ms": 2000,
@@ -85,6 +88,11 @@ class KafkaError(ControllerError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def queue_size(most: int, share: float) -> int:
+    """KiB that librdkafka may read ahead with that share of the memory; a single record may be larger."""
+    return max(int(most * share) >> 10, 64)
 
 
 def client_config(spec: KafkaSpec, secrets: Mapping[str, str]) -> dict[str, Any]:

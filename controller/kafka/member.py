@@ -14,7 +14,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from controller.events import Record
-from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, REQUEST_SECONDS, made
+from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, MAX_QUEUED, REQUEST_SECONDS, made, queue_size
 from controller.kafka.told import (
     Assigned,
     Committed,
@@ -48,8 +48,15 @@ class GroupMember:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], topic: Topic, group: str, instance: str, deliver: Callable[[Event], None]
+        self,
+        config: Mapping[str, Any],
+        topic: Topic,
+        group: str,
+        instance: str,
+        deliver: Callable[[Event], None],
+        share: float = 1.0,
     ) -> None:
+        """`share` is that of the memory for records which are on their way."""
         self._topic = topic
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -60,6 +67,7 @@ class GroupMember:
         self._paused = False
         self._sent: deque[float] = deque()
         self._on_the_way = 0
+        self._most_on_the_way = MAX_ON_THE_WAY * share
         self._room = threading.Condition()
         self._closing = threading.Event()
         own = {
@@ -67,6 +75,7 @@ class GroupMember:
             "group.instance.id": instance,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
+            "queued.max.messages.kbytes": queue_size(MAX_QUEUED, share),
         }
         self._consumer = made(ck.Consumer, FETCH_DEFAULTS | dict(config) | BRIDGE_CONFIG | own)
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -126,7 +135,7 @@ class GroupMember:
             self._fetched([first, *self._consumer.consume(BATCH - 1, 0)])
 
     def _has_room(self) -> bool:
-        return self._on_the_way < MAX_ON_THE_WAY or self._closing.is_set()
+        return self._on_the_way < self._most_on_the_way or self._closing.is_set()
 
     def _fetched(self, messages: list[Any]) -> None:
         items: list[Record | Reached] = []

@@ -13,7 +13,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from controller.events import Record
-from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, KafkaError, made
+from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, MAX_QUEUED_AGAIN, KafkaError, made, queue_size
 from controller.kafka.told import read_message, record_cost
 from controller.kafka.topics import Topic
 
@@ -39,8 +39,8 @@ class Reread:
 class Rereader:
     """One consumer without a group, on a thread of its own, for all partitions of a topic in turn."""
 
-    def __init__(self, config: Mapping[str, Any], topic: Topic, group: str) -> None:
-        own = {"group.id": group, "queued.max.messages.kbytes": 2048}
+    def __init__(self, config: Mapping[str, Any], topic: Topic, group: str, share: float = 1.0) -> None:
+        own = {"group.id": group, "queued.max.messages.kbytes": queue_size(MAX_QUEUED_AGAIN, share)}
         unused = ("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
         base = {key: value for key, value in BRIDGE_CONFIG.items() if key not in unused}
         self._config = FETCH_DEFAULTS | dict(config) | base | own

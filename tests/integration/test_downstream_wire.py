@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controller.devenv.environment import Environment
 from controller.downstream import Downstream
@@ -222,6 +224,24 @@ async def test_bytes_that_no_http_server_sends(sent: bytes, want: str) -> None:
     async with raw_server(sent) as url, Downstream() as client:
         outcome = await client.call(PROFILE, StepSpec(url, timeout_seconds=5), made(), "k")
     assert outcome == Retry(want)
+
+
+BEGINNINGS = (
+    b"",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n",
+    b"HTTP/1.1 503\r\nRetry-After: ",
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(BEGINNINGS), st.lists(st.binary(max_size=60), max_size=3))
+async def test_any_bytes_that_a_server_sends_are_an_outcome(beginning: bytes, rest: list[bytes]) -> None:
+    async with raw_server(beginning, *rest) as url, Downstream() as client:
+        outcome = await client.call(PROFILE, StepSpec(url, timeout_seconds=2), made(), "k")
+    assert isinstance(outcome, get_args(Outcome))
+    if isinstance(outcome, Busy):
+        assert outcome.retry_after is None or 1 <= outcome.retry_after <= 300
 
 
 async def test_https_to_a_plain_server_is_a_failure_with_a_cause(wire: Wire) -> None:

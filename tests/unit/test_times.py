@@ -30,7 +30,20 @@ def test_what_the_api_server_lets_pass_is_read(text: str, want: datetime) -> Non
     assert time.tzinfo is UTC
 
 
-@pytest.mark.parametrize("text", ["", "soon", "2026-11-23T12:00:07", "2026-11-23", "2026-13-23T12:00:07Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "2026-11-23T12:00:07",
+        "2026-11-23",
+        "2026-13-23T12:00:07Z",
+        # The API server lets these pass.
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
 def test_what_is_no_time_is_refused_and_never_taken_for_local_time(text: str) -> None:
     with pytest.raises(ValueError):
         times.from_text(text)
@@ -49,3 +62,11 @@ def test_a_time_is_read_back_as_it_was_written(time: datetime) -> None:
     text = times.to_text(time)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
     assert times.from_text(text) == time
+
+
+@given(st.text() | st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,12})?(Z|[+-]\d\d:\d\d)", fullmatch=True))
+def test_any_text_is_a_time_in_utc_or_none(text: str) -> None:
+    try:
+        assert times.from_text(text).tzinfo is UTC
+    except ValueError:
+        pass
