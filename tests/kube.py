@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
 import ssl
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,15 @@ class Kube:
     def path(self, namespace: str, plural: str, name: str = "") -> str:
         """The path of objects of ours."""
         return f"{GROUP}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def requests(self, plural: str) -> Counter[tuple[str, str]]:
+        """Requests for objects of a kind so far, by verb and status code, as the API server counts them."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for line in self.client.get("/metrics").text.splitlines():
+            if line.startswith("apiserver_request_total{") and f'resource="{plural}"' in line:
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+                counts[labels["verb"], labels["code"]] += int(float(line.rsplit(" ", 1)[1]))
+        return counts
 
     def list(self, namespace: str, plural: str, **query: str) -> list[dict[str, Any]]:
         """All objects of a kind of ours, by name. Query: fieldSelector, labelSelector."""

@@ -19,6 +19,7 @@ import pytest
 from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS
 from tests.conftest import StartReplica
+from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
 from tests.ingest import GOOD
 from tests.kube import Kube
@@ -77,12 +78,18 @@ def test_a_backlog_beyond_all_bounds_waits_in_kafka(
 
 @pytest.mark.parametrize("waiting", [600, pytest.param(20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_a_suspended_user_with_a_mountain_is_passed_by(
-    way: Whole, start_bridge: StartReplica, start_controller: StartReplica, waiting: int
+    way: Whole,
+    start_bridge: StartReplica,
+    start_controller: StartReplica,
+    environment: Environment,
+    kube: Kube,
+    waiting: int,
 ) -> None:
     replicas = [start_bridge(), start_controller()]
     way.apply(suspend={"users": ["mountain"]})
     others = [f"user{number}" for number in range(50)]
     usual = timed(way, others)
+    writes, stored = backlog_writes(kube), wal_bytes(environment)
     with looks(way, replicas) as seen:
         way.produce(["mountain"], waiting)
         behind = timed(way, others)
@@ -94,6 +101,8 @@ def test_a_suspended_user_with_a_mountain_is_passed_by(
         began = time.monotonic()
         way.done(waiting + 400, within=30 + waiting / 12)
         print(f"resumed, {waiting / (time.monotonic() - began):.0f} of them a second; {seen}")
+        writes, stored = backlog_writes(kube) - writes, wal_bytes(environment) - stored
+        print(f"{writes} writes of the UserBacklog; {stored / (waiting + 200):.0f} bytes an event to etcd's log in all")
     way.all_recorded(waiting + 400, within=60)
     way.applied_once(others * 4 + ["mountain"] * waiting + others * 4)
     assert max(seen.memory) < 400 * MIB

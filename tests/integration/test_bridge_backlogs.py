@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from controller.backlogs import OffsetQueue
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
 from tests.kube import Kube
@@ -123,6 +126,31 @@ def test_more_than_a_backlog_holds_pauses_the_partition(ingested: Ingested, star
     ingested.reason("BacklogFull", 60)
     eventually(lambda: len(listed(ingested.backlogs())) == 20_000)
     assert len(ingested.updates()) == 5
+
+
+def test_backlogs_cost_few_writes_and_few_bytes(
+    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+) -> None:
+    """What comes in half a second is one write, of all that the user has waiting: one byte and a third for each."""
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 3000))
+    ingested.positioned(3000, 40)
+    writes, stored, began = backlog_writes(ingested.kube), wal_bytes(environment), time.monotonic()
+    for part in range(20):
+        ingested.produce(good(["big"] * 50))
+        ingested.positioned(3050 + 50 * part, 20)
+    seconds = time.monotonic() - began
+    writes, stored = backlog_writes(ingested.kube) - writes, wal_bytes(environment) - stored
+    (backlog,) = ingested.backlogs()
+    size = len(json.dumps(backlog))
+    print(
+        f"{writes} writes of up to {size} bytes for 1,000 records in {seconds:.0f} s; {stored >> 10} KiB to etcd's log"
+    )
+    assert size < 8_000
+    assert writes <= min(20, 2 * seconds) + 3
+    # With each of them a position is written, and a commit's mirror; some of the rest is other streams' and Leases'.
+    assert stored < 3 * writes * size + 20_000 * seconds
 
 
 def test_many_stuck_users_let_the_position_move_on(ingested: Ingested, start_bridge: StartReplica) -> None:

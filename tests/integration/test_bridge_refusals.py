@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,7 +88,7 @@ def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start
     ingested.reason("CreatesRefused", 30)
     assert "exceeded quota" in ingested.condition()["message"]
     assert len(ingested.updates()) == quota.used == 7
-    refused = answers(ingested.kube, "POST", "403")
+    refused = ingested.kube.requests("userupdates")["POST", "403"]
     assert refused < 300, "asked without a break"
     # Room comes bit by bit, in the middle of creates.
     for count in range(10, 100, 15):
@@ -161,9 +160,9 @@ def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
         bridge.wait_ready()
         ingested.apply(limits={"maxObjects": 2000, "maxPerUser": 50})
         ingested.produce(good(f"user{number}" for _ in range(4) for number in range(100)))
-        eventually(lambda: answers(ingested.kube, "POST", "429") > 0, 30)
+        eventually(lambda: ingested.kube.requests("userupdates")["POST", "429"] > 0, 30)
         ingested.positioned(400, 90)
-        refused = answers(ingested.kube, "POST", "429")
+        refused = ingested.kube.requests("userupdates")["POST", "429"]
     assert ingested.offsets() == [(0, offset) for offset in range(400)]
     check_links(ingested.updates())
     assert bridge.running
@@ -205,14 +204,3 @@ def started(environment: Environment, name: str, *options: str) -> Iterator[None
         yield
     finally:
         environment.start(name)
-
-
-def answers(kube: Kube, verb: str, code: str) -> int:
-    """Requests for UserUpdates so far that the API server answered so, by its own count."""
-    count = 0
-    for line in kube.client.get("/metrics").text.splitlines():
-        if line.startswith("apiserver_request_total{") and 'resource="userupdates"' in line:
-            found = dict(re.findall(r'(\w+)="([^"]*)"', line))
-            if (found["verb"], found["code"]) == (verb, code):
-                count += int(float(line.rsplit(" ", 1)[1]))
-    return count
