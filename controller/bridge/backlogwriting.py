@@ -67,6 +67,8 @@ class BacklogWriter:
         self._failed = failed
         self.brake = Brake(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
+        #: One for each write that is under way.
+        self._writes: set[asyncio.Future[None]] = set()
         self._next = 0.0
 
     async def refresh(self, fresh: Iterable[Partition]) -> list[Gone]:
@@ -112,9 +114,9 @@ class BacklogWriter:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def idle(self) -> None:
-        """Wait until no write is under way."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """Wait for the writes that are under way: those that begin from now on know what was revoked."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -170,6 +172,15 @@ class BacklogWriter:
     async def _attempt(self, backlog: Backlog) -> None:
         for queue in list(backlog.queues.values()):
             await self._partitions.hold(queue.partition)
+        write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writes.add(write)
+        try:
+            await self._bring(backlog)
+        finally:
+            self._writes.discard(write)
+            write.set_result(None)
+
+    async def _bring(self, backlog: Backlog) -> None:
         others = self._others(backlog)
         if not backlog.count and not others:
             return await self._remove(backlog)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import httpx
 import pytest
 
 from controller.devenv.environment import Environment
@@ -182,15 +183,22 @@ def test_an_api_server_without_its_etcd_is_outlived(
         environment.kill("etcd")
         try:
             ingested.produce(good(users))
-            path = ingested.kube.path(ingested.namespace, "userupdates", "none")
-            for _ in range(3):
-                assert ingested.kube.client.delete(path).status_code >= 500
+            assert min(delete_nothing(ingested) for _ in range(3)) >= 500
         finally:
             environment.start("etcd")
         ingested.positioned(400, 90)
         assert ingested.offsets() == [(0, offset) for offset in range(400)]
         check_links(ingested.updates())
         assert bridge.running
+
+
+def delete_nothing(ingested: Ingested) -> int:
+    """The answer's status; 599 where the API server breaks the connection off instead."""
+    try:
+        path = ingested.kube.path(ingested.namespace, "userupdates", "none")
+        return ingested.kube.client.delete(path).status_code
+    except httpx.TransportError:
+        return 599
 
 
 @contextmanager
