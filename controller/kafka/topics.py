@@ -106,7 +106,7 @@ class _Trouble:
 
 
 #: What librdkafka adds of a single attempt: a condition would change with each.
-_ATTEMPT = re.compile(r" \(after \d+ms in state [^)]*\)+")
+_ATTEMPT = re.compile(r" \(after \d+ms in state .*", re.DOTALL)
 REASONS = {
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: "TopicMissing",
     ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",

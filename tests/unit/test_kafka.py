@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import confluent_kafka as ck
 import pytest
 import yaml
 
 from controller.kafka import KafkaError, client_config
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, SECRETS
+from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, SECRETS, queue_size
+from controller.kafka.topics import explained
 from controller.streams import KafkaSpec
 
 CRD = Path(__file__).parents[2] / "crds" / "updatestreams.yaml"
@@ -50,3 +52,17 @@ def test_the_crd_has_the_same_list() -> None:
     ]["kafka"]["properties"]["config"]["x-kubernetes-validations"]
     assert all(f"'{name}'" in rules[0]["rule"] for name in CONFIGURABLE)
     assert rules[0]["rule"].count("'") == 2 * len(CONFIGURABLE)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    ["", " (after 302ms in state AUTH_REQ)", " (after 2ms in state AUTH_REQ, 7 identical error(s) suppressed)"],
+)
+def test_a_condition_does_not_change_with_each_attempt_to_connect(attempt: str) -> None:
+    told = explained(ck.KafkaError(ck.KafkaError._AUTHENTICATION, f"b:9092: wrong password{attempt}"), "events")
+    assert (told.reason, str(told)) == ("NotAuthenticated", "b:9092: wrong password: see spec.kafka and its Secret")
+
+
+@pytest.mark.parametrize(("share", "want"), [(1.0, 4096), (0.25, 1024), (0.001, 64)])
+def test_the_queue_is_a_share_and_never_nothing(share: float, want: int) -> None:
+    assert queue_size(4 << 20, share) == want
