@@ -72,7 +72,7 @@ class Consumption:
 
     def __init__(self, context: Context) -> None:
         cluster, stream, topic = context.cluster, context.stream, context.topic
-        group = stream.kafka.group_id
+        group, counts, share = stream.kafka.group_id, context.counts, context.share
         #: Whether the group has given this member its partitions, if only none.
         self.joined = False
         self._topic = topic
@@ -91,20 +91,11 @@ class Consumption:
             self._end,
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
-        self._member = kafka.GroupMember(
-            context.config, topic, group, context.instance, self._on_event, context.share()
-        )
+        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share())
         self._steering = Steering(
-            self._dispatch,
-            self._rejecter,
-            self._writer,
-            self._overflow,
-            self._partitions,
-            self._member,
-            context.counts,
-            context.share,
+            self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
-        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, context.counts)
+        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, counts)
         self._assignment = Assignment(
             topic,
             context.lookup,
@@ -120,14 +111,14 @@ class Consumption:
             self._refuse,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group, context.share()),
+            kafka.Rereader(context.config, topic, group, share()),
             self._overflow,
             self._partitions,
             self._dispatch.lanes,
             self._look_at_topic,
             self._offer,
             self._assignment.expire_one,
-            context.share,
+            share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
         self._on_the_way = 0
