@@ -35,6 +35,13 @@ def test_faults_do_not_depend_on_the_order_of_the_menu() -> None:
     assert faults(7, menu="kill:bridge,freeze") == faults(7, menu="freeze,kill:bridge")
 
 
+def test_a_target_that_is_always_busy_meets_every_kind_of_fault() -> None:
+    """With more rounds than it has time for, whatever is free next is drawn among all that may happen to it."""
+    menu = "cut:bridge-kafka,stall:bridge-kafka,delay:bridge-kafka"
+    kinds = Counter(fault.kind for fault in faults(7, rounds=60, menu=menu))
+    assert min(kinds[kind] for kind in (Kind.CUT, Kind.STALL, Kind.DELAY)) > 10
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_offsets_are_places_in_the_partition(seed: int) -> None:
     offsets: dict[int, list[int]] = {}

@@ -111,8 +111,8 @@ def generate(
         ]
         idle = [option for option in options if free.get(option[1], 0.0) <= at]
         if not idle:
-            idle = [min(options, key=lambda option: free[option[1]])]
-            at = free[idle[0][1]]
+            at = min(free[target] for _, target, _ in options)
+            idle = [option for option in options if free[option[1]] == at]
         kind, target, _ = random.choices(idle, [weight for _, _, weight in idle])[0]
         fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3))
         restart = _RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0
