@@ -55,4 +55,4 @@ def test_a_dozen_streams_in_flood_share_the_memory(streams: list[Ingested], star
     print(f"most memory of a bridge with {STREAMS} streams in flood: {max(memory) // MIB} MiB")
     assert max(memory) < 300 * MIB
     for each in streams:
-        assert len(each.updates()) == 20
+        assert len(each.unfinished()) == 20
