@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller import crashpoints, errors, names
+from controller import crashpoints, errors
 from controller.backlogs import OffsetQueue
 from controller.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.engine import metrics
@@ -27,10 +27,14 @@ from controller.updates import FINISHED, Phase, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between rounds (with jitter) while nothing is due; deletes at a time; deletes in a round.
+#: Seconds between rounds (with jitter) while nothing is due; deletes in a round.
 PERIOD = 5.0
-CONCURRENCY = 8
 BATCH = 500
+#: Deletes at a time; and where more are due than one round deletes, so that a flood's end does not outrun them.
+CONCURRENCY = 8
+FLOOD_CONCURRENCY = 24
+#: UserBacklogs that are in memory at a time: each may be of 200 KB.
+BACKLOGS_AT_ONCE = 50
 #: No update goes earlier after its end, in seconds.
 MIN_AGE = 60.0
 
@@ -144,34 +148,29 @@ class Collection:
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
         candidates = due(self._finished, retention, now, _settled(stream.get("status") or {}))
         batch = await self._without_backlog(candidates[:BATCH])
-        slots = asyncio.Semaphore(CONCURRENCY)
+        slots = asyncio.Semaphore(FLOOD_CONCURRENCY if len(candidates) > BATCH else CONCURRENCY)
         await asyncio.gather(*(self._delete(each, slots) for each in batch))
         return len(batch)
 
     async def _without_backlog(self, batch: list[Finished]) -> list[Finished]:
         """Those that no UserBacklog tells to make again; read after `position`, which moves behind the backlogs."""
-        stream = self._context.stream
-        if all(each.partition is None for each in batch):
+        asked: defaultdict[str, set[tuple[tuple[str, int], int]]] = defaultdict(set)
+        for each in batch:
+            if each.partition is not None:
+                asked[each.user].add((each.partition, each.offset))
+        if not asked:
             return batch
-        listing = await self._context.cluster.list(
-            BACKLOGS, stream.namespace, field_selector=f"spec.stream={stream.name}", metadata_only=True
-        )
-        names_of_backlogs = {body["metadata"]["name"] for body in listing.items}
-        users = {each.user for each in batch if names.backlog_name(stream.name, each.user) in names_of_backlogs}
-        waiting = {user: await self._waiting_offsets(user) for user in users}
-        return [each for each in batch if (each.partition, each.offset) not in waiting.get(each.user, ())]
-
-    async def _waiting_offsets(self, user: str) -> set[tuple[tuple[str, int] | None, int]]:
-        name = names.backlog_name(self._context.stream.name, user)
-        try:
-            body = await self._context.cluster.get(BACKLOGS, self._context.stream.namespace, name)
-        except errors.NotFound:
-            return set()
-        return {
-            ((entry["topicId"], entry["partition"]), offset)
-            for entry in body["spec"].get("partitions", ())
-            for offset in OffsetQueue.decode(entry["offsets"])
-        }
+        stream = self._context.stream
+        selector = f"spec.stream={stream.name}"
+        waiting: set[tuple[str, tuple[str, int], int]] = set()
+        pages = self._context.cluster.pages(BACKLOGS, stream.namespace, field_selector=selector, page=BACKLOGS_AT_ONCE)
+        async for listing in pages:
+            for body in listing.items:
+                user = body["spec"]["user"]
+                waiting |= {(user, *place) for place in asked.get(user, set()) & _places(body)}
+        return [
+            each for each in batch if each.partition is None or (each.user, each.partition, each.offset) not in waiting
+        ]
 
     async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
         async with slots:
@@ -184,6 +183,15 @@ class Collection:
             crashpoints.reach("controller.collected")
             metrics.COLLECTED.labels(self._context.label).inc()
             self._finished.pop(each.name, None)
+
+
+def _places(backlog: Body) -> set[tuple[tuple[str, int], int]]:
+    """Partition and offset of all that waits in it."""
+    return {
+        ((entry["topicId"], entry["partition"]), offset)
+        for entry in backlog["spec"].get("partitions", ())
+        for offset in OffsetQueue.decode(entry["offsets"])
+    }
 
 
 def _settled(status: Body) -> Callable[[Finished], bool]:
