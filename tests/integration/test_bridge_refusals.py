@@ -186,6 +186,8 @@ def test_an_api_server_without_its_etcd_is_outlived(
             assert min(delete_nothing(ingested) for _ in range(3)) >= 500
         finally:
             environment.start("etcd")
+        # Until then it breaks connections off, those of tests too.
+        eventually(lambda: delete_nothing(ingested) == 404, 60)
         ingested.positioned(400, 90)
         assert ingested.offsets() == [(0, offset) for offset in range(400)]
         check_links(ingested.updates())
