@@ -236,8 +236,8 @@ def _note_start(log: Path) -> None:
         file.write(f"--- started {datetime.now(UTC).isoformat(timespec='seconds')} ---\n")
 
 
-def _becomes_free(port: int, within: float = 2.0) -> bool:
-    """A dying process may still hold its port for a moment; a listener holds it for good."""
+def _becomes_free(port: int, within: float = 15.0) -> bool:
+    """A dying process may still hold its port, on a busy machine for seconds; a listener holds it for good."""
     deadline = time.monotonic() + within
     while not is_free(port):
         if _listener(port) is not None or time.monotonic() > deadline:
