@@ -17,8 +17,8 @@ from controller.updates import UserUpdate
 
 #: Seconds for which a finished step's outcome waits for those of the next ones before it is written for itself.
 LINGER_SECONDS = 0.25
-#: Writes of a stream for the sake of one finished step, at a time: under load they wait, and are merged.
-EARLY_WRITES = 4
+#: Writes of a stream for the sake of one finished step, at a time: under load most outcomes wait, and are merged.
+EARLY_WRITES = 1
 
 
 class Unwritten:
