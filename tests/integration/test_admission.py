@@ -20,7 +20,7 @@ BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindi
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DRY = {"dryRun": "All"}
 #: A policy acts some seconds after it was made.
-COMPILED = 20
+COMPILED = 60
 
 
 def documents(name: str) -> list[dict[str, Any]]:
