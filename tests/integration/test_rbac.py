@@ -18,7 +18,7 @@ ALLOWED = [
     ("controller", "patch", "updatestreams.enrichment.dev/status"),
     ("controller", "get list watch delete", "userupdates.enrichment.dev"),
     ("controller", "patch", "userupdates.enrichment.dev/status"),
-    ("controller", "get list", "userbacklogs.enrichment.dev"),
+    ("controller", "list", "userbacklogs.enrichment.dev"),
     ("controller", "get create update", "leases.coordination.k8s.io"),
     ("controller", "get", "secrets"),
     ("controller", "create", "events.events.k8s.io"),
@@ -34,7 +34,7 @@ DENIED = [
     ("bridge", "list watch create update", "secrets"),
     ("controller", "create update patch deletecollection", "userupdates.enrichment.dev"),
     ("controller", "create update patch delete", "updatestreams.enrichment.dev"),
-    ("controller", "create update patch delete", "userbacklogs.enrichment.dev"),
+    ("controller", "get create update patch delete", "userbacklogs.enrichment.dev"),
     ("controller", "list watch create update", "secrets"),
     ("controller", "list watch", "customresourcedefinitions.apiextensions.k8s.io"),
 ]

@@ -18,7 +18,6 @@ import confluent_kafka as ck
 import pytest
 
 from controller import names
-from controller.backlogs import OffsetQueue
 from controller.devenv import lifecycle, probes
 from controller.devenv.environment import Environment
 from tests.applying import SOURCE
@@ -26,7 +25,7 @@ from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, good
 from tests.integration.test_collection import finish, reach
 from tests.kube import Kube
-from tests.processing import TOPIC_ID, Processing, processing
+from tests.processing import Processing, processing
 from tests.replicas import Replica
 from tests.rights import AuditedEnvironment, Right, granted, taken_away
 
@@ -196,19 +195,6 @@ def collects(stage: Stage) -> Goal:
     return lambda: not stage.processing.phases()
 
 
-def collects_beside_a_backlog(stage: Stage) -> Goal:
-    """Of two finished updates one is in the user's backlog still."""
-    kept, _ = (finish(stage.processing, stage.processing.record("ana", offset, datetime.now(UTC))) for offset in (0, 1))
-    stage.processing.apply(retention={"succeededSeconds": 60})
-    reach(stage.processing, 9, 9)
-    offsets = OffsetQueue([0]).encode()
-    entry = {"topicId": TOPIC_ID, "partition": 0, "offsets": offsets, "count": 1, "first": 0, "last": 0}
-    name = names.backlog_name(stage.processing.stream, "ana")
-    spec = {"stream": stage.processing.stream, "user": "ana", "partitions": [entry]}
-    stage.kube.create(stage.processing.namespace, "userbacklogs", {"metadata": {"name": name}, "spec": spec})
-    return lambda: set(stage.processing.phases()) == {kept}
-
-
 def tells_of_a_suspension(stage: Stage) -> Goal:
     stage.processing.apply()
     name = stage.processing.add(suspend=True)
@@ -237,7 +223,6 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("controller", "get", "userupdates"): looks_a_predecessor_up,
     ("controller", "delete", "userupdates"): collects,
     ("controller", "list", "userbacklogs"): collects,
-    ("controller", "get", "userbacklogs"): collects_beside_a_backlog,
     ("controller", "get", "secrets"): applies_with_a_secret,
     ("controller", "create", "events"): tells_of_a_suspension,
 }
