@@ -30,6 +30,8 @@ REQUEST_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
 #: A token is read again after so many seconds, and at once when the API server refuses it.
 TOKEN_SECONDS = 10.0
+#: Connections for whatever neither creates nor changes.
+ASIDE_CONNECTIONS = 64
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: A watch answers with single objects, a list with a list of them.
 METADATA_ONLY_WATCH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -91,6 +93,9 @@ class Cluster:
         # Leases have connections of their own: a renewal must not queue behind the writes that it guards. So have
         # watches, which hold theirs for good: the streams of one process may have more of them than the pool has.
         self._rest_of_leases = type(self._rest)(self._configuration)
+        # Nor must what reads and collects wait behind the hundreds of writes of a flood: finished updates piled up.
+        self._configuration.connection_pool_maxsize = ASIDE_CONNECTIONS
+        self._rest_aside = type(self._rest)(self._configuration)
         self._configuration.connection_pool_maxsize = 0
         self._rest_of_watches = type(self._rest)(self._configuration)
         self._host = self._configuration.host.rstrip("/")
@@ -102,7 +107,7 @@ class Cluster:
     @classmethod
     @asynccontextmanager
     async def connect(cls, connections: int = 64) -> AsyncIterator[Cluster]:
-        """Open a pool of at most `connections`, from KUBECONFIG or the in-cluster files.
+        """Open a pool of at most `connections` for writes, from KUBECONFIG or the in-cluster files.
 
         Raises ConfigError where neither is there or usable.
         """
@@ -121,7 +126,7 @@ class Cluster:
             try:
                 yield cluster
             finally:
-                for rest in (cluster._rest_of_leases, cluster._rest_of_watches):
+                for rest in (cluster._rest_of_leases, cluster._rest_aside, cluster._rest_of_watches):
                     await rest.close()
 
     async def get(self, resource: Resource, namespace: str, name: str, *, timeout: float = REQUEST_TIMEOUT) -> Body:
@@ -285,7 +290,7 @@ class Cluster:
             headers = await self._headers(accept)
             if body is not None:
                 headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
-            async with self._session(path, query).request(
+            async with self._session(method, path, query).request(
                 method,
                 URL(self._host + path, encoded=True),  # it is: quoting it again would cost more than sending it
                 params=query,
@@ -305,10 +310,13 @@ class Cluster:
             cause = str(error) or type(error).__name__
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
-    def _session(self, path: str, query: Mapping[str, str] | None) -> aiohttp.ClientSession:
-        rest = self._rest_of_leases if path.startswith(_LEASES_PATH) else self._rest
-        if query and "watch" in query:
+    def _session(self, method: str, path: str, query: Mapping[str, str] | None) -> aiohttp.ClientSession:
+        if path.startswith(_LEASES_PATH):
+            rest = self._rest_of_leases
+        elif query and "watch" in query:
             rest = self._rest_of_watches
+        else:
+            rest = self._rest_aside if method in ("GET", "DELETE") else self._rest
         if rest.pool_manager is None:
             rest.pool_manager = rest._create_pool_manager()
         session: aiohttp.ClientSession = rest.pool_manager

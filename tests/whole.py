@@ -66,6 +66,12 @@ class Whole:
         """Unfinished updates of the stream, by the API server's own count."""
         return self._count(UNFINISHED)
 
+    def objects(self) -> int:
+        """All updates of the namespace, finished or not: counted by the API server, not listed."""
+        path = self.ingested.kube.path(self.ingested.namespace, "userupdates")
+        page = self.ingested.kube.call("GET", path, params={"limit": "1"})
+        return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
+
     def recorded(self, phase: str = "Succeeded") -> int:
         """Updates in that phase, by the API server."""
         return self._count(f"status.phase={phase}")

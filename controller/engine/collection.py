@@ -27,12 +27,14 @@ from controller.updates import FINISHED, Phase, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between rounds (with jitter) while nothing is due; deletes in a round.
+#: Seconds between rounds (with jitter) while nothing is due.
 PERIOD = 5.0
-BATCH = 500
-#: Deletes at a time; and where more are due than one round deletes, so that a flood's end does not outrun them.
+#: Most deletes in a round: many, for in a flood the look through all UserBacklogs before them takes seconds.
+BATCH = 2000
+#: Deletes at a time; and where so many are due that a flood would outrun them.
 CONCURRENCY = 8
-FLOOD_CONCURRENCY = 24
+FLOOD = 500
+FLOOD_CONCURRENCY = 40
 #: UserBacklogs that are in memory at a time: each may be of 200 KB.
 BACKLOGS_AT_ONCE = 50
 #: No update goes earlier after its end, in seconds.
@@ -148,7 +150,7 @@ class Collection:
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
         candidates = due(self._finished, retention, now, _settled(stream.get("status") or {}))
         batch = await self._without_backlog(candidates[:BATCH])
-        slots = asyncio.Semaphore(FLOOD_CONCURRENCY if len(candidates) > BATCH else CONCURRENCY)
+        slots = asyncio.Semaphore(FLOOD_CONCURRENCY if len(candidates) > FLOOD else CONCURRENCY)
         await asyncio.gather(*(self._delete(each, slots) for each in batch))
         return len(batch)
 

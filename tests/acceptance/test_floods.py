@@ -29,6 +29,9 @@ from tests.whole import Whole, whole
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1 << 20
+#: What a stream keeps where it says nothing: `retention.maxFinished`.
+MAX_FINISHED = 5000
+FINISHED = "enrichment_controller_updates_finished_total{"
 
 
 @pytest.fixture
@@ -71,6 +74,7 @@ def test_a_backlog_beyond_all_bounds_waits_in_kafka(
         environment.start("downstream")
     print(f"{records} records in {took:.0f} s, {records / took:.0f} a second; {seen}")
     assert max(seen.unfinished) <= objects
+    assert seen.overdue() <= 100, "finished updates pile up"
     assert max(seen.memory) < 400 * MIB
     assert max(seen.memory[filled:]) < 1.25 * max(seen.memory[:filled]), "memory grew while nothing moved"
     assert all(seen.healthy)
@@ -160,6 +164,12 @@ def settled(way: Whole) -> None:
     eventually(lambda: way.unfinished() == 0, 60, every=0.5)
 
 
+def ended(replicas: list[Replica]) -> int:
+    """Updates that these controllers have finished."""
+    lines = (line for replica in replicas for line in replica.metrics().splitlines())
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(FINISHED))
+
+
 def p99(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
@@ -199,12 +209,31 @@ class Seen:
 
     def __init__(self) -> None:
         self.unfinished: list[int] = []
+        #: Finished updates that are still there, and (monotonic seconds) how many had ended by then.
+        self.kept: list[int] = []
+        self.ended: list[tuple[float, int]] = []
         self.memory: list[int] = []
         self.healthy: list[bool] = []
 
     def __str__(self) -> str:
         most = max(self.memory, default=0) // MIB
-        return f"most unfinished {max(self.unfinished, default=0)}, most memory of both processes {most} MiB"
+        return (
+            f"most unfinished {max(self.unfinished, default=0)}, most finished {max(self.kept, default=0)}, "
+            f"{self.overdue()} at most overdue for collection, most memory of both processes {most} MiB"
+        )
+
+    def overdue(self) -> int:
+        """Most finished updates beyond what the retention keeps and what ended in the last 90 s.
+
+        None goes in the first minute, and what is due is gone within 30 s.
+        """
+        most, then, before = 0, 0, 0
+        for kept, (at, count) in zip(self.kept, self.ended, strict=True):
+            while self.ended[then][0] <= at - 90:
+                before = self.ended[then][1]
+                then += 1
+            most = max(most, kept - max(MAX_FINISHED, count - before))
+        return most
 
 
 @contextmanager
@@ -218,6 +247,8 @@ def looks(way: Whole, replicas: list[Replica], every: float = 2.0) -> Iterator[S
         try:
             while not over.wait(every):
                 seen.unfinished.append(way.unfinished())
+                seen.kept.append(way.objects() - seen.unfinished[-1])
+                seen.ended.append((time.monotonic(), ended(replicas)))
                 seen.memory.append(sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas))
                 seen.healthy.append(way.ingested.kube.client.get("/readyz").is_success)
         except BaseException as error:
