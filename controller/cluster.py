@@ -31,7 +31,7 @@ CONNECT_TIMEOUT = 5.0
 #: A token is read again after so many seconds, and at once when the API server refuses it.
 TOKEN_SECONDS = 10.0
 #: Connections for whatever neither creates nor changes.
-ASIDE_CONNECTIONS = 64
+ASIDE_CONNECTIONS = 80
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: A watch answers with single objects, a list with a list of them.
 METADATA_ONLY_WATCH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

@@ -29,14 +29,15 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between rounds (with jitter) while nothing is due.
 PERIOD = 5.0
-#: Most deletes in a round: many, for in a flood the look through all UserBacklogs before them takes seconds.
-BATCH = 2000
+#: Most deletes in a round: enough for the look through all UserBacklogs before them, which takes seconds in a flood,
+#: and few enough for what becomes due meanwhile.
+BATCH = 1000
 #: Deletes at a time; and where so many are due that a flood would outrun them.
 CONCURRENCY = 8
 FLOOD = 500
-FLOOD_CONCURRENCY = 40
-#: UserBacklogs that are in memory at a time: each may be of 200 KB.
-BACKLOGS_AT_ONCE = 50
+FLOOD_CONCURRENCY = 64
+#: UserBacklogs that are in memory at a time: each may be of 200 KB, most are of a hundred bytes.
+BACKLOGS_AT_ONCE = 200
 #: No update goes earlier after its end, in seconds.
 MIN_AGE = 60.0
 
