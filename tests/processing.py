@@ -7,16 +7,19 @@ them. Each test has a stream name of its own, since the downstream's journal kno
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from controller import names, times
+from controller.devenv.chaos.checkpoints import nanoseconds
 from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS, Call, Expectations, Violation, check, read_calls
 from tests.eventually import eventually
@@ -75,6 +78,10 @@ class Processing:
         """Wait until that controller holds the stream's Lease."""
         eventually(lambda: self.lease().get("holderIdentity") == identity or _fail(self.lease()), within)
 
+    def acquired(self) -> int:
+        """Wall time in ns at which the holder of the Lease took it."""
+        return nanoseconds(self.lease()["acquireTime"])
+
     # Its updates
 
     def add(self, user: str = "ana", sequence: int = 1, name: str = "", **spec: Any) -> str:
@@ -113,6 +120,29 @@ class Processing:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(create, range(len(users))))
         return made
+
+    @contextmanager
+    def coming(self, users: Sequence[str], every: float) -> Iterator[list[tuple[str, int]]]:
+        """A record of each user every so many seconds as long as it is entered; (user, offset) of all so far."""
+        made: list[tuple[str, int]] = []
+        stop = threading.Event()
+
+        def create() -> None:
+            while not stop.wait(every):
+                first = len(made)
+                for index, user in enumerate(users):
+                    self.record(
+                        user, first + index, datetime.now(UTC), after=first + index - len(users) if first else None
+                    )
+                    made.append((user, first + index))
+
+        with ThreadPoolExecutor(1) as pool:
+            creating = pool.submit(create)
+            try:
+                yield made
+            finally:
+                stop.set()
+            creating.result()
 
     def get(self, name: str) -> dict[str, Any]:
         return self.kube.get(self.namespace, "userupdates", name)
@@ -183,7 +213,17 @@ class Processing:
 
     def violations(self, **expected: Any) -> list[Violation]:
         """What breaks the guarantees; see controller.devenv.journal.Expectations."""
-        return check(self.calls(), Expectations(coalesced=self.checkpoints == "Coalesced", **expected))
+        coalesced = self.checkpoints == "Coalesced"
+        return check(self.calls(), Expectations(coalesced=coalesced, recorded=self._recorded(), **expected))
+
+    def _recorded(self) -> dict[str, int]:
+        """When the answers that the API server has now were given, in ns, by idempotency key."""
+        found = self.kube.list(self.namespace, "userupdates")
+        return {
+            _key(update, step["name"]): nanoseconds(step["completionTime"])
+            for update in found
+            for step in (update.get("status") or {}).get("steps", ())
+        }
 
 
 def steps(calls: Iterable[Call]) -> list[tuple[str, int | None, str]]:
@@ -201,6 +241,12 @@ def processing(kube: Kube, environment: Environment, namespace: str, checkpoints
     for path in ("journal", "control/rules"):
         httpx.delete(f"{environment.downstream_url}/{path}", trust_env=False).raise_for_status()
     return Processing(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)
+
+
+def _key(update: dict[str, Any], step: str) -> str:
+    metadata, run = update["metadata"], update["status"].get("run", 0)
+    uid = None if "source" in update["spec"] else metadata["uid"]
+    return names.idempotency_key(metadata["namespace"], metadata["name"], step, run, uid)
 
 
 def _reason(update: dict[str, Any]) -> str | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import threading
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from controller.devenv.chaos.links import LinkedEnvironment
+from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.environment import Environment
 from controller.devenv.kind.cluster import KindEnvironment
+from controller.devenv.layout import HOST
 from controller.devenv.processes import Command
 
 
@@ -44,6 +51,11 @@ class Replica:
         if wait:
             self.wait_ready()
 
+    def start_crashing(self, point: str) -> None:
+        """Start it so that it kills itself there: see controller.crashpoints."""
+        environment = {**self.command.environment, "USERUPDATES_CRASH_AT": point}
+        Replica(self.environment, replace(self.command, environment=environment)).start(wait=False)
+
     def wait_ready(self) -> None:
         self.environment.processes.wait_ready(self.command)
 
@@ -76,3 +88,36 @@ class Replica:
     def tail(self) -> str:
         """The end of its log."""
         return self.environment.processes.tail(self.name, lines=60)
+
+
+class Link:
+    """The one way of a replica to the API server: a proxy in a thread of its own."""
+
+    def __init__(self, proxy: Proxy, loop: asyncio.AbstractEventLoop) -> None:
+        self._proxy = proxy
+        self._loop = loop
+
+    def hold(self, held: bool = True) -> None:
+        """Let nothing pass any more in either direction, nor tell anybody; or let it pass again."""
+        self._loop.call_soon_threadsafe(setattr, self._proxy, "stalled", held)
+
+
+@contextmanager
+def cut_off(environment: Environment, role: str, name: str) -> Iterator[tuple[Replica, Link]]:
+    """A replica, not yet started, that reaches the API server by a link of its own; killed at the end."""
+    link = f"{role}-apiserver"
+    linked = LinkedEnvironment(environment, {link})
+    loop, proxy = asyncio.new_event_loop(), linked.proxies[link]
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    serving = proxy.serving(HOST, linked.port(link))
+    replica = Replica(environment, linked.linked_replica(role, name))
+    try:
+        asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(10)
+        yield replica, Link(proxy, loop)
+    finally:
+        replica.kill()
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

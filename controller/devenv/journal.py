@@ -20,6 +20,8 @@ STEPS = ("profile", "permissions", "resources")
 OWED: Mapping[str, str] = {"profile": "userId", "permissions": "roleId"}
 #: Bytes of an answer above which it is no success.
 MAX_ANSWER = 65536
+#: Seconds for which a controller must be frozen before its Lease can be another's: its 10 s less a renewal's period.
+OVERTAKEN_AFTER = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +164,26 @@ class Expectations:
     coalesced: bool = False
     #: Updates whose steps a person asked to be done again: further keys, and steps done more than once.
     rerun: Collection[tuple[str, int]] = ()
-    #: Wall times in ns at which a controller was killed: an answer given shortly before may have gone unrecorded.
+    #: Wall times in ns at which a controller was killed, or its successor took over: an answer may be unrecorded.
     crashes: Collection[int] = ()
+    #: Where it is not known what was recorded: an answer longer before a crash was.
     checkpoint_seconds: float = 2.0
+    #: Wall times in ns, by key, at which the success that the API server has recorded of a step was answered.
+    recorded: Mapping[str, int] | None = None
     #: Answers may be lost between downstream and controller: a step that succeeded or was busy may come again.
     lossy: bool = False
-    #: How often a controller was frozen: each time, one call of each user may come out of place.
-    frozen: int = 0
+    #: Wall times in ns from when until when a controller was frozen: each time, one call of each user that was in
+    #: flight then, or that was sent as it thawed, may be out of place.
+    freezes: Collection[tuple[int, int]] = ()
 
-    def is_unrecorded(self, call: Call) -> bool:
-        """Whether the controller may not know how the call ended."""
+    def is_unrecorded(self, call: Call, later: Call) -> bool:
+        """Whether the controller that made the `later` call may not have known how this one ended."""
         if call.end_time_ns is None or call.gone or self.lossy:
             return True
-        return any(0 <= crash - call.end_time_ns <= self.checkpoint_seconds * 1e9 for crash in self.crashes)
+        if self.recorded is None or not call.succeeded:
+            return any(0 <= crash - call.end_time_ns <= self.checkpoint_seconds * 1e9 for crash in self.crashes)
+        recorded = self.recorded.get(call.key or "", later.time_ns)
+        return recorded >= later.time_ns and any(call.time_ns <= crash <= later.time_ns for crash in self.crashes)
 
     def is_rerun(self, call: Call) -> bool:
         return (call.user, call.sequence) in self.rerun
@@ -197,20 +206,25 @@ def check(calls: Sequence[Call], expected: Expectations | None = None) -> list[V
 def _check_order(history: list[Call], want: Expectations) -> list[Violation]:
     """The rules of order, with as many calls left out as frozen controllers may have let through."""
     found = _order_violations(history, want)
-    for _ in range(want.frozen):
+    for frozen in want.freezes:
         suspects = {number for violation in found for number in violation.calls}
-        if not suspects:
-            break
-        without = [[call for call in history if call.number != number] for number in sorted(suspects)]
+        strays = [call for call in history if call.number in suspects and _may_be_stray(call, *frozen)]
+        without = [history, *([call for call in history if call is not stray] for stray in strays)]
         history = min(without, key=lambda rest: len(_order_violations(rest, want)))
         found = _order_violations(history, want)
     return found
 
 
+def _may_be_stray(call: Call, start: int, end: int) -> bool:
+    """Whether a controller that was frozen then may have made it, and nobody else."""
+    in_flight = call.time_ns < start + OVERTAKEN_AFTER * 1e9 and (call.end_time_ns is None or call.end_time_ns >= start)
+    return in_flight or call.time_ns >= end
+
+
 def _order_violations(history: list[Call], want: Expectations) -> list[Violation]:
     found = [violation for rule in _USER_RULES for violation in rule(history, want)]
     for update in _by_update(history).values():
-        found += _check_step_order(update, want)
+        found += [*_check_step_order(update, want), *_check_repeats(update, want)]
     return found
 
 
@@ -293,10 +307,10 @@ def _check_repeats(calls: list[Call], want: Expectations) -> Iterator[Violation]
     for call in calls:
         earlier = last.get(call.step)
         last[call.step] = call
-        if earlier is None or not earlier.succeeded or want.is_unrecorded(earlier) or want.is_rerun(call):
+        if earlier is None or not earlier.succeeded or want.is_unrecorded(earlier, call) or want.is_rerun(call):
             continue
         message = f"call {call.number} repeats {call.step} of {call.update}, which call {earlier.number} was answered"
-        yield Violation(Rule.REPEATED, message)
+        yield Violation(Rule.REPEATED, message, (earlier.number, call.number))
 
 
 def _check_same_key(calls: list[Call], want: Expectations) -> Iterator[Violation]:
@@ -325,7 +339,7 @@ def _check_ids(calls: list[Call], want: Expectations) -> Iterator[Violation]:
 
 def _check_delays(calls: list[Call], want: Expectations) -> Iterator[Violation]:
     for earlier, later in pairwise(calls):
-        if not earlier.busy or want.is_unrecorded(earlier) or earlier.end_time_ns is None:
+        if not earlier.busy or want.is_unrecorded(earlier, later) or earlier.end_time_ns is None:
             continue
         due = earlier.end_time_ns + asked_delay(earlier, want.busy_delay) * 1e9
         if later.time_ns < due:
@@ -372,10 +386,4 @@ def _check_expected(calls: Iterable[Call], want: Expectations) -> Iterator[Viola
 
 _Check: TypeAlias = Callable[[list[Call], Expectations], Iterator[Violation]]
 _USER_RULES: tuple[_Check, ...] = (_check_overlap, _check_sequence, _check_return)
-_UPDATE_RULES: tuple[_Check, ...] = (
-    _check_repeats,
-    _check_applied,
-    _check_same_key,
-    _check_ids,
-    _check_delays,
-)
+_UPDATE_RULES: tuple[_Check, ...] = (_check_applied, _check_same_key, _check_ids, _check_delays)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, check_links, good
 from tests.kube import Kube
-from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -68,19 +66,13 @@ BACKLOG_POINTS = [
 ]
 
 
-def crash_at(bridge: Replica, point: str) -> None:
-    """Start that bridge so that it kills itself there."""
-    command = replace(bridge.command, environment={**bridge.command.environment, "USERUPDATES_CRASH_AT": point})
-    Replica(bridge.environment, command).start(wait=False)
-
-
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_between_two_effects(ingested: Ingested, start_bridge: StartReplica, point: str) -> None:
     bridge = start_bridge()
     bridge.kill()
     ingested.apply()
     ingested.produce([*good(users(20, 5)), ("ana", b"poison")])
-    crash_at(bridge, point)
+    bridge.start_crashing(point)
     eventually(lambda: not bridge.running, 30)
     bridge.kill()
     bridge.start()
@@ -95,7 +87,7 @@ def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica
     bridge.kill()
     ingested.apply()
     ingested.produce(good(["big"] * 40 + ["small"]))
-    crash_at(bridge, point)
+    bridge.start_crashing(point)
 
     def finish() -> bool:
         """Whether the bridge is gone."""

@@ -1,9 +1,16 @@
-"""Several bridges in one group: partitions move between them, frozen members stay out, slots are kept together."""
+"""Several bridges in one group: partitions move between them, frozen members stay out, slots are kept together.
+
+How long partitions stand still when one is killed or restarted is printed: `pytest -rP` shows it.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import confluent_kafka as ck
@@ -62,17 +69,64 @@ def test_a_rebalance_in_the_middle_of_creates(ingested: Ingested, start_bridge: 
     check_links(ingested.updates())
 
 
-def test_partitions_of_a_killed_bridge_go_on(ingested: Ingested, start_bridge: StartReplica) -> None:
-    first, second = start_bridge(), start_bridge()
-    ingested.apply()
-    for replica in (first, second):
+@contextmanager
+def coming(ingested: Ingested, users: int, every: float) -> Iterator[list[int]]:
+    """A record of so many users of each partition every so many seconds; how many have come so far, by partition."""
+    sent = [0] * PARTITIONS
+    stop = threading.Event()
+
+    def produce() -> None:
+        while not stop.wait(every):
+            for partition in range(PARTITIONS):
+                ingested.produce(good(f"p{partition}-u{user}" for user in range(users)), partition)
+                sent[partition] += users
+
+    with ThreadPoolExecutor(1) as pool:
+        producing = pool.submit(produce)
+        try:
+            yield sent
+        finally:
+            stop.set()
+        producing.result()
+
+
+def passed(ingested: Ingested, positions: Sequence[int], within: float) -> float:
+    """Wait until each partition's position is beyond that; how many seconds it took."""
+    began = time.monotonic()
+    for partition, position in enumerate(positions):
+        eventually(partial(_beyond, ingested, partition, position), within)
+    return time.monotonic() - began
+
+
+def _beyond(ingested: Ingested, partition: int, position: int) -> bool:
+    entry = ingested.entry(partition)
+    assert entry.get("position", 0) > position, entry
+    return True
+
+
+def test_bridges_restarted_and_killed_while_records_come(ingested: Ingested, start_bridge: StartReplica) -> None:
+    replicas = [start_bridge(), start_bridge()]
+    ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 1000})
+    for replica in replicas:
         eventually(partial(assigned, replica), 20)
-    produce_everywhere(ingested, 3, 1)
-    positioned(ingested, 3)
-    first.kill()
-    produce_everywhere(ingested, 3, 1)
-    positioned(ingested, 6, 60)
-    assert ingested.offsets() == everything(6)
+    with coming(ingested, users=3, every=0.3) as sent:
+        passed(ingested, [0] * PARTITIONS, 30)
+        for replica in replicas:
+            replica.stop()
+            stopped = list(sent)
+            replica.start()
+            print(f"{replica.name} restarted: all partitions went on after {passed(ingested, stopped, 60):.1f} s")
+        replicas[0].kill()
+        took = passed(ingested, list(sent), 60)
+        print(f"{replicas[0].name} killed: all partitions went on after {took:.1f} s")
+        replicas[0].start()
+        passed(ingested, list(sent), 60)
+    for partition, count in enumerate(sent):
+        ingested.positioned(count, 60, partition)
+    assert ingested.offsets() == [
+        (partition, offset) for partition, count in enumerate(sent) for offset in range(count)
+    ]
+    check_links(ingested.updates())
 
 
 def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: Ingested, start_bridge: StartReplica) -> None:

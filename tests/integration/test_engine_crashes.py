@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from controller import times
-from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.processing import Processing, both_ways
@@ -39,12 +37,10 @@ POINTS = [
 ]
 
 
-def crash(stream: Processing, environment: Environment, replica: Replica, point: str) -> int:
+def crash(stream: Processing, replica: Replica, point: str) -> int:
     """Run it until it kills itself at that point; by when all that it had begun was over, in ns."""
-    variables = {**replica.command.environment, "USERUPDATES_CRASH_AT": point}
-    doomed = Replica(environment, replace(replica.command, environment=variables))
-    doomed.start(wait=False)
-    eventually(lambda: not doomed.running, 30)
+    replica.start_crashing(point)
+    eventually(lambda: not replica.running, 30)
     stream.calls()  # on a busy machine its last calls may arrive after its death, but before this request
     eventually(lambda: all(call.end is not None for call in stream.calls()))
     return time.time_ns()
@@ -59,11 +55,11 @@ def stopped(start_controller: StartReplica) -> Replica:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_between_two_effects(stream: Processing, stopped: Replica, environment: Environment, point: str) -> None:
+def test_killed_between_two_effects(stream: Processing, stopped: Replica, point: str) -> None:
     stream.rules(*RULES, latency=0.02)
     stream.apply(every={"busyDelaySeconds": 1, "retry": {"initialSeconds": 0.3}})
     made = stream.records(USERS, 2, datetime.now(UTC))
-    crashed = crash(stream, environment, stopped, point)
+    crashed = crash(stream, stopped, point)
     recorded = {
         (name, step["name"], step["completionTime"])
         for name in stream.phases()
@@ -92,7 +88,7 @@ def settled(stream: Processing) -> bool:
 
 
 @pytest.mark.parametrize("point", ["controller.collecting:3", "controller.collected:3"])
-def test_killed_while_it_collects(stream: Processing, stopped: Replica, environment: Environment, point: str) -> None:
+def test_killed_while_it_collects(stream: Processing, stopped: Replica, point: str) -> None:
     names = [stream.add("ana", number) for number in range(8)]
     condition = {"type": "Succeeded", "status": "True", "reason": "Succeeded", "message": "done"}
     long_ago = times.to_text(datetime.now(UTC) - timedelta(hours=2))
@@ -100,7 +96,7 @@ def test_killed_while_it_collects(stream: Processing, stopped: Replica, environm
     for name in names:
         stream.kube.patch(stream.namespace, "userupdates", name, status, status=True)
     stream.apply()
-    crash(stream, environment, stopped, point)
+    crash(stream, stopped, point)
     assert len(stream.phases()) <= (5 if point.startswith("controller.collected") else 8)
     stopped.start()
     eventually(lambda: not stream.phases(), 30)

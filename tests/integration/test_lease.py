@@ -1,10 +1,12 @@
-"""One controller works on a stream at a time: standing by, taking over, freezing, an API server that is away."""
+"""One controller works on a stream at a time: calls that hang, the same one again, an API server that is away.
+
+Taking over from one that is killed, frozen, cut off or stopped: test_takeover.py.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -13,49 +15,6 @@ from tests.eventually import eventually
 from tests.processing import Processing, both_ways, steps, whole
 
 pytestmark = pytest.mark.timeout(150)
-
-USERS = [f"user{number}" for number in range(20)]
-
-
-def test_a_second_controller_stands_by_and_takes_over_from_a_killed_one(
-    stream: Processing, start_controller: StartReplica
-) -> None:
-    stream.rules(latency=0.1)
-    stream.apply()
-    first = start_controller("controller-first")
-    stream.held_by("controller-first")
-    second = start_controller("controller-second")
-    made = stream.records(USERS, 8, datetime.now(UTC))
-    eventually(lambda: "Succeeded" in stream.phases().values())
-    assert 'lease_held{stream="' not in second.metrics(), "it has never held any"
-    first.kill()
-    killed = time.time()
-    before = len(stream.calls())
-    stream.called(before + 1, within=20)
-    stream.held_by("controller-second")
-    taken = next(call.time_ns / 1e9 for call in stream.calls() if call.time_ns / 1e9 > killed + 1)
-    assert taken - killed < 15
-    stream.all_finished(40)
-    assert stream.violations(finished=made, only=made, crashes=[int(killed * 1e9)]) == []
-
-
-def test_a_stopped_controller_lets_the_other_in_at_once(stream: Processing, start_controller: StartReplica) -> None:
-    stream.rules(latency=0.1)
-    stream.apply()
-    first = start_controller("controller-first")
-    stream.held_by("controller-first")
-    start_controller("controller-second")
-    made = stream.records(USERS, 5, datetime.now(UTC))
-    eventually(lambda: "Succeeded" in stream.phases().values())
-    stopped = time.monotonic()
-    first.stop()
-    stream.held_by("controller-second", within=5)
-    before = len(stream.calls())
-    stream.called(before + 1)
-    assert time.monotonic() - stopped < 4, "two seconds, and what a busy machine adds"
-    stream.all_finished(30)
-    # What was called was recorded before the Lease was given away: nothing comes twice.
-    assert stream.violations(finished=made, only=made) == []
 
 
 @both_ways
@@ -89,26 +48,6 @@ def test_a_restarted_controller_of_the_same_identity_goes_on_at_once(
     stream.change(suspend={"processing": False})
     controller.start()
     stream.until(name, "Succeeded", within=6)  # another one would have to wait twice as long
-
-
-def test_a_frozen_controller_calls_nothing_when_it_thaws(stream: Processing, start_controller: StartReplica) -> None:
-    stream.rules(latency=0.3)
-    stream.apply()
-    frozen = start_controller("controller-frozen")
-    stream.held_by("controller-frozen")
-    start_controller("controller-successor")
-    made = stream.records(USERS, 10, datetime.now(UTC))
-    eventually(lambda: "Succeeded" in stream.phases().values())
-    frozen.freeze()
-    began, answered = time.monotonic(), time.time_ns() + 500_000_000
-    stream.held_by("controller-successor", within=20)
-    eventually(lambda: time.monotonic() - began > 20, within=25)
-    frozen.thaw()
-    stream.all_finished(40)
-    # What was in flight then was answered unheard, and is repeated with its key; nothing else is out of place.
-    assert stream.violations(finished=made, only=made, frozen=1, crashes=[answered]) == []
-    eventually(lambda: "lease_held" in frozen.metrics())
-    assert f'lease_held{{stream="{stream.namespace}/{stream.stream}"}} 0.0' in frozen.metrics()
 
 
 @pytest.fixture

@@ -155,6 +155,20 @@ def test_a_step_again_though_it_succeeded(history: History) -> None:
     assert history.rules(lossy=True) == set()
 
 
+def test_what_is_recorded_decides_which_answer_may_be_asked_for_again(history: History) -> None:
+    first = history.call("profile", 1)
+    history.time += 5 * SECOND
+    again = history.call("profile", 1, applied=False)
+    between = {"crashes": [first.time_ns + 3 * SECOND]}
+    assert first.key and first.end_time_ns and again.end_time_ns
+    assert history.rules(**between) == {Rule.REPEATED}, "by the time that had passed"
+    assert history.rules(**between, recorded={first.key: again.end_time_ns}) == set()
+    assert history.rules(**between, recorded={}) == set()
+    assert history.rules(**between, recorded={first.key: first.end_time_ns + 1}) == {Rule.REPEATED}
+    for crashes in ([], [first.time_ns - 1], [again.time_ns + 1]):
+        assert history.rules(crashes=crashes, recorded={first.key: again.end_time_ns}) == {Rule.REPEATED}
+
+
 def test_a_step_done_twice(history: History) -> None:
     history.call("profile", 1, gone=True)
     history.call("profile", 1)
@@ -242,14 +256,30 @@ def test_an_update_that_nobody_made(history: History) -> None:
 def test_a_frozen_controller_is_forgiven_one_call_of_a_user(history: History) -> None:
     """It thawed between check and send, while its successor was two updates ahead."""
     history.update(1)
+    frozen = history.time
+    history.time += 15 * SECOND
     history.update(2)
-    history.call("resources", 1, applied=False, end=100)
+    thawed = history.time + 1
+    stray = history.call("resources", 1, applied=False, end=100)
     history.update(3)
     assert history.rules() == {Rule.SEQUENCE, Rule.OVERLAP, Rule.REPEATED}
-    assert history.rules(frozen=1, lossy=True) == set()
+    assert history.rules(freezes=[(frozen, thawed)]) == set()
+    assert Rule.OVERLAP in history.rules(freezes=[(frozen, stray.time_ns + 1)]), "it was frozen then"
     history.call("resources", 2, applied=False)
-    assert history.rules(frozen=1, lossy=True) == {Rule.SEQUENCE}
-    assert history.rules(frozen=2, lossy=True) == set()
+    assert Rule.REPEATED in history.rules(freezes=[(frozen, thawed)])
+    assert history.rules(freezes=[(frozen, thawed), (frozen, thawed)]) == set()
+
+
+def test_a_call_in_flight_as_its_controller_froze_is_forgiven(history: History) -> None:
+    """It was answered unheard and hung on while the successor repeated it, and went on."""
+    cut = history.call("profile", 1, end=100, end_time_ns=START + 60 * SECOND)
+    history.time += 15 * SECOND
+    history.call("profile", 1, applied=False)
+    history.call("permissions", 1)
+    assert history.rules() == {Rule.OVERLAP, Rule.REPEATED}
+    assert history.rules(freezes=[(cut.time_ns + 1, history.time + 5 * SECOND)]) == set()
+    another = (cut.time_ns - 8 * SECOND, history.time + 1)
+    assert history.rules(freezes=[another]) == history.rules(), "the successor's call, not the frozen one's"
 
 
 def test_a_message_names_the_calls(history: History) -> None:

@@ -14,15 +14,13 @@ from controller.devenv.chaos import checkpoints, records
 from controller.devenv.chaos.history import Disturbance, History
 from controller.devenv.chaos.misbehaviour import BUSY_DELAY_SECONDS
 from controller.devenv.chaos.workload import BLOCKED_USER, NAME_CONFLICT
-from controller.devenv.journal import Call, Expectations, Rule, check
+from controller.devenv.journal import OVERTAKEN_AFTER, Call, Expectations, Rule, check
 
 _SECOND = 1_000_000_000
 #: Seconds within which an answer is recorded where nothing is in the way.
 RECORDED_WITHIN = 2.0
 #: Seconds after a disturbance in which its consequences may show: a Lease that lapses, and its next holder.
 AFTERMATH = 20.0
-#: Seconds for which a controller must be frozen before its Lease can be another's: its 10 s less a renewal's period.
-OVERTAKEN_AFTER = 7.0
 #: Seconds within which a changed spec acts.
 ACTS_WITHIN = 2.0
 
@@ -47,7 +45,7 @@ class DisturbedExpectations(Expectations):
 
     disturbances: tuple[Disturbance, ...] = ()
 
-    def is_unrecorded(self, call: Call) -> bool:
+    def is_unrecorded(self, call: Call, later: Call) -> bool:
         """Whether the controller may not know, or may not have recorded, how the call ended."""
         if call.end_time_ns is None or call.gone:
             return True
@@ -93,19 +91,20 @@ def _expectations(history: History) -> DisturbedExpectations:
         finished=[each for each in updates if each not in workload.refused],
         only=updates,
         busy_delay=BUSY_DELAY_SECONDS,
-        frozen=_freezes(history),
+        freezes=_freezes(history),
         disturbances=history.disturbances,
     )
 
 
-def _freezes(history: History) -> int:
-    """Times that a controller stood still for so long that another may have worked meanwhile."""
-    return sum(
-        each.kind == "freeze"
+def _freezes(history: History) -> list[tuple[int, int]]:
+    """When a controller stood still for so long that another may have worked meanwhile."""
+    return [
+        (each.start_ns, each.end_ns)
+        for each in history.disturbances
+        if each.kind == "freeze"
         and _part(each.target) == "controller"
         and each.end_ns - each.start_ns >= OVERTAKEN_AFTER * _SECOND
-        for each in history.disturbances
-    )
+    ]
 
 
 def _waiting(history: History) -> Iterator[str]:
@@ -151,7 +150,7 @@ def _suspended(history: History) -> Iterator[tuple[str, str]]:
 
 def _beyond_frozen(history: History, breaches: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Without one call of each user for each time that a controller was frozen."""
-    allowed = _freezes(history)
+    allowed = len(_freezes(history))
     seen: dict[str, int] = {}
     for user, message in breaches:
         seen[user] = seen.get(user, 0) + 1
