@@ -64,6 +64,6 @@ class Folding:
         """An object that was there when reading began."""
         self._known.setdefault(kind, []).append((offset, last_offset))
 
-    def shown(self, kind: Kind, offset: int) -> bool:
-        """The record has been shown before reading began."""
-        return any(first <= offset <= last for first, last in self._known.get(kind, ()))
+    def shown(self, kind: Kind, offset: int, last_offset: int) -> bool:
+        """All these records have been shown before reading began."""
+        return any(first <= offset and last_offset <= last for first, last in self._known.get(kind, ()))

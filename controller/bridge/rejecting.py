@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.bridge import metrics
@@ -16,6 +16,7 @@ from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import REJECTED, Body, Cluster
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
 from controller.events import Record, Rejection, RejectionReason, rejected_event_manifest
+from controller.names import record_name
 from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,15 @@ class Rejected:
         spec = self.manifest["spec"]
         return MANIFEST_OVERHEAD + len(spec.get("key", "")) + len(spec.get("value", ""))
 
+    def begin_later(self) -> None:
+        """Of several records without a key leave out the first: it is shown for another reason."""
+        spec, source = self.manifest["spec"], self._source
+        source["offset"] += 1
+        spec["count"] -= 1
+        self.manifest["metadata"]["name"] = record_name(
+            spec["stream"], source["topicId"], source["partition"], source["offset"]
+        )
+
     def bare(self) -> bool:
         """Leave out what came from outside; False where there is nothing left to leave out."""
         spec = self.manifest["spec"]
@@ -149,7 +159,7 @@ class Rejecter:
         shared: dict[Kind, list[Rejected]] = {}
         for rejected in batch:
             metrics.rejected(self._stream, rejected.kind[0], rejected.count)
-            if self._folding.shown(rejected.kind, rejected.offset):
+            if self._folding.shown(rejected.kind, rejected.offset, rejected.last_offset):
                 rejected.done()
             elif self._folding.own(time.monotonic()):
                 await self._insist([rejected], self._create)
@@ -199,8 +209,24 @@ class Rejecter:
         except AlreadyExists:
             # Made before a restart: a record's RejectedEvent has the record's name.
             if fold.count > 1:
-                await self._grow(fold)
+                return await self._meet(group, fold)
         self._folding.put(first.kind, fold)
+
+    async def _meet(self, group: list[Rejected], fold: Fold) -> None:
+        """There is one of the first record: it shows fewer of them, or that record alone, for a reason of its own."""
+        selector = f"metadata.name={fold.name}"  # listed: there is no right to get one
+        found = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=selector)
+        if not found.items:  # someone has dealt with it and deleted it
+            return await self._create(group)
+        spec = found.items[0]["spec"]
+        if spec["reason"] == group[0].kind[0]:
+            last_offset = max(fold.last_offset, spec["source"]["lastOffset"])
+            fold = replace(fold, last_offset=last_offset, count=max(fold.count, spec["count"]))
+            await self._grow(fold)
+            self._folding.put(group[0].kind, fold)
+        else:
+            group[0].begin_later()
+            await self._create(group)
 
     async def _share(self, group: list[Rejected]) -> None:
         first = group[0]

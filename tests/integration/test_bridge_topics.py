@@ -11,10 +11,12 @@ from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker
 from controller.devenv.environment import Environment
+from controller.names import record_name
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, good
 from tests.kube import Kube
+from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -145,6 +147,56 @@ def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, sta
     (expired,) = ingested.rejected()
     source = expired["source"]
     assert (expired["reason"], source["offset"], source["lastOffset"], expired["count"]) == ("PayloadExpired", 1, 4, 4)
+
+
+def test_more_is_removed_while_a_bridge_that_has_shown_some_is_down(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """It had been killed before the position said so."""
+    bridge = _stopped_at_one(ingested, start_bridge)
+    ingested.produce(good(users(10, 1)))
+    _show_before_position(ingested, "PayloadExpired", 4)
+    _remove_below(ingested, 8)
+    bridge.start()
+    ingested.positioned(11)
+    assert _shown(ingested) == [("PayloadExpired", 1, 7, 7)]
+    assert ingested.offsets() == [(0, 0), *whole(11)[8:]]
+
+
+def test_a_bad_record_that_was_shown_is_not_what_expired_behind_it(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    bridge = _stopped_at_one(ingested, start_bridge)
+    ingested.produce([("bo", b"{"), *good(users(10, 1))])
+    _show_before_position(ingested, "NotJSON", 1)
+    _remove_below(ingested, 8)
+    bridge.start()
+    ingested.positioned(12)
+    assert _shown(ingested) == [("NotJSON", 1, 1, 1), ("PayloadExpired", 2, 7, 6)]
+
+
+def _stopped_at_one(ingested: Ingested, start_bridge: StartReplica) -> Replica:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    bridge.kill()
+    return bridge
+
+
+def _show_before_position(ingested: Ingested, reason: str, last: int) -> None:
+    """Records from 1 on are shown as a bridge does that is killed before it writes its position."""
+    topic_id = ingested.entry()["topicId"]
+    source = {"topic": ingested.topic, "topicId": topic_id, "partition": 0, "offset": 1, "lastOffset": last}
+    spec = {"stream": ingested.name, "reason": reason, "source": source, "count": last}
+    name = record_name(ingested.name, topic_id, 0, 1)
+    ingested.kube.create(ingested.namespace, "rejectedevents", {"metadata": {"name": name}, "spec": spec})
+
+
+def _shown(ingested: Ingested) -> list[tuple[str, int, int, int]]:
+    """(reason, first and last offset, count) of each RejectedEvent."""
+    found = [(spec["reason"], spec["source"], spec["count"]) for spec in ingested.rejected()]
+    return sorted((reason, source["offset"], source["lastOffset"], count) for reason, source, count in found)
 
 
 def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:

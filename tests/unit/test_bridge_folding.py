@@ -34,8 +34,10 @@ def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
 def test_what_was_shown_before_is_known() -> None:
     folding = Folding()
     folding.know(KIND, 5, 9)
-    assert [folding.shown(KIND, offset) for offset in (4, 5, 9, 10)] == [False, True, True, False]
-    assert not folding.shown(("NoKey", "id", 0), 7)
+    assert [folding.shown(KIND, offset, offset) for offset in (4, 5, 9, 10)] == [False, True, True, False]
+    assert folding.shown(KIND, 6, 9)
+    assert not folding.shown(KIND, 6, 10), "one of them has not been shown"
+    assert not folding.shown(("NoKey", "id", 0), 7, 7)
 
 
 def listed(name: str, offset: int, user: str = "ana") -> dict[str, Any]:
