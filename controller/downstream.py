@@ -1,7 +1,7 @@
 """One step over HTTP: a request goes out, an outcome comes back, whatever the network or the downstream do.
 
-The requests are httpx's, the connections aiohttp's: httpx's own pool costs ten times the CPU at 32 calls in flight
-(docs/decisions/0020-httpx-over-aiohttp.md). What an answer means is said by `steps`; who calls when by `engine`.
+By aiohttp, whose pool does not grow dearer with the calls in flight (docs/decisions/0022-calls-by-aiohttp.md). What an
+answer means is said by `steps`; who calls when by `engine`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import asyncio
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 from urllib.parse import quote
 
 import aiohttp
-import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from controller.outcomes import Misconfigured, Outcome, Retry
 from controller.steps import Step
@@ -51,10 +50,11 @@ class Downstream:
 
     def __init__(
         self,
-        transport: httpx.AsyncBaseTransport | None = None,
+        connector: aiohttp.BaseConnector | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        self._transport = transport or _transport(httpx.create_ssl_context())
+        """Made on the loop on which it calls. `connector`: None opens connections to wherever a step's url says."""
+        self._session = _session(connector or _connector(ClientTls().context()))
         #: For calls with a client certificate, the one used last at the end; with the number of calls under way.
         self._own: dict[ClientTls, _Own] = {}
         self._clock = clock or partial(datetime.now, UTC)
@@ -69,8 +69,8 @@ class Downstream:
 
     async def aclose(self) -> None:
         """Closes all connections, those of calls in flight too."""
-        for transport in (self._transport, *(own.transport for own in self._own.values())):
-            await transport.aclose()
+        for session in (self._session, *(own.session for own in self._own.values())):
+            await session.close()
 
     async def call(
         self,
@@ -91,39 +91,37 @@ class Downstream:
         except KeyError as error:
             return Retry(f"{error.args[0]} is missing in the results of the steps before {step.name}")
         try:
-            own = _headers(update, key)
-            request = httpx.Request("POST", _url(endpoint.url), headers=_merged(headers, own), content=content)
-        except (httpx.InvalidURL, ValueError) as error:
+            url = _url(endpoint.url)
+            merged = _merged(headers, _headers(update, key))
+        except ValueError as error:
             return Misconfigured(f"{step.name} cannot be called: {error}")
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
-                with self._identified(tls) as transport:
-                    return await self._exchange(step, request, transport)
+                with self._identified(tls) as session:
+                    return await self._exchange(step, session, url, merged, content)
         except TimeoutError:
             return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
         except _Unusable as error:
             return Misconfigured(f"{step.name} cannot be called: {error}")
-        except httpx.UnsupportedProtocol:
-            return Misconfigured(f"{step.name} cannot be called: the url is not one of http or https")
         except Exception as error:
             return Retry(_cause(error, step.name))
 
     @contextmanager
-    def _identified(self, tls: ClientTls | None) -> Iterator[httpx.AsyncBaseTransport]:
+    def _identified(self, tls: ClientTls | None) -> Iterator[aiohttp.ClientSession]:
         """The connections to call by. Raises _Unusable."""
         if tls is None:
-            yield self._transport
+            yield self._session
             return
         own = self._own.pop(tls, None)
         if own is None:
             try:
-                own = _Own(_transport(tls.context()))
+                own = _Own(_session(_connector(tls.context())))
             except ValueError as error:
                 raise _Unusable(str(error)) from error
         self._own[tls] = own
         own.calls += 1
         try:
-            yield own.transport
+            yield own.session
         finally:
             own.calls -= 1
             self._drop_idle()
@@ -133,19 +131,17 @@ class Downstream:
         for tls in [tls for tls, own in self._own.items() if not own.calls][: max(0, len(self._own) - MAX_IDENTITIES)]:
             del self._own[tls]
 
-    async def _exchange(self, step: Step, request: httpx.Request, transport: httpx.AsyncBaseTransport) -> Outcome:
-        response = await transport.handle_async_request(request)
-        stream = cast(httpx.AsyncByteStream, response.stream)
-        try:
-            body = await _read(stream)
-        finally:
-            await stream.aclose()
-        status, headers = response.status_code, response.headers
-        if body is not None and "content-encoding" in headers:
-            body = _decoded(body, headers["content-encoding"])
+    async def _exchange(
+        self, step: Step, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], content: bytes
+    ) -> Outcome:
+        async with session.post(url, data=content, headers=headers, allow_redirects=False) as response:
+            body = await _read(response.content)
+        status, given = response.status, response.headers
+        if body is not None and "content-encoding" in given:
+            body = _decoded(body, given["content-encoding"])
         if body is None and 200 <= status < 300 and step.owes:
             return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
-        return step.read_answer(status, headers, body or b"", self._clock())
+        return step.read_answer(status, given, body or b"", self._clock())
 
 
 class _Unusable(Exception):
@@ -156,28 +152,32 @@ class _Unusable(Exception):
 class _Own:
     """The connections of one client certificate."""
 
-    transport: AiohttpTransport
+    session: aiohttp.ClientSession
     calls: int = 0
 
 
-def _transport(context: ssl.SSLContext) -> AiohttpTransport:
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE)
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=MAX_ANSWER // 2,
-            trust_env=False,
-        )
+def _connector(context: ssl.SSLContext) -> aiohttp.BaseConnector:
+    return aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE)
 
-    return AiohttpTransport(verify=context, client=session)
+
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    """Adds nothing to a call: no cookies, no proxy or password from the environment, no time-out but the call's own."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),
+        auto_decompress=False,
+        read_bufsize=MAX_ANSWER // 2,
+        trust_env=False,
+    )
 
 
 @lru_cache(maxsize=1024)
-def _url(text: str) -> httpx.URL:
-    url = httpx.URL(text)
+def _url(text: str) -> URL:
+    """Raises ValueError."""
+    url = URL(text)
     if url.scheme not in ("http", "https") or not url.host:
-        raise httpx.InvalidURL("the url must be http:// or https:// with a host")
+        raise ValueError("the url must be http:// or https:// with a host")
     return url
 
 
@@ -213,14 +213,13 @@ def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, s
     return merged
 
 
-async def _read(stream: httpx.AsyncByteStream) -> bytes | None:
+async def _read(stream: aiohttp.StreamReader) -> bytes | None:
     """The whole body; None where it is longer than `MAX_ANSWER`."""
     body = b""
-    async with aclosing(cast(AsyncGenerator[bytes, None], aiter(stream))) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                return None
+    while chunk := await stream.readany():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            return None
     return body
 
 
@@ -236,9 +235,8 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
 
 
 def _cause(error: Exception, step: str) -> str:
-    """What went wrong, for people. The transport names aiohttp's errors coarsely: the one behind is looked at."""
-    original = error.__cause__ if isinstance(error, httpx.HTTPError) else None
-    match original or error:
+    """What went wrong, for people."""
+    match error:
         case aiohttp.ClientConnectorDNSError() as cause:
             return f"no address found for {cause.host}, the host of {step}"
         case aiohttp.ClientConnectorCertificateError() as cause:

@@ -20,7 +20,7 @@ def configure(level: str, form: Format) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for library in ("kopf", "aiohttp", "httpx", "asyncio", "kubernetes"):
+    for library in ("kopf", "aiohttp", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
     # It warns at each start that signals are not its own: they are ours.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

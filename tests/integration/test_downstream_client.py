@@ -1,58 +1,95 @@
-"""The client's logic over a transport that is a function; what goes over real sockets is in the integration tests."""
+"""The client's logic against a server in the same process; what downstreams and networks do besides is in
+`test_downstream_wire`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import get_args
 
-import httpx
+import aiohttp
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDictProxy
+from yarl import URL
 
 from controller.downstream import MAX_ANSWER, Downstream
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
-from controller.steps import PERMISSIONS, PROFILE, RESOURCES
+from controller.steps import PERMISSIONS, PROFILE, RESOURCES, Step
 from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
 from tests.builders import NOW, make_step_record, make_update
 
-ENDPOINT = StepSpec("https://profiles.example/v1/profile?tenant=a%20b")
+ENDPOINT = StepSpec("http://profiles.example/v1/profile?tenant=a%20b")
 GOOD = {"userId": "u-1"}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A request as it came out of the socket."""
+
+    method: str
+    url: str
+    headers: CIMultiDictProxy[str]
+    content: bytes
+
+
+class Local(aiohttp.abc.AbstractResolver):
+    """Every host is the test's server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:
+        address = {"hostname": host, "host": "127.0.0.1", "port": self._port, "family": 2, "proto": 0, "flags": 0}
+        return [aiohttp.abc.ResolveResult(**address)]  # type: ignore[typeddict-item]
+
+    async def close(self) -> None:
+        pass
+
+
 async def call(
-    answer: httpx.Response | Exception,
+    answer: web.StreamResponse,
     update: UserUpdate | None = None,
     endpoint: StepSpec = ENDPOINT,
     headers: dict[str, str] | None = None,
-    seen: Callable[[httpx.Request], object] = lambda request: None,
+    seen: Callable[[Seen], object] = lambda request: None,
+    step: Step = PROFILE,
 ) -> Outcome:
-    def handle(request: httpx.Request) -> httpx.Response:
-        seen(request)
-        if isinstance(answer, Exception):
-            raise answer
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        seen(Seen(request.method, str(request.url), request.headers, await request.read()))
         return answer
 
-    async with Downstream(httpx.MockTransport(handle), clock=lambda: NOW) as downstream:
-        return await downstream.call(PROFILE, endpoint, update or make_update(), "the/key", headers)
+    async with RawTestServer(handle) as server:
+        assert server.port
+        connector = aiohttp.TCPConnector(resolver=Local(server.port))
+        async with Downstream(connector, clock=lambda: NOW) as downstream:
+            return await downstream.call(step, endpoint, update or make_update(), "the/key", headers)
 
 
-async def request_for(update: UserUpdate, headers: dict[str, str] | None = None) -> httpx.Request:
-    requests: list[httpx.Request] = []
-    assert isinstance(await call(httpx.Response(200, json=GOOD), update, headers=headers, seen=requests.append), Done)
+def good() -> web.Response:
+    return web.json_response(GOOD)
+
+
+async def request_for(update: UserUpdate, headers: dict[str, str] | None = None) -> Seen:
+    requests: list[Seen] = []
+    assert isinstance(await call(good(), update, headers=headers, seen=requests.append), Done)
     return requests[0]
 
 
 async def test_the_request() -> None:
     update = make_update(user="Zoë/1", sequence=7)
     request = await request_for(update)
-    assert (request.method, str(request.url)) == ("POST", "https://profiles.example/v1/profile?tenant=a%20b")
+    assert (request.method, request.url) == ("POST", "http://profiles.example/v1/profile?tenant=a%20b")
     assert orjson.loads(request.content) == {"user": "Zoë/1", "profile": "dev"}
     want = {
         "content-type": "application/json",
@@ -83,26 +120,24 @@ async def test_headers_of_the_step_are_added_but_replace_none_of_the_calls_own()
 
 @pytest.mark.parametrize("value", ["s3cret\n", "s3cret\r\nX: y", "s3crét"])
 async def test_a_header_that_cannot_be_sent_blames_the_stream_and_keeps_the_secret(value: str) -> None:
-    outcome = await call(httpx.Response(200, json=GOOD), headers={"Authorization": value})
+    outcome = await call(good(), headers={"Authorization": value})
     assert isinstance(outcome, Misconfigured)
     assert "'Authorization'" in outcome.message
     assert "s3cr" not in outcome.message
 
 
 async def test_ids_of_earlier_steps_are_sent() -> None:
-    bodies: list[bytes] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        bodies.append(request.content)
-        return httpx.Response(200, json={"roleId": "r-1"})
-
+    requests: list[Seen] = []
     steps = (make_step_record("profile", userId="u-1"), make_step_record("permissions", roleId="r-1"))
     update = make_update(status=Status(steps=steps))
-    async with Downstream(httpx.MockTransport(handle)) as downstream:
-        assert await downstream.call(PERMISSIONS, ENDPOINT, update, "k") == Done({"roleId": "r-1"})
-        assert await downstream.call(RESOURCES, ENDPOINT, update, "k") == Done({})
-        missing = await downstream.call(RESOURCES, ENDPOINT, make_update(), "k")
-    assert [orjson.loads(body) for body in bodies] == [
+
+    async def outcome_of(step: Step, update: UserUpdate) -> Outcome:
+        return await call(web.json_response({"roleId": "r-1"}), update, seen=requests.append, step=step)
+
+    assert await outcome_of(PERMISSIONS, update) == Done({"roleId": "r-1"})
+    assert await outcome_of(RESOURCES, update) == Done({})
+    missing = await outcome_of(RESOURCES, make_update())
+    assert [orjson.loads(request.content) for request in requests] == [
         {"userId": "u-1", "permissions": "all"},
         {"userId": "u-1", "roleId": "r-1", "resources": "all"},
     ]
@@ -110,7 +145,7 @@ async def test_ids_of_earlier_steps_are_sent() -> None:
 
 
 async def test_retry_after_is_read_from_the_clock_given() -> None:
-    answer = httpx.Response(503, headers={"Retry-After": "Mon, 23 Nov 2026 12:00:30 GMT"})
+    answer = web.Response(status=503, headers={"Retry-After": "Mon, 23 Nov 2026 12:00:30 GMT"})
     assert NOW == datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     assert await call(answer) == Busy("503 from profile", 30.0)
 
@@ -121,7 +156,7 @@ async def test_retry_after_is_read_from_the_clock_given() -> None:
 )
 async def test_the_cap_to_the_byte(length: int, want: Outcome) -> None:
     body = orjson.dumps(GOOD)
-    assert await call(httpx.Response(200, content=body + b" " * (length - len(body)))) == want
+    assert await call(web.Response(body=body + b" " * (length - len(body)))) == want
 
 
 @pytest.mark.parametrize(
@@ -129,24 +164,26 @@ async def test_the_cap_to_the_byte(length: int, want: Outcome) -> None:
     [(503, Busy("503 from profile")), (422, Rejected("422 from profile")), (500, Retry("500 from profile"))],
 )
 async def test_the_status_of_a_long_answer_still_counts(status: int, want: Outcome) -> None:
-    assert await call(httpx.Response(status, content=b"x" * (1 << 20))) == want
+    assert await call(web.Response(status=status, body=b"x" * (1 << 20))) == want
 
 
 async def test_reading_stops_at_the_cap() -> None:
-    given: list[int] = []
+    over = asyncio.Event()
 
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            given.append(1)
-            yield b"x" * 1024
+    class Endless(web.StreamResponse):
+        async def write_eof(self, data: bytes = b"") -> None:
+            try:
+                while True:
+                    await self.write(b"x" * 1024)
+            finally:
+                over.set()
 
-    assert isinstance(await call(httpx.Response(200, content=endless())), Retry)
-    assert len(given) == MAX_ANSWER // 1024 + 1
+    assert isinstance(await call(Endless()), Retry)
+    assert over.is_set()
 
 
-def packed(encoding: str, content: bytes) -> httpx.Response:
-    stream = httpx.ByteStream(content)
-    return httpx.Response(200, headers={"Content-Encoding": encoding}, stream=stream)
+def packed(encoding: str, content: bytes) -> web.Response:
+    return web.Response(headers={"Content-Encoding": encoding}, body=content)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
@@ -166,16 +203,23 @@ async def test_an_unknown_encoding_is_no_json(encoding: str) -> None:
     assert await call(packed(encoding, b"\x8b\x00")) == Retry("200 from profile, but the answer is not JSON")
 
 
-@pytest.mark.parametrize("error", [httpx.ReadError("a"), httpx.PoolTimeout("b"), RuntimeError("c"), OSError("d")])
-async def test_what_the_transport_raises_is_retried_without_its_text(error: Exception) -> None:
-    outcome = await call(error)
+@pytest.mark.parametrize(
+    "error", [aiohttp.ClientError("a"), aiohttp.ClientConnectionError("b"), RuntimeError("c"), OSError("d")]
+)
+async def test_what_goes_wrong_on_the_way_is_retried_without_its_text(error: Exception) -> None:
+    class Broken(aiohttp.TCPConnector):
+        async def connect(self, *_: object, **__: object) -> aiohttp.connector.Connection:
+            raise error
+
+    async with Downstream(Broken()) as downstream:
+        outcome = await downstream.call(PROFILE, ENDPOINT, make_update(), "the/key")
     assert isinstance(outcome, Retry)
     assert outcome.message.endswith((type(error).__name__, "connection reset by profile"))
 
 
 @pytest.mark.parametrize("url", ["", "/profile", "ftp://host/", "http://", "http://host:port/", "http://[::1/"])
 async def test_a_url_that_cannot_work_blames_the_stream(url: str) -> None:
-    assert isinstance(await call(httpx.Response(200, json=GOOD), endpoint=StepSpec(url)), Misconfigured)
+    assert isinstance(await call(good(), endpoint=StepSpec(url)), Misconfigured)
 
 
 @given(st.text(min_size=1, max_size=50))
@@ -186,11 +230,11 @@ async def test_any_user_fits_into_the_headers(user: str) -> None:
         return
     update = make_update()
     request = await request_for(replace(update, spec=replace(update.spec, user=user)))
-    assert httpx.URL("http://x/" + request.headers["enrichment-user"]).raw_path.isascii()
+    assert URL("http://x/" + request.headers["enrichment-user"], encoded=True).raw_path.isascii()
     assert request.headers["enrichment-user"].isprintable()
 
 
 @given(st.integers(200, 599), st.binary(), st.sampled_from(["gzip", "deflate", "br", "identity"]))
 async def test_any_answer_is_an_outcome(status: int, body: bytes, encoding: str) -> None:
-    outcome = await call(httpx.Response(status, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(body)))
+    outcome = await call(web.Response(status=status, headers={"Content-Encoding": encoding}, body=body))
     assert isinstance(outcome, get_args(Outcome))
