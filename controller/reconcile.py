@@ -16,7 +16,8 @@ from controller.steps import STEPS
 from controller.streams import Policy, RetrySpec, UpdateStream
 from controller.updates import FINISHED, Phase, Reason, Status, StepRecord, UserUpdate
 
-#: Backoff and retry delays are lengthened by up to this share, never shortened, so that failures do not come in waves.
+#: Delays are lengthened by up to this share, never shortened: a hundred users who were told busy together do not come
+#: back together for ever, with a hundred calls and writes before which everybody else waits.
 JITTER = 0.05
 
 
@@ -109,7 +110,7 @@ def record(
             return _done(status, StepRecord(step, result, status.attempts + 1, started, now), now)
         case Busy(message, retry_after):
             delay = retry_after if retry_after is not None else stream.steps[step].busy_delay_seconds
-            at = now + timedelta(seconds=delay)
+            at = now + timedelta(seconds=delay * (1 + JITTER * jitter))
             waiting = _waiting(status, Reason.DOWNSTREAM_BUSY, _again(message, at), now, step, at)
             return replace(waiting, busy_count=status.busy_count + 1)
         case Rejected(message):

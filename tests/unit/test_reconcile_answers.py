@@ -316,9 +316,13 @@ def test_backoff_never_shrinks_never_passes_the_cap_and_jitter_only_lengthens(
     assert timedelta(seconds=seconds) - microsecond <= delay <= timedelta(seconds=seconds * (1 + JITTER)) + microsecond
 
 
-@given(st.floats(0, 1))
-def test_busy_delays_have_no_jitter(jitter: float) -> None:
-    assert after(Busy("503"), jitter=jitter).next_attempt_time == at(5)
+@given(st.floats(0, 1), st.one_of(st.none(), st.floats(1, 300)))
+def test_jitter_only_lengthens_busy_delays_too(jitter: float, asked: float | None) -> None:
+    status = after(Busy("503", asked), jitter=jitter)
+    assert status.next_attempt_time is not None
+    delay, microsecond = status.next_attempt_time - NOW, timedelta(microseconds=1)
+    seconds = 5 if asked is None else asked
+    assert timedelta(seconds=seconds) - microsecond <= delay <= timedelta(seconds=seconds * (1 + JITTER)) + microsecond
 
 
 def test_failures_that_blame_the_stream_leave_the_attempts_for_real_ones() -> None:
