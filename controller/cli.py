@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _Process = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
 #: Objects made and not freed before cycles are looked for among the youngest; how many such looks before one at older
 #: ones. Of an event's cost here Python's 700, 10, 10 take a quarter, and stop everything for longer the more there is.
-GC_THRESHOLDS = (20_000, 20, 50)
+GC_THRESHOLDS = (10_000, 10, 10)
 #: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
 _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),

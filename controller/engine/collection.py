@@ -29,12 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between rounds (with jitter) while nothing is due.
 PERIOD = 5.0
-#: Most deletes in a round: enough for the look through all UserBacklogs before them, which takes seconds in a flood,
-#: and few enough for what becomes due meanwhile.
-BATCH = 1000
-#: Deletes at a time; and where so many are due that a flood would outrun them.
+#: Most deletes in a round.
+BATCH = 500
+#: Deletes at a time; and in a full round, where a flood would outrun them.
 CONCURRENCY = 8
-FLOOD = 500
 FLOOD_CONCURRENCY = 64
 #: UserBacklogs that are in memory at a time: each may be of 200 KB, most are of a hundred bytes.
 BACKLOGS_AT_ONCE = 200
@@ -117,16 +115,12 @@ class Collection:
         self._finished, self._listed = {}, False
 
     async def run(self) -> None:
+        """Round after round. The next ones are chosen while those before are deleted: in a flood that takes seconds."""
+        batch: list[Finished] = []
         while True:
             await self._context.lease.wait_held()
-            try:
-                if not self._listed:
-                    await self._list()
-                deleted = await self._round()
-            except errors.ApiError as error:
-                logger.warning("Finished updates not collected", extra=fields(cause=str(error)))
-                deleted = 0
-            if deleted < BATCH:
+            _, batch = await asyncio.gather(self._delete_all(batch), self._choose(batch))
+            if not batch:
                 await asyncio.sleep(PERIOD * random.uniform(0.8, 1.2))
 
     async def _list(self) -> None:
@@ -143,17 +137,26 @@ class Collection:
             self._finished = found | self._finished
             self._listed = True
 
-    async def _round(self) -> int:
-        """Delete what is due, at most a batch; how many were deleted."""
+    async def _choose(self, going: list[Finished]) -> list[Finished]:
+        """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
+        try:
+            if not self._listed:
+                await self._list()
+            return await self._due({each.name for each in going})
+        except errors.ApiError as error:
+            logger.warning("Finished updates not collected", extra=fields(cause=str(error)))
+            return []
+
+    async def _due(self, going: set[str]) -> list[Finished]:
         retention, now = self._context.stream.retention, self._context.now()
-        if not due(self._finished, retention, now):
-            return 0
+
+        def candidates(settled: Callable[[Finished], bool] = lambda each: True) -> list[Finished]:
+            return [each for each in due(self._finished, retention, now, settled) if each.name not in going]
+
+        if not candidates():
+            return []
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
-        candidates = due(self._finished, retention, now, _settled(stream.get("status") or {}))
-        batch = await self._without_backlog(candidates[:BATCH])
-        slots = asyncio.Semaphore(FLOOD_CONCURRENCY if len(candidates) > FLOOD else CONCURRENCY)
-        await asyncio.gather(*(self._delete(each, slots) for each in batch))
-        return len(batch)
+        return await self._without_backlog(candidates(_settled(stream.get("status") or {}))[:BATCH])
 
     async def _without_backlog(self, batch: list[Finished]) -> list[Finished]:
         """Those that no UserBacklog tells to make again; read after `position`, which moves behind the backlogs."""
@@ -174,6 +177,15 @@ class Collection:
         return [
             each for each in batch if each.partition is None or (each.user, each.partition, each.offset) not in waiting
         ]
+
+    async def _delete_all(self, batch: list[Finished]) -> None:
+        """What cannot be deleted now is due again in the next round."""
+        slots = asyncio.Semaphore(FLOOD_CONCURRENCY if len(batch) == BATCH else CONCURRENCY)
+        done = await asyncio.gather(*(self._delete(each, slots) for each in batch), return_exceptions=True)
+        if failed := next(filter(None, done), None):
+            if not isinstance(failed, errors.ApiError):
+                raise failed
+            logger.warning("Finished updates not collected", extra=fields(cause=str(failed)))
 
     async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
         async with slots:
