@@ -128,7 +128,7 @@ def user_update_manifest(stream: UpdateStream, event: UpdateEvent, after: str | 
         "apiVersion": names.API_VERSION,
         "kind": "UserUpdate",
         "metadata": _metadata(stream, source.topic_id, source.partition, source.offset)
-        | {"labels": {names.STREAM_LABEL: stream.name, names.USER_LABEL: names.user_label(event.user)}},
+        | {"labels": _labels(stream.name, event.user)},
         "spec": {
             "stream": stream.name,
             "user": event.user,
@@ -169,6 +169,14 @@ def rejected_event_manifest(stream: UpdateStream, record: Record, rejection: Rej
             "count": 1,
             **{name: value for name, value in optional.items() if value is not None},
         },
+    }
+
+
+def _labels(stream: str, user: str) -> dict[str, str]:
+    return {
+        names.STREAM_LABEL: stream,
+        names.USER_LABEL: names.user_label(user),
+        names.BUCKET_LABEL: str(names.bucket(user)),
     }
 
 

@@ -16,6 +16,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 STREAM_LABEL = f"{GROUP}/stream"
 USER_LABEL = f"{GROUP}/user"
+#: Which of the BUCKETS the user is in. It does not depend on `spec.shards`, so that these may change.
+BUCKET_LABEL = f"{GROUP}/bucket"
+BUCKETS = 64
 #: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
 REQUEST_ANNOTATION = f"{GROUP}/request"
 #: Keeps a UserBacklog until the bridge has let go of it: deleting one by hand loses nothing.
@@ -48,9 +51,12 @@ def backlog_name(stream: str, user: str) -> str:
     return f"{stream}-{_digest(user, 20)}"
 
 
-def lease_name(stream: str) -> str:
-    """The Lease that the controller working on a stream holds, in the stream's namespace."""
-    return f"updatestream-{stream}"
+def lease_name(stream: str, shard: int = 0, shards: int = 1) -> str:
+    """The Lease that the controller working on a stream, or on one of its shards, holds, in the stream's namespace.
+
+    The dot is in no stream's name: no two streams share one, however they are divided.
+    """
+    return f"updatestream-{stream}" if shards == 1 else f"updatestream-{stream}.{shards}-{shard}"
 
 
 def user_label(user: str) -> str:
@@ -59,6 +65,11 @@ def user_label(user: str) -> str:
         return user
     readable = _NOT_LABEL.sub("-", user[:200]).strip("-")[:40]
     return "-".join(filter(None, (readable, _digest(user, 16))))
+
+
+def bucket(user: str) -> int:
+    """The first byte of the user's SHA-256, modulo BUCKETS: the same in every version and process."""
+    return int(_digest(user, 2), 16) % BUCKETS
 
 
 def source_name(topic_id: str, partition: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import hashlib
 import json
 import ssl
 import threading
@@ -82,7 +83,11 @@ def manifest(target: Target, event: Event) -> dict[str, Any]:
         "metadata": {
             "name": name,
             "namespace": target.namespace,
-            "labels": {"enrichment.dev/stream": target.stream, "enrichment.dev/user": event.user},
+            "labels": {
+                "enrichment.dev/stream": target.stream,
+                "enrichment.dev/user": event.user,
+                "enrichment.dev/bucket": str(hashlib.sha256(event.user.encode()).digest()[0] % 64),
+            },
         },
         "spec": {
             "stream": target.stream,

@@ -29,7 +29,11 @@ def test_a_record_becomes_an_update(ingested: Ingested, start_bridge: StartRepli
     source = update["spec"]["source"]
     assert update["metadata"]["name"].startswith("events-")
     assert update["metadata"]["name"].endswith("-p00000-0000000000000000000")
-    assert update["metadata"]["labels"] == {"enrichment.dev/stream": "events", "enrichment.dev/user": "userid1"}
+    assert update["metadata"]["labels"] == {
+        "enrichment.dev/stream": "events",
+        "enrichment.dev/user": "userid1",
+        "enrichment.dev/bucket": "1",
+    }
     wanted = {"stream": "events", "user": "userid1", "sequence": 0, **GOOD}
     assert {field: update["spec"][field] for field in wanted} == wanted
     assert (source["topic"], source["partition"], source["offset"]) == (ingested.topic, 0, 0)

@@ -53,7 +53,11 @@ def test_a_user_update_to_the_letter() -> None:
         "metadata": {
             "name": "user-updates-4f1f9a-p00000-0000000000000000042",
             "namespace": "shop",
-            "labels": {"enrichment.dev/stream": "user-updates", "enrichment.dev/user": "userid1"},
+            "labels": {
+                "enrichment.dev/stream": "user-updates",
+                "enrichment.dev/user": "userid1",
+                "enrichment.dev/bucket": "1",
+            },
         },
         "spec": {
             "stream": "user-updates",

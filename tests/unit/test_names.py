@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import uuid
+from collections import Counter
 
 import pytest
 from hypothesis import assume, example, given
@@ -129,6 +130,25 @@ def test_two_users_that_are_no_label_values_have_two_labels(one: str, other: str
     assert names.user_label(one) != names.user_label(other)
 
 
+@pytest.mark.parametrize(
+    ("user", "want"), [("userid1", 1), ("userid2", 19), ("", 35), ("名前", 62), ("ana@example.org", 6)]
+)
+def test_the_bucket_of_a_user_to_the_letter(user: str, want: int) -> None:
+    """`printf userid1 | sha256sum`: the first two digits, modulo 64. Labels that are stored rest on it."""
+    assert names.bucket(user) == want
+
+
+def test_users_are_spread_over_all_buckets() -> None:
+    counts = Counter(names.bucket(f"user{number}") for number in range(64_000))
+    assert counts.keys() == set(range(64))
+    assert 800 < min(counts.values()) and max(counts.values()) < 1200
+
+
+@given(st.text(max_size=200))
+def test_any_user_has_a_bucket(user: str) -> None:
+    assert 0 <= names.bucket(user) < names.BUCKETS == 64
+
+
 def test_source_names_to_the_letter() -> None:
     """The header Enrichment-Source carries them."""
     assert names.source_name("ABEiM0RVZneImaq7zN3u_w", 3) == "ABEiM0RVZneImaq7zN3u_w/3"
@@ -161,5 +181,6 @@ def test_the_group_the_labels_and_the_annotation_to_the_letter() -> None:
     assert names.API_VERSION == "enrichment.dev/v1alpha1"
     assert names.STREAM_LABEL == "enrichment.dev/stream"
     assert names.USER_LABEL == "enrichment.dev/user"
+    assert names.BUCKET_LABEL == "enrichment.dev/bucket"
     assert names.REQUEST_ANNOTATION == "enrichment.dev/request"
     assert names.BACKLOG_FINALIZER == "enrichment.dev/backlog"

@@ -72,7 +72,11 @@ FROM_A_RECORD: dict[str, Any] = {
         "resourceVersion": "9007199254740993",
         "generation": 1,
         "creationTimestamp": "2026-11-23T12:00:01Z",
-        "labels": {"enrichment.dev/stream": "user-updates", "enrichment.dev/user": "userid1"},
+        "labels": {
+            "enrichment.dev/stream": "user-updates",
+            "enrichment.dev/user": "userid1",
+            "enrichment.dev/bucket": "1",
+        },
         "annotations": {"enrichment.dev/request": "retry:1", "other": "x"},
     },
     "spec": {
