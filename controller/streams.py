@@ -102,6 +102,8 @@ class UpdateStream:
     generation: int
     kafka: KafkaSpec
     steps: Mapping[str, StepSpec]
+    #: Parts that controllers may share; see `sharding`.
+    shards: int
     checkpoints: Literal["EveryStep", "Coalesced"]
     on_rejected: Policy
     on_exhausted: Policy
@@ -122,6 +124,7 @@ class UpdateStream:
             generation=metadata.get("generation", 0),
             kafka=KafkaSpec.from_body(spec["kafka"], default_group=f"{namespace}.{name}"),
             steps={step: StepSpec.from_body(body) for step, body in spec["steps"].items()},
+            shards=spec.get("shards", 1),
             checkpoints=spec.get("checkpoints", "EveryStep"),
             on_rejected=cast(Policy, spec.get("onRejected", "Continue")),
             on_exhausted=cast(Policy, spec.get("onExhausted", "Hold")),

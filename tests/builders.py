@@ -90,6 +90,7 @@ def make_stream(
     max_attempts: int = 0,
     suspend_processing: bool = False,
     suspend_users: Iterable[str] = (),
+    shards: int = 1,
 ) -> UpdateStream:
     """The three steps have the same retry policy and busy delay, both in seconds."""
     retry = RetrySpec(initial, maximum, factor, max_attempts)
@@ -103,6 +104,7 @@ def make_stream(
             step: StepSpec(f"http://127.0.0.1:8080/{step}", busy_delay_seconds=busy_delay, retry=retry)
             for step in ("profile", "permissions", "resources")
         },
+        shards=shards,
         checkpoints="EveryStep",
         on_rejected=on_rejected,
         on_exhausted=on_exhausted,

@@ -70,9 +70,28 @@ class Processing:
 
     def lease(self) -> dict[str, Any]:
         """The spec of the stream's Lease; empty where there is none yet."""
+        return self.leases().get(names.lease_name(self.stream), {})
+
+    def leases(self) -> dict[str, dict[str, Any]]:
+        """The spec of each Lease of the namespace, by name."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
-        found = {item["metadata"]["name"]: item for item in self.kube.call("GET", path)["items"]}
-        return dict(found.get(names.lease_name(self.stream), {}).get("spec", {}))
+        return {item["metadata"]["name"]: item.get("spec", {}) for item in self.kube.call("GET", path)["items"]}
+
+    def holders(self, shards: int) -> list[str]:
+        """Who holds the Lease of each shard; empty where nobody does."""
+        found = self.leases()
+        wanted = [names.lease_name(self.stream, shard, shards) for shard in range(shards)]
+        return [found.get(name, {}).get("holderIdentity") or "" for name in wanted]
+
+    def all_held(self, shards: int, within: float = 10) -> list[str]:
+        """The holders, once each shard has one."""
+
+        def held() -> list[str]:
+            found = self.holders(shards)
+            assert all(found), found
+            return found
+
+        return eventually(held, within)
 
     def held_by(self, identity: str, within: float = 10) -> None:
         """Wait until that controller holds the stream's Lease."""

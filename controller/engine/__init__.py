@@ -1,6 +1,6 @@
 """`python -m controller run`: kopf watches, an engine for each UpdateStream works.
 
-handlers (kopf) → engines → engine (Lease, list) → registry → lane (decide, call, checkpoint) → next in the queue
+handlers (kopf) → engines → parts → engine (Lease, list) → registry → lane (decide, call, checkpoint) → the next in line
 """
 
 from __future__ import annotations

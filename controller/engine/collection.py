@@ -125,13 +125,15 @@ class Collection:
 
     async def _list(self) -> None:
         """What earlier controllers have finished, and this one before it lost its Lease."""
-        stream = self._context.stream
+        stream, shard = self._context.stream, self._context.shard
         tenure, found = self._context.lease.tenure, {}
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
-            pages = self._context.cluster.pages(UPDATES, stream.namespace, field_selector=selector, page=200)
+            pages = self._context.cluster.pages(
+                UPDATES, stream.namespace, field_selector=selector, label_selector=shard.selector, page=200
+            )
             async for listing in pages:
-                for update in filter(None, map(parse, listing.items)):
+                for update in filter(None, map(parse, filter(shard.finds, listing.items))):
                     found[update.name] = Finished.of(update)
         if self._context.lease.tenure == tenure:
             self._finished = found | self._finished
@@ -148,7 +150,7 @@ class Collection:
             return []
 
     async def _due(self, going: set[str]) -> list[Finished]:
-        retention, now = self._context.stream.retention, self._context.now()
+        retention, now = self._context.retention, self._context.now()
 
         def candidates(settled: Callable[[Finished], bool] = lambda each: True) -> list[Finished]:
             return [each for each in due(self._finished, retention, now, settled) if each.name not in going]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from controller import errors
@@ -14,10 +14,14 @@ from controller.downstream import Downstream
 from controller.engine import metrics
 from controller.engine.announcing import Announcer
 from controller.engine.credentials import CallCredentials, Credentials
+from controller.engine.labelling import Labels
 from controller.engine.lease import Lease
+from controller.engine.leases import Leases
 from controller.outcomes import Outcome
+from controller.sharding import Shard
 from controller.steps import STEPS
-from controller.streams import UpdateStream
+from controller.streams import Retention, UpdateStream
+from controller.streamstatus import StreamStatus
 from controller.updates import Status, UserUpdate
 
 
@@ -61,16 +65,29 @@ class CallSlots:
             turn.set_result(None)
 
 
-@dataclass(slots=True)
-class StreamContext:
-    """The stream as it stands now, and the means to act on it."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the shards of one stream that this process works on have in common."""
 
     cluster: Cluster
     downstream: Downstream
-    lease: Lease
-    stream: UpdateStream
+    identity: str
+    leases: Leases
     announcer: Announcer
     credentials: Credentials
+    status: StreamStatus
+    labels: Labels
+    siblings: list[Lease] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StreamContext:
+    """The stream as it stands now, or one of its shards, and the means to act on it."""
+
+    shared: Shared
+    shard: Shard
+    lease: Lease
+    stream: UpdateStream
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
@@ -78,11 +95,30 @@ class StreamContext:
     early_writes: int = 0
 
     def reconfigure(self, stream: UpdateStream) -> None:
-        if self.lease.held:
+        if self.lease.held and self.shard.index == 0:  # once, not once a shard
             self.announcer.stream_changed(stream, self.stream)
         self.stream = stream
         for step, slots in self.slots.items():
-            slots.set_limit(stream.steps[step].concurrency)
+            limit = stream.steps[step].concurrency
+            slots.set_limit(limit and max(1, self.shard.share(limit)))
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.shared.cluster
+
+    @property
+    def downstream(self) -> Downstream:
+        return self.shared.downstream
+
+    @property
+    def announcer(self) -> Announcer:
+        return self.shared.announcer
+
+    @property
+    def retention(self) -> Retention:
+        """What of the stream's finished updates is kept here."""
+        whole = self.stream.retention
+        return replace(whole, max_finished=self.shard.share(whole.max_finished))
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -98,7 +134,7 @@ class StreamContext:
         if secret is None:
             return CallCredentials()
         try:
-            return await self.credentials.read(secret)
+            return await self.shared.credentials.read(secret)
         except (errors.NotFound, errors.Forbidden):
             return None
 

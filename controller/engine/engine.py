@@ -1,4 +1,4 @@
-"""The engine of one UpdateStream: takes its Lease, lists, then keeps the lanes going until the Lease is gone.
+"""The engine of a stream, or of a shard of it: takes its Lease, lists, then keeps lanes going until the Lease is gone.
 
 Between `handlers`, which brings what kopf has seen, and `lane`, which does the work.
 """
@@ -8,22 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
-from controller import crashpoints, errors, names
-from controller.cluster import UPDATES, Body, Cluster
-from controller.downstream import Downstream
+from controller import crashpoints, errors
+from controller.cluster import UPDATES, Body
 from controller.engine import metrics
-from controller.engine.announcing import Announcer
 from controller.engine.collection import Collection
-from controller.engine.context import StreamContext
-from controller.engine.credentials import Credentials
+from controller.engine.context import Shared, StreamContext
 from controller.engine.lane import Lane
 from controller.engine.lease import Lease
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report
 from controller.logs import fields
+from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import UserUpdate, unfinished_selector
 
@@ -40,31 +38,21 @@ PRUNE_SECONDS = 5.0
 
 
 class Engine:
-    """All work on one stream in this process; stands by while another controller holds the stream's Lease."""
+    """All work on one shard in this process; stands by while another controller holds the shard's Lease."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        downstream: Downstream,
-        stream: UpdateStream,
-        identity: str,
-        on_gone: Callable[[], None],
-    ) -> None:
+    def __init__(self, shared: Shared, stream: UpdateStream, shard: Shard, on_gone: Callable[[], None]) -> None:
         """`on_gone` is called when the stream turns out to have been deleted."""
-        lease = Lease(cluster, stream.namespace, names.lease_name(stream.name), identity)
+        lease = Lease(
+            shared.cluster, shared.leases, stream.namespace, stream.name, shard, shared.identity, shared.siblings
+        )
         self._context = StreamContext(
-            cluster=cluster,
-            downstream=downstream,
-            lease=lease,
-            stream=stream,
-            announcer=Announcer(cluster, identity),
-            credentials=Credentials(cluster, stream.namespace),
-            on_finished=self._on_finished,
+            shared=shared, shard=shard, lease=lease, stream=stream, on_finished=self._on_finished
         )
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
         self._collection = Collection(self._context)
         self._on_gone = on_gone
+        self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
@@ -76,7 +64,7 @@ class Engine:
 
     @property
     def settled(self) -> bool:
-        """This controller has begun to work on the stream, or has seen that another one does."""
+        """This controller has begun to work on the shard, or has seen that another one does."""
         return self._begun or self._context.lease.foreign
 
     def start(self, after: asyncio.Task[None] | None) -> None:
@@ -94,6 +82,7 @@ class Engine:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._registry.clear()
+        self._gauges.clear()
         await self._context.lease.release()
 
     def reconfigure(self, stream: UpdateStream) -> None:
@@ -110,6 +99,8 @@ class Engine:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
         if kind is None:
             self.doubt()
+        if self._context.shard.count > 1 and kind != "DELETED" and (self._open or self._early is not None):
+            self._context.shared.labels.check(body)
         if self._early is not None:
             self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and kind == "DELETED":
@@ -126,9 +117,12 @@ class Engine:
             return  # mostly the echo of our own write
         update = parse(body)
         if update and not lane.has_in_hand(update):
-            look = asyncio.get_running_loop().create_task(self._look(known))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+            self._look_up(known)
+
+    def _look_up(self, known: UserUpdate) -> None:
+        look = asyncio.get_running_loop().create_task(self._look(known))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     async def _look(self, update: UserUpdate) -> None:
         try:
@@ -139,6 +133,8 @@ class Engine:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
             if found := parse(body):
+                if self._context.shard.count > 1:
+                    self._context.shared.labels.check(body)
                 self._registry.merge(found)
                 if found.status.finished:
                     self._collection.add(found)
@@ -177,9 +173,10 @@ class Engine:
                 self._registry.clear()
                 self._collection.clear()
             await self._begin(tenure)
-            metrics.LEASE_HELD.labels(self._context.label).set(1)
+            held = metrics.LEASE_HELD.labels(self._context.label)
+            self._gauges.set(held, 1)
             await lease.wait_lapsed(tenure)
-            metrics.LEASE_HELD.labels(self._context.label).set(0)
+            self._gauges.clear()
             self._open = False
             for lane in self._registry.lanes:
                 lane.close()
@@ -188,7 +185,7 @@ class Engine:
     async def _begin(self, tenure: int) -> None:
         """List everything before any work; the events that come meanwhile are merged behind it."""
         self._early = {}
-        while self._context.lease.tenure == tenure and not await self._list():
+        while self._context.lease.tenure == tenure and not await self._list(whole=True):
             await asyncio.sleep(RETRY_SECONDS)
         crashpoints.reach("controller.listed")
         early, self._early = self._early, None
@@ -204,26 +201,40 @@ class Engine:
             lane.closed = False
             lane.wake()
 
-    async def _list(self) -> bool:
-        stream = self._context.stream
-        selector = unfinished_selector(stream.name)
+    async def _list(self, *, whole: bool) -> bool:
+        """All that is unfinished; or, where the stream is divided and not the `whole` is asked for, by its label.
+
+        A label may be missing or wrong, so that nothing is known to be gone because a list by label misses it.
+        """
+        stream, shard = self._context.stream, self._context.shard
+        selector, label_selector = unfinished_selector(stream.name), "" if whole else shard.selector
         asked = self._context.lease.tenure, self._registry.listed
         updates: list[UserUpdate] = []
         version = 0
         try:
             # By pages, each read at once: ten thousand objects as JSON would be several times what is kept of them.
             async for page in self._context.cluster.pages(
-                UPDATES, stream.namespace, field_selector=selector, page=LIST_PAGE
+                UPDATES, stream.namespace, field_selector=selector, label_selector=label_selector, page=LIST_PAGE
             ):
-                updates += filter(None, map(parse, page.items))
+                updates += filter(None, map(parse, self._of_shard(page.items)))
                 version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
             return False
         if asked != (self._context.lease.tenure, self._registry.listed):
             return False  # another tenure has begun, or a newer list came first: this one could revive what is done
-        self._registry.merge_list(updates, version)
+        self._registry.merge_list(updates, version, self._look_up if label_selector else self._registry.forget)
         return True
+
+    def _of_shard(self, bodies: list[Body]) -> Iterable[Body]:
+        """Those of our users."""
+        shard = self._context.shard
+        if shard.count == 1:
+            return bodies
+        own = [body for body in bodies if shard.owns(body["spec"]["user"])]
+        for body in own:
+            self._context.shared.labels.check(body)
+        return own
 
     async def _resync(self) -> None:
         while True:
@@ -232,7 +243,7 @@ class Engine:
                     await self._doubt.wait()
             await asyncio.sleep(RETRY_SECONDS)  # a watch that begins anew says so once for each object
             self._doubt.clear()
-            if self._open and not await self._list():
+            if self._open and not await self._list(whole=False):
                 self._doubt.set()
             self._registry.nudge()
 
@@ -253,7 +264,7 @@ class Engine:
 
     async def _report(self) -> None:
         try:
-            await report(self._context, self._registry, self._collection)
+            await report(self._context, self._registry, self._collection, self._gauges)
         except errors.NotFound:
             self._on_gone()
             await asyncio.sleep(RETRY_SECONDS)

@@ -10,8 +10,9 @@ from functools import partial
 from controller import errors
 from controller.cluster import STREAMS, Body, Cluster
 from controller.downstream import Downstream
-from controller.engine.engine import Engine
+from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
+from controller.engine.parts import Parts
 from controller.logs import fields
 from controller.streams import UpdateStream
 
@@ -28,7 +29,8 @@ class Engines:
         self._cluster = cluster
         self._downstream = downstream
         self._identity = identity
-        self._engines: dict[tuple[str, str], Engine] = {}
+        self._leases = Leases(cluster)
+        self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._orphans = Orphans(cluster, self._streams)
         #: resourceVersion of each stream, as it was seen last.
@@ -89,12 +91,20 @@ class Engines:
         self._versions[key] = int(body["metadata"]["resourceVersion"])
         if known is None:
             logger.info("Stream started", extra=fields(stream="/".join(key)))
-            gone = partial(self._remove, key, stream.uid)
-            self._engines[key] = Engine(self._cluster, self._downstream, stream, self._identity, gone)
-            self._engines[key].start(self._ends.get(key))
+            self._start(key, stream)
+        elif known.shards != stream.shards:
+            logger.info("Stream divided anew", extra=fields(stream="/".join(key), shards=stream.shards))
+            self._stop(key)
+            self._start(key, stream)
         elif known != stream:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
             self._engines[key].reconfigure(stream)
+
+    def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
+        gone = partial(self._remove, key, stream.uid)
+        parts = Parts(self._cluster, self._downstream, self._leases, stream, self._identity, gone)
+        self._engines[key] = parts
+        parts.start(self._ends.get(key))
 
     def observe_update(self, kind: str | None, body: Body) -> None:
         key = (body["metadata"]["namespace"], body["spec"]["stream"])
@@ -110,11 +120,14 @@ class Engines:
             return
         logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
         del self._streams[key], self._versions[key]
+        self._stop(key)
+
+    def _stop(self, key: tuple[str, str]) -> None:
         end = asyncio.get_running_loop().create_task(self._end(key, self._engines.pop(key), self._ends.get(key)))
         self._ends[key] = end
         end.add_done_callback(partial(self._ended, key))
 
-    async def _end(self, key: tuple[str, str], engine: Engine, before: asyncio.Task[None] | None) -> None:
+    async def _end(self, key: tuple[str, str], engine: Parts, before: asyncio.Task[None] | None) -> None:
         await engine.stop()
         if before:
             await asyncio.wait([before])

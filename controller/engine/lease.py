@@ -1,8 +1,11 @@
-"""One controller works on a stream at a time: a coordination.k8s.io Lease, held by renewals.
+"""One controller works on a stream, or a shard of it, at a time: a coordination.k8s.io Lease, held by renewals.
 
 resourceVersion fences writes, the Lease fences calls: the holder checks a monotonic deadline right before each of
 them, and at the deadline it closes the connections of its calls in flight. The arithmetic is client-go's
 (leaderelection: lease duration > renew deadline > retry period), counted from when a renewal was *sent*.
+
+Controllers may differ for a while in how many shards they see. So a Lease counts only once a list, asked for after it
+was acquired, shows none alive that divides the stream otherwise (docs/decisions/0005-shards.md).
 """
 
 from __future__ import annotations
@@ -13,42 +16,64 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from controller import crashpoints, errors, times
+from controller import crashpoints, errors, names, times
 from controller.cluster import LEASES, Body, Cluster
+from controller.engine.leases import DURATION, TIMEOUT, Leases
 from controller.logs import fields
+from controller.sharding import Shard
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a Lease that is not renewed keeps others off.
-DURATION = 12
 #: Seconds after the sending of the last good renewal at which the holder stops by itself.
 DEADLINE = 10.0
 RENEW_PERIOD = 2.0
-RENEW_TIMEOUT = 4.0
-#: Seconds between looks of one who stands by: what a take-over after a graceful stop costs.
-POLL_PERIOD = 0.5
+#: Seconds by which one who holds all but one of a stream's shards lets others go first where that one is free.
+SPREAD_SECONDS = 1.5
 
 
 class Lease:
-    """Acquires, renews and reports one Lease. `tenure` is raised whenever somebody else may have held it before."""
+    """Acquires, renews and reports one Lease. `tenure` is raised whenever somebody else may have worked there before.
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+    `siblings`: this process's Leases of the stream, this one among them.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        leases: Leases,
+        namespace: str,
+        stream: str,
+        shard: Shard,
+        identity: str,
+        siblings: list[Lease],
+    ) -> None:
         self.tenure = 0
+        #: It, or one that divides the stream otherwise, has been seen in another's hands.
+        self.foreign = False
         self._cluster = cluster
+        self._leases = leases
         self._namespace = namespace
-        self._name = name
+        self._stream = stream
+        self._name = names.lease_name(stream, shard.index, shard.count)
+        self._shape = frozenset(names.lease_name(stream, index, shard.count) for index in range(shard.count))
         self._identity = identity
+        self._siblings = siblings
+        siblings.append(self)
         self._body: Body | None = None
+        #: When (monotonic) it was renewed last, and reached for first.
+        self._renewed = float("-inf")
+        self._wanted = time.monotonic()
+        self._reaching = False
         #: `acquireTime` of our tenure: tells our own Lease from that of an earlier process of the same identity.
         self._acquired = ""
+        #: It was acquired, and its tenure has not begun: that waits until it counts.
+        self._new = False
+        #: Versions of the stream's other Leases when it counted last: another one tells of another controller's work.
+        self._others: dict[str, str] = {}
         self._deadline = 0.0
         self._held = asyncio.Event()
         self._lapsed = asyncio.Event()
         self._lapse: asyncio.TimerHandle | None = None
-        #: The version of a foreign Lease, and when (monotonic) it was seen first.
-        self._foreign = ("", 0.0)
-        #: Until when (monotonic) somebody else may hold it, though the object is gone.
-        self._foreign_until = 0.0
 
     @property
     def held(self) -> bool:
@@ -56,9 +81,9 @@ class Lease:
         return time.monotonic() < self._deadline
 
     @property
-    def foreign(self) -> bool:
-        """It has been seen in another's hands."""
-        return bool(self._foreign[0])
+    def taken(self) -> bool:
+        """The object is ours, or may be in a moment, whether it counts yet or not."""
+        return self._reaching or time.monotonic() < self._renewed + DURATION
 
     async def wait_held(self) -> None:
         while not self.held:
@@ -73,28 +98,52 @@ class Lease:
     async def keep(self) -> None:
         """Acquire and renew for ever, whatever the API server answers."""
         while True:
-            try:
-                async with asyncio.timeout(RENEW_TIMEOUT + 1):
-                    await self._acquire_or_renew()
-            except errors.NotFound:
-                self._body = None
-                self._lapse_now()  # deleted: whoever makes it again holds it
-            except (errors.ApiError, TimeoutError) as error:
-                self._body = None
-                if self.held:
-                    logger.warning("Lease not renewed", extra=fields(lease=self._path, cause=str(error)))
-            await asyncio.sleep(RENEW_PERIOD if self.held else POLL_PERIOD)
+            if self.taken or self._may_reach():
+                await self._try()
+            await (asyncio.sleep(RENEW_PERIOD) if self.held else self._leases.look())
+
+    async def _try(self) -> None:
+        self._reaching = True
+        try:
+            async with asyncio.timeout(TIMEOUT + 1):
+                await self._acquire_or_renew()
+                if self._body and not self.held:
+                    await self._make_it_count()
+        except errors.NotFound:
+            self._body, self._renewed = None, float("-inf")
+            self._lapse_now()  # deleted: whoever makes it again holds it
+        except (errors.ApiError, TimeoutError) as error:
+            self._body = None
+            if self.held:
+                logger.warning("Lease not renewed", extra=fields(lease=self._path, cause=str(error)))
+        finally:
+            self._reaching = False
+
+    def _may_reach(self) -> bool:
+        """Whether to read it, and to take it where it is free; who holds shards of the stream waits a little."""
+        seen = self._leases.seen(self._namespace, self._name)
+        if seen and self._leases.listed(self._namespace, self._name):
+            if seen.holder == self._identity:
+                return True
+            if not seen.free:
+                self.foreign = True
+                return False
+            since = seen.free_since
+        else:  # it is not there; or it is an earlier version's, without a label
+            since = self._wanted
+        others = sum(lease.taken for lease in self._siblings if lease is not self)
+        return time.monotonic() - since >= SPREAD_SECONDS * others / len(self._shape)
 
     async def release(self) -> None:
         """Let a successor in at once. Best effort: without it the Lease runs out."""
-        held, self._deadline = self.held, 0.0
+        taken, self._deadline, self._renewed = self.taken, 0.0, float("-inf")
         if self._lapse:
             self._lapse.cancel()
-        if not held:
+        if not taken:
             return
         try:
             # Read anew: a renewal that was cut off may have been done.
-            body = await self._cluster.get(LEASES, self._namespace, self._name, timeout=RENEW_TIMEOUT)
+            body = await self._cluster.get(LEASES, self._namespace, self._name, timeout=TIMEOUT)
             spec = body.get("spec", {})
             if self._ours(spec) and spec.get("acquireTime") == self._acquired:
                 await self._put(body, {"holderIdentity": "", "leaseDurationSeconds": 1})
@@ -112,10 +161,12 @@ class Lease:
         if self._body is None:
             return
         spec = self._body.get("spec", {})
-        if not self._ours(spec) and not self._free(self._body):
-            self._body = None
+        if not self._ours(spec) and not self._leases.observe(self._body).free:
+            self.foreign, self._body = True, None
             return
         continued = self._ours(spec) and spec.get("acquireTime") == self._acquired
+        if continued and sent < self._renewed + RENEW_PERIOD / 2:
+            return  # it does not count yet, which is looked at more often
         now = times.to_text(datetime.now(UTC))
         acquired = self._acquired if continued else now
         transitions = spec.get("leaseTransitions", 0) + (not self._ours(spec))
@@ -129,22 +180,40 @@ class Lease:
                 "leaseTransitions": transitions,
             },
         )
-        self._hold(sent, acquired, continued)
-
-    def _hold(self, sent: float, acquired: str, continued: bool) -> None:
+        self._renewed = sent
         if not continued:
-            self.tenure += 1
-            self._acquired = acquired
-            self._lapsed.set()  # for those who wait for the end of the tenure before
+            self._acquired, self._new = acquired, True
+            self._lapse_now()
             crashpoints.reach("controller.leased")
+        if self.held:
+            self._hold()
+
+    async def _make_it_count(self) -> None:
+        """Unless somebody who divides the stream otherwise may be at work: each acquires first, then looks."""
+        others = await self._leases.others(self._namespace, self._stream, self._shape)
+        alive = sorted(name for name, seen in others.items() if not seen.free and seen.holder != self._identity)
+        if alive:
+            if not self.foreign:
+                logger.info("Waiting for shards of another number", extra=fields(lease=self._path, others=alive))
+            self.foreign = True
+            return
+        versions = {name: seen.version for name, seen in others.items()}
+        if self._new or versions != self._others:
+            self._new, self._others = False, versions
+            self.tenure += 1
+            self._lapsed.set()  # for those who wait for the end of the tenure before
             logger.info("Lease acquired", extra=fields(lease=self._path, identity=self._identity))
-        self._deadline = sent + DEADLINE
+        self._hold()
+
+    def _hold(self) -> None:
+        self._deadline = self._renewed + DEADLINE
         if self._lapse:
             self._lapse.cancel()
-        loop = asyncio.get_running_loop()
-        self._lapse = loop.call_later(max(0.0, self._deadline - time.monotonic()), self._notice_lapse)
-        self._lapsed.clear()
-        self._held.set()
+        if self.held:
+            loop = asyncio.get_running_loop()
+            self._lapse = loop.call_later(max(0.0, self._deadline - time.monotonic()), self._notice_lapse)
+            self._lapsed.clear()
+            self._held.set()
 
     def _lapse_now(self) -> None:
         if self.held:
@@ -158,31 +227,26 @@ class Lease:
         logger.warning("Lease lapsed: calls in flight are cut", extra=fields(lease=self._path))
         self._lapsed.set()
 
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {names.STREAM_LABEL: self._stream}
+
     def _ours(self, spec: dict[str, Any]) -> bool:
         return spec.get("holderIdentity") == self._identity
-
-    def _free(self, body: Body) -> bool:
-        """Nobody's, or not renewed for its duration since we first saw this version: no clock of others counts."""
-        spec, version = body.get("spec", {}), body["metadata"]["resourceVersion"]
-        if not spec.get("holderIdentity"):
-            return True
-        if self._foreign[0] != version:
-            self._foreign = (version, time.monotonic())
-        self._foreign_until = time.monotonic() + DURATION
-        duration: int = spec.get("leaseDurationSeconds", DURATION)
-        return time.monotonic() - self._foreign[1] > duration
 
     async def _read_or_create(self) -> Body | None:
         """None while one that somebody else held has been deleted under them: they may not know yet."""
         try:
-            return await self._cluster.get(LEASES, self._namespace, self._name, timeout=RENEW_TIMEOUT)
+            return await self._cluster.get(LEASES, self._namespace, self._name, timeout=TIMEOUT)
         except errors.NotFound:
-            if time.monotonic() < self._foreign_until:
+            seen = self._leases.seen(self._namespace, self._name)
+            if seen and not seen.free and seen.holder != self._identity:
                 return None
-            manifest = {"metadata": {"name": self._name}, "spec": {}}
-            return await self._cluster.create(LEASES, self._namespace, manifest, timeout=RENEW_TIMEOUT)
+            manifest = {"metadata": {"name": self._name, "labels": self._labels}, "spec": {}}
+            return await self._cluster.create(LEASES, self._namespace, manifest, timeout=TIMEOUT)
 
     async def _put(self, body: Body, spec: dict[str, Any]) -> Body:
         """With the version that was read: of two who reach for it, one gets a Conflict."""
-        changed = {**body, "spec": {**body.get("spec", {}), **spec}}
-        return await self._cluster.replace(LEASES, self._namespace, self._name, changed, timeout=RENEW_TIMEOUT)
+        metadata = {**body["metadata"], "labels": {**body["metadata"].get("labels", {}), **self._labels}}
+        changed = {**body, "metadata": metadata, "spec": {**body.get("spec", {}), **spec}}
+        return await self._cluster.replace(LEASES, self._namespace, self._name, changed, timeout=TIMEOUT)

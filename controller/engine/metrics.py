@@ -18,7 +18,24 @@ COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted wh
 CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", ["stream"])
 UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
 USERS = Gauge(f"{_PREFIX}_users", "Users that are held or suspended.", ["stream", "state"])
-LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "1 where this replica works on the stream.", ["stream"])
+LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", ["stream"])
+
+
+class Part:
+    """One shard's part of gauges that count all of a stream's shards in this process."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Gauge, float] = {}
+
+    def set(self, gauge: Gauge, value: float) -> None:
+        gauge.inc(value - self._parts.get(gauge, 0.0))
+        self._parts[gauge] = value
+
+    def clear(self) -> None:
+        for gauge in self._parts:
+            self.set(gauge, 0.0)
+
+
 LATENESS = Histogram(
     f"{_PREFIX}_delay_lateness_seconds",
     "By how much a delayed call began after its time.",

@@ -56,14 +56,14 @@ class Registry:
         else:
             self._put(update)
 
-    def merge_list(self, updates: list[UserUpdate], version: int) -> None:
-        """Take in a consistent list of all unfinished updates: what it misses, and is not newer, is gone."""
+    def merge_list(self, updates: list[UserUpdate], version: int, on_missing: Callable[[UserUpdate], None]) -> None:
+        """Take in a consistent list of unfinished updates. `on_missing`: for what it misses and is not newer."""
         if version < self._listed:
             self._finished = {}  # the API server was restored from the past: what was finished may be to do again
         listed = {update.name for update in updates}
         for known in list(self):
             if known.name not in listed and known.resource_version <= version:
-                self.forget(known)
+                on_missing(known)
         self._listed = 0  # what the list shows exists, whatever an earlier one said
         for update in updates:
             self.merge(update)

@@ -1,4 +1,7 @@
-"""What the working controller tells on its UpdateStream: condition Processing, counts by phase, users in the way."""
+"""What the working controller tells on its UpdateStream: condition Processing, counts by phase, users in the way.
+
+Where several share a stream each writes the entry of its shard, and with it the sums over all entries, in one patch.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.registry import Registry
 from controller.logs import fields
+from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, UserUpdate
 
@@ -34,27 +38,26 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    processing: Condition
     #: Updates by phase; `waiting` without the held ones.
     counts: dict[str, int]
     #: Users that are held, suspended.
     users: dict[str, int]
+    #: Users whose calls a downstream refuses.
+    refused: int
 
 
-async def report(context: StreamContext, registry: Registry, collection: Collection) -> None:
+async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
     """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted."""
-    stream = context.stream
-    status = streamstatus.StreamStatus(context.cluster, stream.namespace, stream.name, stream.uid)
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
-        own = summary(context.stream, registry, collection.counts)
+        own = summary(registry, collection.counts)
         for state in ("queued", "running", "waiting", "held"):
-            metrics.UNFINISHED.labels(context.label, state).set(own.counts[state])
+            gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
         for state, count in own.users.items():
-            metrics.USERS.labels(context.label, state).set(count)
+            gauges.set(metrics.USERS.labels(context.label, state), count)
         try:
-            await status.apply(partial(_laid_over, own, context))
+            await context.shared.status.apply(partial(_laid_over, own, context))
         except errors.NotFound:
             raise
         except errors.ApiError as error:
@@ -65,36 +68,71 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
     """What is there where somebody else may hold the Lease by now: it is for them to tell."""
     if not context.lease.held:
         return status
-    condition, generation, now = own.processing, context.stream.generation, context.now()
-    status = streamstatus.with_condition(
-        status, "Processing", condition.ok, condition.reason, condition.message, generation=generation, now=now
-    )
+    stream, count = context.stream, context.shard.count
+    shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.identity)
+    whole = total(shards) if shards else own
+    if not shards or len(shards) == count:  # else it is left as it was: the rest is about to be taken up
+        condition = processing(stream, whole.refused)
+        status = streamstatus.with_condition(
+            status,
+            "Processing",
+            condition.ok,
+            condition.reason,
+            condition.message,
+            generation=stream.generation,
+            now=context.now(),
+        )
     counts, users = status.get("counts") or {}, status.get("users") or {}
-    return {**status, "counts": {**counts, **own.counts}, "users": {**users, **own.users}}
+    return {
+        **status,
+        "counts": {**counts, **whole.counts},
+        "users": {**users, **whole.users},
+        "shards": shards or None,
+    }
 
 
-def summary(stream: UpdateStream, unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int]) -> Summary:
-    """Condition and counts of the stream, from what is known of its updates."""
+def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str) -> list[Body]:
+    """The entries of all shards, ours as it stands now; none where the stream is not divided."""
+    if shard.count == 1:
+        return []
+    found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
+    users = {**own.users, "refused": own.refused}
+    found[shard.index] = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    return [found[index] for index in sorted(found)]
+
+
+def total(entries: Iterable[Body]) -> Summary:
+    counts: Counter[str] = Counter()
+    users: Counter[str] = Counter()
+    for entry in entries:
+        counts.update(entry["counts"])
+        users.update(entry["users"])
+    refused = users.pop("refused")
+    return Summary(dict(counts), dict(users), refused)
+
+
+def summary(unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int]) -> Summary:
+    """Counts of the stream, or of one of its shards, from what is known of its updates."""
     phases: Counter[str] = Counter()
     users: defaultdict[Reason, set[str]] = defaultdict(set)
     for update in unfinished:
-        phases[_bucket(update)] += 1
+        phases[_state(update)] += 1
         if update.status.reason:
             users[update.status.reason].add(update.spec.user)
     counts = {key: phases[key] for key in ("queued", "running", "waiting", "held")}
     counts |= {phase.lower(): count for phase, count in finished.items()}
     suspended = users[Reason.SUSPENDED] | users[Reason.STREAM_SUSPENDED]
     ways = {"held": len(users[Reason.HELD]), "suspended": len(suspended)}
-    return Summary(_processing(stream, len(users[Reason.STEP_MISCONFIGURED])), counts, ways)
+    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]))
 
 
-def _bucket(update: UserUpdate) -> str:
+def _state(update: UserUpdate) -> str:
     if update.status.reason is Reason.HELD:
         return "held"
     return update.status.phase.lower() if update.status.phase else "queued"
 
 
-def _processing(stream: UpdateStream, refused: int) -> Condition:
+def processing(stream: UpdateStream, refused: int) -> Condition:
     """A report, not a stop: one user's trouble does not keep others waiting."""
     if stream.suspend.processing:
         return Condition(False, "Suspended", "spec.suspend.processing is set")

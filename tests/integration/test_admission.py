@@ -9,11 +9,12 @@ import httpx
 import pytest
 import yaml
 
+from controller import names
 from controller.devenv.environment import Environment
 from controller.devenv.manifests import DEPLOY
 from tests.applying import SOURCE, STREAM, UPDATE, changed
 from tests.eventually import eventually
-from tests.kube import Kube
+from tests.kube import MERGE_PATCH, Kube
 
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
@@ -80,6 +81,30 @@ def test_only_the_bridge_sets_a_source(kube: Kube, environment: Environment, nam
     bridge = Kube.connect(environment.account_kubeconfig("bridge"))
     with bridge.client:
         assert created(bridge, namespace, UPDATE, spec__source=SOURCE).is_success
+
+
+@pytest.mark.usefixtures("policies")
+def test_the_controller_labels_updates_and_changes_nothing_else(
+    kube: Kube, environment: Environment, namespace: str
+) -> None:
+    kube.create(namespace, "userupdates", changed(UPDATE, {"metadata.labels": {"mine": "x"}}))
+    path = kube.path(namespace, "userupdates", changed(UPDATE, {})["metadata"]["name"])
+    controller = Kube.connect(environment.account_kubeconfig("controller"))
+
+    def patched(body: dict[str, Any], by: Kube = controller) -> int:
+        return by.client.patch(path, json=body, params=DRY, headers=MERGE_PATCH).status_code
+
+    with controller.client:
+        eventually(lambda: patched({"spec": {"suspend": True}}) == 403, COMPILED)
+        assert patched({"metadata": {"labels": {names.BUCKET_LABEL: "7"}}}) == 200
+        for other in (
+            {"labels": {"mine": "y"}},
+            {"labels": {"mine": None}},
+            {"labels": {names.STREAM_LABEL: "other"}},
+            {"annotations": {names.REQUEST_ANNOTATION: "skip"}},
+        ):
+            assert patched({"metadata": other}) == 403, other
+        assert patched({"spec": {"suspend": True}}, by=kube) == 200, "a person may"
 
 
 @pytest.mark.usefixtures("policies", "people")

@@ -28,6 +28,7 @@ GOOD_STREAMS = [
     ("fractions of seconds", {"spec.steps.profile.timeoutSeconds": 0.25, "spec.steps.profile.busyDelaySeconds": 1.5}),
     ("retry", {"spec.steps.profile.retry": {"initialSeconds": 0.1, "maxSeconds": 2, "factor": 1.5, "maxAttempts": 3}}),
     ("policies", {"spec.onRejected": "Hold", "spec.onExhausted": "Continue", "spec.checkpoints": "Coalesced"}),
+    ("as many calls as shards", {"spec.shards": 16, "spec.steps.resources.concurrency": 16}),
     ("suspended", {"spec.suspend": {"ingest": True, "processing": True, "users": ["a", "b"]}}),
     ("Kafka's log-in", {"spec.kafka.config": {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}}),
 ]
@@ -44,6 +45,7 @@ def test_a_stream_is_filled_with_the_defaults(api: Applier) -> None:
     url = "http://127.0.0.1:8080/profile"
     assert spec["steps"]["profile"] == {"url": url, "timeoutSeconds": 30, "busyDelaySeconds": 5, "retry": retry}
     assert {name: value for name, value in spec.items() if name not in ("kafka", "steps")} == {
+        "shards": 1,
         "checkpoints": "EveryStep",
         "onRejected": "Continue",
         "onExhausted": "Hold",
@@ -89,6 +91,13 @@ BAD_STREAMS = [
         "no objects",
         {"spec.limits.maxObjects": 0},
         "spec.limits.maxObjects in body should be greater than or equal to 1",
+    ),
+    ("no shards", {"spec.shards": 0}, "spec.shards in body should be greater than or equal to 1"),
+    ("many shards", {"spec.shards": 17}, "spec.shards in body should be less than or equal to 16"),
+    (
+        "fewer calls than shards",
+        {"spec.shards": 4, "spec.steps.permissions.concurrency": 3},
+        "spec.shards: Invalid value: the concurrency of a step is divided among the shards",
     ),
     ("user twice", {"spec.suspend.users": ["a", "a"]}, "spec.suspend.users[1]: Duplicate value"),
     ("too many suspended", {"spec.suspend.users": [str(n) for n in range(1001)]}, "must have at most 1000 items"),

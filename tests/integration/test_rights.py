@@ -195,6 +195,19 @@ def collects(stage: Stage) -> Goal:
     return lambda: not stage.processing.phases()
 
 
+def labels_what_is_made_by_hand(stage: Stage) -> Goal:
+    stage.processing.apply(shards=2)
+    name = stage.processing.add(suspend=True)
+
+    def labelled() -> bool:
+        # What was refused is tried again when the update is seen again.
+        body = {"metadata": {"annotations": {"seen": secrets.token_hex(4)}}}
+        update = stage.kube.patch(stage.processing.namespace, "userupdates", name, body)
+        return names.BUCKET_LABEL in update["metadata"].get("labels", {})
+
+    return labelled
+
+
 def tells_of_a_suspension(stage: Stage) -> Goal:
     stage.processing.apply()
     name = stage.processing.add(suspend=True)
@@ -222,6 +235,7 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("controller", "get", "updatestreams"): collects,
     ("controller", "get", "userupdates"): looks_a_predecessor_up,
     ("controller", "delete", "userupdates"): collects,
+    ("controller", "patch", "userupdates"): labels_what_is_made_by_hand,
     ("controller", "list", "userbacklogs"): collects,
     ("controller", "get", "secrets"): applies_with_a_secret,
     ("controller", "create", "events"): tells_of_a_suspension,

@@ -1,0 +1,77 @@
+"""The engines of one stream in this process: one for each shard, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controller import names
+from controller.cluster import Body, Cluster
+from controller.downstream import Downstream
+from controller.engine.announcing import Announcer
+from controller.engine.context import Shared
+from controller.engine.credentials import Credentials
+from controller.engine.engine import Engine
+from controller.engine.labelling import Labels
+from controller.engine.leases import Leases
+from controller.sharding import shards
+from controller.streams import UpdateStream
+from controller.streamstatus import StreamStatus
+
+
+class Parts:
+    """All work of this process on one stream, as its `spec.shards` was when it began."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        downstream: Downstream,
+        leases: Leases,
+        stream: UpdateStream,
+        identity: str,
+        on_gone: Callable[[], None],
+    ) -> None:
+        """`on_gone` is called when the stream turns out to have been deleted."""
+        shared = Shared(
+            cluster=cluster,
+            downstream=downstream,
+            identity=identity,
+            leases=leases,
+            announcer=Announcer(cluster, identity),
+            credentials=Credentials(cluster, stream.namespace),
+            status=StreamStatus(cluster, stream.namespace, stream.name, stream.uid),
+            labels=Labels(cluster),
+        )
+        # Each replica begins with another shard, so that several take different ones.
+        first = names.bucket(identity)
+        order = sorted(shards(stream.shards), key=lambda shard: (shard.index - first) % shard.count)
+        self._engines = {shard.index: Engine(shared, stream, shard, on_gone) for shard in order}
+
+    @property
+    def settled(self) -> bool:
+        """This controller has begun to work on each shard, or has seen that another one does."""
+        return all(engine.settled for engine in self._engines.values())
+
+    def start(self, after: asyncio.Task[None] | None) -> None:
+        """Begin, at once or when `after` is done."""
+        for engine in self._engines.values():
+            engine.start(after)
+
+    async def stop(self) -> None:
+        """Let calls in flight end, within a second; record what they gave; give the Leases away."""
+        await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+
+    def reconfigure(self, stream: UpdateStream) -> None:
+        """A changed spec acts at once."""
+        for engine in self._engines.values():
+            engine.reconfigure(stream)
+
+    def doubt(self) -> None:
+        """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
+        for engine in self._engines.values():
+            engine.doubt()
+
+    def observe(self, kind: str | None, body: Body) -> None:
+        """What the watch has shown, to the engine of its user's shard."""
+        count = len(self._engines)
+        self._engines[names.bucket(body["spec"]["user"]) % count if count > 1 else 0].observe(kind, body)

@@ -1,0 +1,64 @@
+"""What several shards tell on one status: each its own entry, and the sums of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.engine.reporting import Summary, processing, summary, total, with_entry
+from controller.sharding import Shard
+from controller.updates import Phase, Reason
+from tests.builders import BUSY_UNTIL_5, held_status, make_stream, make_update
+
+FINISHED = {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.SKIPPED: 0, Phase.CANCELLED: 0}
+
+
+def one(queued: int, held: int = 0, refused: int = 0) -> Summary:
+    return Summary({"queued": queued, "held": held}, {"held": held, "suspended": 0}, refused)
+
+
+def entry(shard: int, own: Summary) -> dict[str, Any]:
+    (made,) = with_entry([], own, Shard(shard, 16), "somebody")
+    return made
+
+
+def test_updates_are_counted_by_what_they_are_at() -> None:
+    updates = [
+        make_update(user="ana", sequence=1),
+        make_update(user="bob", sequence=2, status=BUSY_UNTIL_5),
+        make_update(user="eve", sequence=3, status=held_status(Reason.REJECTED)),
+    ]
+    found = summary(updates, FINISHED)
+    assert found.counts == {
+        "queued": 1,
+        "running": 0,
+        "waiting": 1,
+        "held": 1,
+        "succeeded": 5,
+        "failed": 1,
+        "skipped": 0,
+        "cancelled": 0,
+    }
+    assert found.users == {"held": 1, "suspended": 0}
+    assert processing(make_stream(), found.refused).ok
+
+
+def test_a_stream_that_is_not_divided_has_no_entries() -> None:
+    assert with_entry([entry(0, one(1)), entry(3, one(2))], one(9), Shard(), "me") == []
+
+
+def test_a_shard_replaces_its_entry_and_drops_those_beyond_the_last() -> None:
+    before = [entry(0, one(1)), entry(1, one(2)), entry(2, one(3)), entry(3, one(4))]
+    after = with_entry(before, one(9), Shard(1, 3), "me")
+    assert [(each["shard"], each["holder"], each["counts"]["queued"]) for each in after] == [
+        (0, "somebody", 1),
+        (1, "me", 9),
+        (2, "somebody", 3),
+    ]
+
+
+def test_the_stream_has_the_sums_of_its_shards() -> None:
+    found = total([entry(0, one(1, held=2, refused=1)), entry(1, one(10, refused=2)), entry(2, one(0))])
+    assert found == one(11, held=2, refused=3)
+    condition = processing(make_stream(), found.refused)
+    assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
+    assert "3 users" in condition.message
