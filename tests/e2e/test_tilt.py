@@ -65,8 +65,10 @@ def test_tilt_ci_brings_everything_up(environment: KindEnvironment, checkout: Pa
 def test_a_changed_source_runs_in_the_pods_in_under_ten_seconds(environment: KindEnvironment, checkout: Path) -> None:
     mark = f"changed-{uuid.uuid4().hex[:8]}"
     with tilt_up(environment, checkout):
-        eventually(lambda: ready(environment, "bridge") and ready(environment, "controller"), 300, every=1)
-        time.sleep(5)  # Tilt watches files from when it is up, and does not say when that is
+        resources = [f"uiresource/{name}" for name in ("bridge", "controller")]
+        port = f"--port={environment.ports.get('tilt')}"
+        eventually(lambda: tilt(environment, checkout, "get", port, *resources), 60, every=1)
+        tilt(environment, checkout, "wait", port, "--for=condition=Ready", "--timeout=300s", *resources)
         main = checkout / "controller" / "__main__.py"
         main.write_text(f'print("{mark}", flush=True)\n{main.read_text()}')
         began = time.monotonic()
@@ -87,10 +89,11 @@ def says(environment: KindEnvironment, workload: str, mark: str) -> bool:
         return False
 
 
-def tilt(environment: KindEnvironment, checkout: Path, *command: str) -> None:
+def tilt(environment: KindEnvironment, checkout: Path, *command: str) -> bool:
     done = subprocess.run(["tilt", *command], cwd=checkout, env=variables(environment), capture_output=True, text=True)
     said = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
     assert done.returncode == 0, said
+    return True
 
 
 @contextmanager
