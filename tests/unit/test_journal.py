@@ -123,6 +123,25 @@ def test_return_to_an_update_after_one_of_another_source(history: History) -> No
     assert history.rules() == {Rule.SEQUENCE}
 
 
+def test_an_update_of_which_nothing_is_recorded_may_be_passed_by_one_of_another_source_after_a_crash(
+    history: History,
+) -> None:
+    cut = history.call("profile", 2, status=None, answer=None, applied=False, gone=True)
+    history.update(9, source="manual")
+    history.update(2)
+    assert history.rules(crashes=[cut.time_ns + 1]) == set()
+    assert history.rules(crashes=[cut.time_ns - 1]) == {Rule.SEQUENCE}
+    assert history.rules() == {Rule.SEQUENCE}
+
+
+def test_an_update_with_a_finished_step_is_not_passed_by_though_its_second_was_cut_off(history: History) -> None:
+    history.call("profile", 2)
+    cut = history.call("permissions", 2, status=None, answer=None, applied=False, gone=True)
+    history.update(9, source="manual")
+    history.call("permissions", 2), history.call("resources", 2)
+    assert history.rules(crashes=[cut.time_ns + 1]) == {Rule.SEQUENCE}
+
+
 def test_a_step_before_its_forerunner(history: History) -> None:
     history.call("profile", 1)
     history.call("resources", 1, body={"userId": "u-ana-1"})
