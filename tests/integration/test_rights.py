@@ -209,6 +209,7 @@ def labels_what_is_made_by_hand(stage: Stage) -> Goal:
 
 
 def tells_of_a_suspension(stage: Stage) -> Goal:
+    stage.processing.rules({"action": "busy"})  # else it would be done when it is resumed, and nothing new to tell
     stage.processing.apply()
     name = stage.processing.add(suspend=True)
     path = f"/apis/events.k8s.io/v1/namespaces/{stage.processing.namespace}/events"
