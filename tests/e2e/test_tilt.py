@@ -42,7 +42,7 @@ LIVE_SECONDS = 10
 
 @pytest.fixture(scope="module")
 def checkout(environment: KindEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy that may be changed; the installation that the other tests use is put back at the end."""
+    """A copy that may be changed. Tilt begins with nothing; what the other tests use is put back at the end."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in SOURCES:
         source = ROOT / name
@@ -50,6 +50,7 @@ def checkout(environment: KindEnvironment, tmp_path_factory: pytest.TempPathFact
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder)
+    tilt(environment, folder, "down")
     yield folder
     tilt(environment, folder, "down")
     environment.install()
