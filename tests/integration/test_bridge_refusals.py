@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -186,18 +187,23 @@ def test_an_api_server_without_its_etcd_is_outlived(
             assert min(delete_nothing(ingested) for _ in range(3)) >= 500
         finally:
             environment.start("etcd")
-        # Until then it breaks connections off, those of tests too.
-        eventually(lambda: delete_nothing(ingested) == 404, 60)
+        # Until then it breaks connections off, those of tests too; to etcd it has one for each kind.
+        for kind in ("userupdates", "updatestreams"):
+            eventually(partial(gone, ingested, kind), 60)
         ingested.positioned(400, 90)
         assert ingested.offsets() == [(0, offset) for offset in range(400)]
         check_links(ingested.updates())
         assert bridge.running
 
 
-def delete_nothing(ingested: Ingested) -> int:
+def gone(ingested: Ingested, kind: str) -> bool:
+    return delete_nothing(ingested, kind) == 404
+
+
+def delete_nothing(ingested: Ingested, kind: str = "userupdates") -> int:
     """The answer's status; 599 where the API server breaks the connection off instead."""
     try:
-        path = ingested.kube.path(ingested.namespace, "userupdates", "none")
+        path = ingested.kube.path(ingested.namespace, kind, "none")
         return ingested.kube.client.delete(path).status_code
     except httpx.TransportError:
         return 599
