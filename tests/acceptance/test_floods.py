@@ -190,7 +190,8 @@ def paced(way: Whole, users: list[str], count: int, a_second: float = 30) -> lis
     producer = ck.Producer({"bootstrap.servers": way.ingested.bootstrap, "linger.ms": 0})
     before, began = way.finished(), time.monotonic()
     for number in range(count):
-        producer.poll(max(0.0, began + number / a_second - time.monotonic()))
+        while (early := began + number / a_second - time.monotonic()) > 0:
+            producer.poll(early)  # which returns at whatever happens to the client
         value = orjson.dumps({**GOOD, "resources": f"{profile}-{number}"})
         sent[f"{profile}-{number}"] = time.time_ns()
         producer.produce(way.ingested.topic, value, users[number % len(users)], partition=0)
