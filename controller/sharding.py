@@ -8,6 +8,9 @@ from typing import Any
 
 from controller import names
 
+#: Each bucket by the label's value.
+_BUCKETS: Mapping[str | None, int] = {str(bucket): bucket for bucket in range(names.BUCKETS)}
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -37,10 +40,8 @@ class Shard:
         """
         if self.count == 1:
             return True
-        label: str = (body["metadata"].get("labels") or {}).get(names.BUCKET_LABEL, "")
-        return label in {str(bucket) for bucket in range(names.BUCKETS) if self._has(bucket)} or self.owns(
-            body["spec"]["user"]
-        )
+        bucket = _BUCKETS.get((body["metadata"].get("labels") or {}).get(names.BUCKET_LABEL))
+        return (bucket is not None and self._has(bucket)) or self.owns(body["spec"]["user"])
 
     def share(self, whole: int) -> int:
         """Its part of a limit of the stream: the parts of all shards together are the whole."""

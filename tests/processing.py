@@ -7,7 +7,6 @@ them. Each test has a stream name of its own, since the downstream's journal kno
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from controller import names, times
 from controller.devenv.chaos.checkpoints import nanoseconds
 from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS, Call, Expectations, Violation, check, read_calls
+from tests.background import repeating
 from tests.eventually import eventually
 from tests.kube import Kube
 
@@ -144,24 +144,16 @@ class Processing:
     def coming(self, users: Sequence[str], every: float) -> Iterator[list[tuple[str, int]]]:
         """A record of each user every so many seconds as long as it is entered; (user, offset) of all so far."""
         made: list[tuple[str, int]] = []
-        stop = threading.Event()
 
         def create() -> None:
-            while not stop.wait(every):
-                first = len(made)
-                for index, user in enumerate(users):
-                    self.record(
-                        user, first + index, datetime.now(UTC), after=first + index - len(users) if first else None
-                    )
-                    made.append((user, first + index))
+            first = len(made)
+            for index, user in enumerate(users):
+                after = first + index - len(users) if first else None
+                self.record(user, first + index, datetime.now(UTC), after=after)
+                made.append((user, first + index))
 
-        with ThreadPoolExecutor(1) as pool:
-            creating = pool.submit(create)
-            try:
-                yield made
-            finally:
-                stop.set()
-            creating.result()
+        with repeating(create, every):
+            yield made
 
     def get(self, name: str) -> dict[str, Any]:
         return self.kube.get(self.namespace, "userupdates", name)

@@ -99,8 +99,8 @@ class Engine:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
         if kind is None:
             self.doubt()
-        if self._context.shard.count > 1 and kind != "DELETED" and (self._open or self._early is not None):
-            self._context.shared.labels.check(body)
+        if kind != "DELETED" and (self._open or self._early is not None):
+            self._check_label(body)
         if self._early is not None:
             self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and kind == "DELETED":
@@ -133,8 +133,7 @@ class Engine:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
             if found := parse(body):
-                if self._context.shard.count > 1:
-                    self._context.shared.labels.check(body)
+                self._check_label(body)
                 self._registry.merge(found)
                 if found.status.finished:
                     self._collection.add(found)
@@ -233,8 +232,13 @@ class Engine:
             return bodies
         own = [body for body in bodies if shard.owns(body["spec"]["user"])]
         for body in own:
-            self._context.shared.labels.check(body)
+            self._check_label(body)
         return own
+
+    def _check_label(self, body: Body) -> None:
+        """Only where the stream is divided: else nobody selects by it, and it costs a write."""
+        if self._context.shard.count > 1:
+            self._context.shared.labels.check(body)
 
     async def _resync(self) -> None:
         while True:

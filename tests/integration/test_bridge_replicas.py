@@ -6,10 +6,8 @@ How long partitions stand still when one is killed or restarted is printed: `pyt
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,6 +16,7 @@ import pytest
 
 from controller.devenv import broker
 from controller.devenv.environment import Environment
+from tests.background import repeating
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
@@ -73,21 +72,14 @@ def test_a_rebalance_in_the_middle_of_creates(ingested: Ingested, start_bridge: 
 def coming(ingested: Ingested, users: int, every: float) -> Iterator[list[int]]:
     """A record of so many users of each partition every so many seconds; how many have come so far, by partition."""
     sent = [0] * PARTITIONS
-    stop = threading.Event()
 
     def produce() -> None:
-        while not stop.wait(every):
-            for partition in range(PARTITIONS):
-                ingested.produce(good(f"p{partition}-u{user}" for user in range(users)), partition)
-                sent[partition] += users
+        for partition in range(PARTITIONS):
+            ingested.produce(good(f"p{partition}-u{user}" for user in range(users)), partition)
+            sent[partition] += users
 
-    with ThreadPoolExecutor(1) as pool:
-        producing = pool.submit(produce)
-        try:
-            yield sent
-        finally:
-            stop.set()
-        producing.result()
+    with repeating(produce, every):
+        yield sent
 
 
 def passed(ingested: Ingested, positions: Sequence[int], within: float) -> float:
