@@ -16,9 +16,10 @@ from controller.steps import STEPS
 from controller.streams import Policy, RetrySpec, UpdateStream
 from controller.updates import FINISHED, Phase, Reason, Status, StepRecord, UserUpdate
 
-#: Delays are lengthened by up to this share, never shortened: a hundred users who were told busy together do not come
-#: back together for ever, with a hundred calls and writes before which everybody else waits.
+#: Delays are lengthened by up to this share of them, never shortened, and short ones by more: a hundred users who were
+#: told busy together do not come back together, with a hundred calls and writes before which everybody else waits.
 JITTER = 0.05
+SHORT_JITTER, SHORT_JITTER_SECONDS = 0.1, 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def record(
             return _done(status, StepRecord(step, result, status.attempts + 1, started, now), now)
         case Busy(message, retry_after):
             delay = retry_after if retry_after is not None else stream.steps[step].busy_delay_seconds
-            at = now + timedelta(seconds=delay * (1 + JITTER * jitter))
+            at = now + timedelta(seconds=_lengthened(delay, jitter))
             waiting = _waiting(status, Reason.DOWNSTREAM_BUSY, _again(message, at), now, step, at)
             return replace(waiting, busy_count=status.busy_count + 1)
         case Rejected(message):
@@ -142,6 +143,11 @@ def backoff_seconds(retry: RetrySpec, failures: int) -> float:
         return retry.max_seconds
 
 
+def _lengthened(delay: float, jitter: float) -> float:
+    """A delay in seconds with its jitter, `jitter` being from 0 to 1."""
+    return delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
+
+
 def _done(status: Status, record: StepRecord, now: datetime) -> Status:
     steps = (*status.steps, record)
     base = replace(
@@ -171,7 +177,7 @@ def _failed(
     elif 0 < retry.max_attempts <= failed.attempts - failed.misconfigured_count:
         used_up = f"{message}, after {failed.attempts} attempts"
         return _final(failed, Reason.EXHAUSTED, used_up, stream.on_exhausted, now)
-    at = now + timedelta(seconds=backoff_seconds(retry, failed.attempts) * (1 + JITTER * jitter))
+    at = now + timedelta(seconds=_lengthened(backoff_seconds(retry, failed.attempts), jitter))
     reason = Reason.STEP_MISCONFIGURED if misconfigured else Reason.BACKING_OFF
     return _waiting(failed, reason, _again(message, at), now, failed.step, at)
 

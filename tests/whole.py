@@ -62,9 +62,13 @@ class Whole:
         """Wait until so many have gone through all steps."""
         eventually(lambda: self.finished() >= count or _fail(self.finished(), count), within, every=0.5)
 
-    def unfinished(self) -> int:
-        """Unfinished updates of the stream, by the API server's own count."""
-        return self._count(UNFINISHED)
+    def unfinished(self, *, cached: bool = False) -> int:
+        """Unfinished updates of the stream, by the API server's own count.
+
+        `cached`: as its watch cache has it. A consistent list waits for that cache, and reads all objects from etcd
+        where it lags: in a flood, half a minute of an API server's work for one look.
+        """
+        return self._count(UNFINISHED, cached=cached)
 
     def objects(self) -> int:
         """All updates of the namespace, finished or not: counted by the API server, not listed."""
@@ -80,10 +84,12 @@ class Whole:
         answer = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=10, trust_env=False)
         return dict(answer.json())
 
-    def _count(self, selector: str) -> int:
+    def _count(self, selector: str, *, cached: bool = False) -> int:
         path = self.ingested.kube.path(self.ingested.namespace, "userupdates")
         only = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
         query = {"fieldSelector": f"spec.stream={self.ingested.name},{selector}", "limit": "100000"}
+        if cached:
+            query["resourceVersion"] = "0"
         page = self.ingested.kube.call("GET", path, params=query, headers=only)
         return len(page["items"] or ())
 

@@ -27,5 +27,5 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
 
 
 async def _get_ready(engines: Engines, health: Health) -> None:
-    await engines.expect()
+    await engines.begin()
     health.ready = True

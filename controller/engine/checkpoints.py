@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeAlias
 
 from controller import crashpoints, errors
@@ -17,7 +18,7 @@ from controller.cluster import UPDATES
 from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.logs import fields
-from controller.updates import Status, UserUpdate
+from controller.updates import Phase, Status, UserUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,12 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
 
 
 async def _patch(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
+    """One try. What puts the update off waits for one of a few slots, and holds it for this try alone."""
+    async with context.delay_writes if status.phase is Phase.WAITING else nullcontext():
+        return await _patch_now(context, update, status, tenure)
+
+
+async def _patch_now(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
     await context.lease.wait_held()
     if context.lease.tenure != tenure:
         raise Superseded

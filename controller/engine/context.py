@@ -24,6 +24,10 @@ from controller.streams import Retention, UpdateStream
 from controller.streamstatus import StreamStatus
 from controller.updates import Status, UserUpdate
 
+#: Writes of a stream that only put something off, at a time. Those after which a next call comes go past them: where a
+#: hundred calls time out together, nobody else waits behind a hundred writes (docs/performance.md).
+DELAY_WRITES = 4
+
 
 class CallSlots:
     """A step's `concurrency`: the one place in which users wait for each other, first come, first served.
@@ -93,6 +97,7 @@ class StreamContext:
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
+    delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
 
     def reconfigure(self, stream: UpdateStream) -> None:
         if self.lease.held and self.shard.index == 0:  # once, not once a shard

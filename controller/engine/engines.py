@@ -18,8 +18,9 @@ from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which the watch shows what a list has shown, or it is gone.
-EXPECTED_SECONDS = 15.0
+#: Seconds that kopf is held back while the streams that are there begin.
+HEAD_START_SECONDS = 5.0
+POLL_SECONDS = 0.05
 
 
 class Engines:
@@ -35,9 +36,6 @@ class Engines:
         self._orphans = Orphans(cluster, self._streams)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
-        #: Streams that were there at the start, until the watch has shown them, or time is up for it.
-        self._expected: set[tuple[str, str]] = set()
-        self._expected_until = 0.0
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
 
@@ -49,27 +47,28 @@ class Engines:
 
     def unsettled(self) -> list[str]:
         """Streams whose Lease is neither held here nor seen in another's hands yet."""
-        if time.monotonic() > self._expected_until:
-            self._expected.clear()
-        keys = [key for key, engine in self._engines.items() if not engine.settled]
-        return ["/".join(key) for key in (*self._expected, *keys)]
+        return ["/".join(key) for key, engine in self._engines.items() if not engine.settled]
 
-    async def expect(self) -> None:
-        """Look which streams there are: kopf does not say when it has shown all of them."""
+    async def begin(self) -> None:
+        """Begin with the streams that are there, without kopf: it takes seconds for ten thousand updates.
+
+        Returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
+        """
         try:
-            listing = await self._cluster.list(STREAMS, metadata_only=True)
+            listing = await self._cluster.list(STREAMS)
         except errors.ApiError as error:
             logger.warning("Streams not listed; the watch will show them", extra=fields(cause=str(error)))
             return
-        keys = {(body["metadata"]["namespace"], body["metadata"]["name"]) for body in listing.items}
-        self._expected = keys - self._engines.keys()
-        self._expected_until = time.monotonic() + EXPECTED_SECONDS
+        for body in listing.items:
+            self.observe_stream(None, body)
+        late = time.monotonic() + HEAD_START_SECONDS
+        while self.unsettled() and time.monotonic() < late:
+            await asyncio.sleep(POLL_SECONDS)
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
         metadata = body["metadata"]
         key = (metadata["namespace"], metadata["name"])
-        self._expected.discard(key)
         known = self._streams.get(key)
         if known and known.uid != metadata["uid"] and self._versions[key] < int(metadata["resourceVersion"]):
             self._remove(key, known.uid)
@@ -77,6 +76,8 @@ class Engines:
         if kind == "DELETED":
             self._remove(key, metadata["uid"])
         elif known is None or known.uid == metadata["uid"]:
+            if known and kind and int(metadata["resourceVersion"]) < self._versions[key]:
+                return  # kopf's, from before a list of ours
             self._observe_spec(key, known, body)
             if kind is None and known and (engine := self._engines.get(key)):
                 engine.doubt()

@@ -247,7 +247,7 @@ def looks(way: Whole, replicas: list[Replica], every: float = 2.0) -> Iterator[S
     def look() -> None:
         try:
             while not over.wait(every):
-                seen.unfinished.append(way.unfinished())
+                seen.unfinished.append(way.unfinished(cached=True))
                 seen.kept.append(way.objects() - seen.unfinished[-1])
                 seen.ended.append((time.monotonic(), ended(replicas)))
                 seen.memory.append(sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas))
