@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--controllers", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="leave the environment running, also where nothing broke")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # that too leaves nothing running
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     try:
         menu = schedule.parse_menu(given.faults)

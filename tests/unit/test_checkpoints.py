@@ -1,0 +1,57 @@
+"""Which writes wait for which: what puts an update off goes a few at a time, what goes on goes past it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from controller.engine.checkpoints import write_status
+from controller.engine.context import DELAY_WRITES, StreamContext
+from controller.sharding import shards
+from controller.updates import Status, UserUpdate
+from tests.builders import BUSY_UNTIL_5, RUNNING, make_stream, make_update
+
+
+class SlowServer:
+    """Answers writes when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answering = asyncio.Event()
+
+    async def patch_status(self, _resource: Any, _namespace: str, name: str, *_: Any) -> dict[str, Any]:
+        self.asked.append(name)
+        await self.answering.wait()
+        return {"metadata": {"resourceVersion": "2"}}
+
+
+class HeldLease:
+    tenure = 1
+
+    async def wait_held(self) -> None:
+        pass
+
+
+async def test_a_hundred_delays_keep_no_progress_waiting() -> None:
+    server = SlowServer()
+    context = StreamContext(
+        shared=cast(Any, SimpleNamespace(cluster=server)),
+        shard=next(iter(shards(1))),
+        lease=cast(Any, HeldLease()),
+        stream=make_stream(),
+        on_finished=lambda _: None,
+    )
+
+    def write(name: str, status: Status) -> asyncio.Task[UserUpdate]:
+        return asyncio.create_task(write_status(context, make_update(name=name), status))
+
+    delays = [write(f"busy-{number}", BUSY_UNTIL_5) for number in range(100)]
+    await asyncio.sleep(0)
+    progress = write("going-on", RUNNING)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert server.asked == [*(f"busy-{number}" for number in range(DELAY_WRITES)), "going-on"]
+    server.answering.set()
+    await asyncio.gather(*delays, progress)
+    assert len(server.asked) == 101
