@@ -215,7 +215,7 @@ def _stopped_by(update: UserUpdate, stream: UpdateStream | None) -> tuple[Reason
 
 def _delayed(status: Status, now: datetime) -> Status:
     """Waiting for its time: the words of the delay come back where a suspension had replaced them."""
-    if status.reason in {Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED}:
+    if status.delayed:
         return status
     assert status.next_attempt_time is not None
     reason = Reason.BACKING_OFF if status.attempts else Reason.DOWNSTREAM_BUSY

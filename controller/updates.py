@@ -50,6 +50,9 @@ class Reason(StrEnum):
     CANCELLED_BY_REQUEST = "CancelledByRequest"
 
 
+DELAYED = frozenset({Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED})
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The record behind an update; absent on hand-made ones."""
@@ -166,6 +169,11 @@ class Status:
     @property
     def finished(self) -> bool:
         return self.phase in FINISHED
+
+    @property
+    def delayed(self) -> bool:
+        """Waiting for a time, not for a person."""
+        return self.reason in DELAYED
 
     @property
     def results(self) -> dict[str, str]:

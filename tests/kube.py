@@ -99,5 +99,6 @@ class Kube:
                 if item["metadata"].get("finalizers"):
                     path = self.path(namespace, plural, item["metadata"]["name"])
                     self.client.patch(path, json={"metadata": {"finalizers": None}}, headers=MERGE_PATCH)
-            self.call("DELETE", self.path(namespace, plural))
+            # Ten thousand and more after a flood.
+            self.call("DELETE", self.path(namespace, plural), timeout=120)
         self.call("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")

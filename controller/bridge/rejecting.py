@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,20 @@ class Rejected:
         return source
 
 
+def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
+    """One object for all of them; they themselves stay as they are, for the next try."""
+    first = group[0].manifest
+    fold = Fold(
+        name=first["metadata"]["name"],
+        offset=group[0].offset,
+        last_offset=max(rejected.last_offset for rejected in group),
+        count=sum(rejected.count for rejected in group),
+        since=time.monotonic(),
+    )
+    source = {**first["spec"]["source"], "lastOffset": fold.last_offset}
+    return fold, {**first, "spec": {**first["spec"], "source": source, "count": fold.count}}
+
+
 class Rejecter:
     """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after."""
 
@@ -192,17 +206,7 @@ class Rejecter:
             rejected.done()
 
     async def _create(self, group: list[Rejected]) -> None:
-        first = group[0]
-        manifest = first.manifest
-        fold = Fold(
-            name=manifest["metadata"]["name"],
-            offset=first.offset,
-            last_offset=max(rejected.last_offset for rejected in group),
-            count=sum(rejected.count for rejected in group),
-            since=time.monotonic(),
-        )
-        manifest["spec"]["source"]["lastOffset"] = fold.last_offset
-        manifest["spec"]["count"] = fold.count
+        fold, manifest = fold_of(group)
         try:
             await self._cluster.create(REJECTED, self._stream.namespace, manifest)
             self._kept += 1
@@ -210,7 +214,7 @@ class Rejecter:
             # Made before a restart: a record's RejectedEvent has the record's name.
             if fold.count > 1:
                 return await self._meet(group, fold)
-        self._folding.put(first.kind, fold)
+        self._folding.put(group[0].kind, fold)
 
     async def _meet(self, group: list[Rejected], fold: Fold) -> None:
         """There is one of the first record: it shows fewer of them, or that record alone, for a reason of its own."""

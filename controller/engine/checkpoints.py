@@ -18,7 +18,7 @@ from controller.cluster import UPDATES
 from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.logs import fields
-from controller.updates import Phase, Status, UserUpdate
+from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
 
 
 async def _patch(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
-    """One try. What puts the update off waits for one of a few slots, and holds it for this try alone."""
-    async with context.delay_writes if status.phase is Phase.WAITING else nullcontext():
+    """One try; the turn of a delay is for this try alone."""
+    async with context.delay_write() if status.delayed else nullcontext():
         return await _patch_now(context, update, status, tenure)
 
 

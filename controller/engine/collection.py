@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between rounds (with jitter) while nothing is due.
 PERIOD = 5.0
 #: Most deletes in a round.
-BATCH = 500
+BATCH = 2000
 #: Deletes at a time; and in a full round, where a flood would outrun them.
 CONCURRENCY = 8
 FLOOD_CONCURRENCY = 64
@@ -199,7 +199,8 @@ class Collection:
                 pass  # gone, or another object of that name
             crashpoints.reach("controller.collected")
             metrics.COLLECTED.labels(self._context.label).inc()
-            self._finished.pop(each.name, None)
+            if self._finished.get(each.name) is each:  # not where another one of its name has finished since
+                del self._finished[each.name]
 
 
 def _places(backlog: Body) -> set[tuple[tuple[str, int], int]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -24,13 +24,14 @@ from controller.streams import Retention, UpdateStream
 from controller.streamstatus import StreamStatus
 from controller.updates import Status, UserUpdate
 
-#: Writes of a stream that only put something off, at a time. Those after which a next call comes go past them: where a
-#: hundred calls time out together, nobody else waits behind a hundred writes (docs/performance.md).
+#: Writes of a stream that record a delay, at a time, and the seconds that one waits for its turn at most. Those after
+#: which a next call comes go past them: where a hundred calls time out together, others wait behind few writes.
 DELAY_WRITES = 4
+DELAY_WRITE_PATIENCE = 0.5
 
 
 class CallSlots:
-    """A step's `concurrency`: the one place in which users wait for each other, first come, first served.
+    """A step's `concurrency`: the one place in which calls of users wait for each other, first come, first served.
 
     Unlike asyncio.Semaphore its limit can change while it is in use.
     """
@@ -97,7 +98,7 @@ class StreamContext:
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
-    delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
+    _delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
 
     def reconfigure(self, stream: UpdateStream) -> None:
         if self.lease.held and self.shard.index == 0:  # once, not once a shard
@@ -106,6 +107,20 @@ class StreamContext:
         for step, slots in self.slots.items():
             limit = stream.steps[step].concurrency
             slots.set_limit(limit and max(1, self.shard.share(limit)))
+
+    @asynccontextmanager
+    async def delay_write(self) -> AsyncIterator[None]:
+        """The turn of a write that records a delay."""
+        try:
+            async with asyncio.timeout(DELAY_WRITE_PATIENCE):
+                await self._delay_writes.acquire()
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._delay_writes.release()
 
     @property
     def cluster(self) -> Cluster:

@@ -36,12 +36,15 @@ class Engines:
         self._orphans = Orphans(cluster, self._streams)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
+        self._begun_at = time.monotonic()
+        self._stopping = False
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
         await stop.wait()
+        self._stopping = True
         self._orphans.stop()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
@@ -52,17 +55,23 @@ class Engines:
     async def begin(self) -> None:
         """Begin with the streams that are there, without kopf: it takes seconds for ten thousand updates.
 
-        Returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
+        The first time it returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
         """
         try:
             listing = await self._cluster.list(STREAMS)
         except errors.ApiError as error:
             logger.warning("Streams not listed; the watch will show them", extra=fields(cause=str(error)))
             return
+        if self._stopping:
+            return
+        found = {body["metadata"]["uid"] for body in listing.items}
+        for key, stream in list(self._streams.items()):
+            if stream.uid not in found and self._versions[key] <= listing.resource_version:
+                self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
         for body in listing.items:
             self.observe_stream(None, body)
-        late = time.monotonic() + HEAD_START_SECONDS
-        while self.unsettled() and time.monotonic() < late:
+        late = self._begun_at + HEAD_START_SECONDS
+        while self.unsettled() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
 
     def observe_stream(self, kind: str | None, body: Body) -> None:

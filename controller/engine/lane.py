@@ -158,17 +158,8 @@ class Lane:
 
     async def _work(self) -> None:
         try:
-            while (update := self._next()) and not self.closed:
-                decision = self._decide(update)
-                changed = self._rumours.get(update.name, 0) > update.resource_version
-                if self._unwritten and (changed or not isinstance(decision, RunStep)):
-                    await self._write_outcomes()
-                elif changed:
-                    await self._look_again(update)
-                elif not await self._act(update, decision):
-                    return
-            if self._unwritten:
-                await self._write_outcomes()
+            while await self._go_on():
+                pass
         except Superseded:
             self.closed = True
         except errors.ApiError as error:
@@ -177,6 +168,24 @@ class Lane:
         except Exception:
             self._requeue(ERROR_SECONDS)
             logger.exception("Unexpected error, trying again", extra=fields(seconds=ERROR_SECONDS))
+
+    async def _go_on(self) -> bool:
+        """One thing; False: nothing more to do now."""
+        update = None if self.closed else self._next()
+        if update is None:
+            if not self._unwritten:
+                return False
+            await self._write_outcomes()
+            return True  # the Lease may be back by now
+        decision = self._decide(update)
+        changed = self._rumours.get(update.name, 0) > update.resource_version
+        if self._unwritten and (changed or not isinstance(decision, RunStep)):
+            await self._write_outcomes()
+        elif changed:
+            await self._look_again(update)
+        else:
+            return await self._act(update, decision)
+        return True
 
     def _next(self) -> UserUpdate | None:
         """The head; before it whatever a person wants skipped or cancelled, be it its turn or not."""

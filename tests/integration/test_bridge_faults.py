@@ -143,15 +143,16 @@ def test_an_api_server_that_is_away_is_outlived(
     assert bridge.running
 
 
+@pytest.mark.parametrize("reason", [{"reason": "Forbidden"}, {}], ids=["403", "422"])
 def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: Ingested, start_bridge: StartReplica, reason: dict[str, str]
 ) -> None:
     """As a quota does, which is judged by the same code: 403 for what is there and for what is not."""
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
-    with forbidden(ingested):
+    with forbidden(ingested, **reason):
         ingested.produce(good(["bo", "cy", "bo"]))
         ingested.reason("CreatesRefused", 20)
         assert "no more updates today" in ingested.condition()["message"]
@@ -163,15 +164,15 @@ def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
 
 
 @contextmanager
-def forbidden(ingested: Ingested) -> Iterator[None]:
-    """The API server refuses to create UserUpdates in that namespace."""
+def forbidden(ingested: Ingested, **reason: str) -> Iterator[None]:
+    """The API server refuses to create UserUpdates in that namespace; a policy without a `reason` answers 422."""
     name = f"no-updates-{ingested.namespace}"
     rules = [
         {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["userupdates"]}
     ]
     policy = {
         "matchConstraints": {"resourceRules": rules},
-        "validations": [{"expression": "false", "message": "no more updates today", "reason": "Forbidden"}],
+        "validations": [{"expression": "false", "message": "no more updates today", **reason}],
     }
     scope = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ingested.namespace}}}
     binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": scope}
@@ -188,7 +189,7 @@ def forbidden(ingested: Ingested) -> Iterator[None]:
             "metadata": {"name": "probe"},
             "spec": probe,
         }
-        eventually(lambda: ingested.kube.client.post(path, json=body).status_code == 403, 20)
+        eventually(lambda: ingested.kube.client.post(path, json=body).status_code in (403, 422), 20)
         yield
     finally:
         for plural, _ in reversed(parts):

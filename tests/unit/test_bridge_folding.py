@@ -6,6 +6,8 @@ from typing import Any
 
 from controller.bridge.folding import MINUTE, OWN_A_MINUTE, Fold, Folding
 from controller.bridge.links import Links
+from controller.bridge.partitions import Partition
+from controller.bridge.rejecting import Rejected, fold_of
 
 KIND = ("NotJSON", "id", 0)
 KEY = ("id", 0, "ana")
@@ -29,6 +31,19 @@ def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
     assert folding.current(KIND, 4, now=1) is None
     assert folding.current(KIND, 10, now=61) is None
     assert folding.current(("NoKey", "id", 0), 10, now=1) is None
+
+
+def test_a_write_that_is_tried_again_counts_no_record_twice() -> None:
+    def rejected(offset: int) -> Rejected:
+        source = {"topicId": "id", "partition": 0, "offset": offset, "lastOffset": offset}
+        manifest = {"metadata": {"name": f"name-{offset}"}, "spec": {"reason": "NotJSON", "source": source, "count": 1}}
+        return Rejected(manifest, Partition(0), lambda: None)
+
+    group = [rejected(offset) for offset in (5, 6, 9)]
+    for _ in range(2):
+        fold, manifest = fold_of(group)
+        assert (fold.name, fold.offset, fold.last_offset, fold.count) == ("name-5", 5, 9, 3)
+        assert (manifest["spec"]["count"], manifest["spec"]["source"]["lastOffset"]) == (3, 9)
 
 
 def test_what_was_shown_before_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Which writes wait for which: what puts an update off goes a few at a time, what goes on goes past it."""
+"""Which writes wait for which: delays are recorded a few at a time, what goes on goes past them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ class SlowServer:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answering = asyncio.Event()
+        self._one_more = asyncio.Condition()
 
     async def patch_status(self, _resource: Any, _namespace: str, name: str, *_: Any) -> dict[str, Any]:
-        self.asked.append(name)
+        async with self._one_more:
+            self.asked.append(name)
+            self._one_more.notify_all()
         await self.answering.wait()
         return {"metadata": {"resourceVersion": "2"}}
+
+    async def until(self, count: int) -> None:
+        async with self._one_more:
+            await self._one_more.wait_for(lambda: len(self.asked) >= count)
 
 
 class HeldLease:
@@ -47,11 +54,11 @@ async def test_a_hundred_delays_keep_no_progress_waiting() -> None:
         return asyncio.create_task(write_status(context, make_update(name=name), status))
 
     delays = [write(f"busy-{number}", BUSY_UNTIL_5) for number in range(100)]
-    await asyncio.sleep(0)
+    await server.until(DELAY_WRITES)
     progress = write("going-on", RUNNING)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await server.until(DELAY_WRITES + 1)
     assert server.asked == [*(f"busy-{number}" for number in range(DELAY_WRITES)), "going-on"]
+    await server.until(101)  # a server in trouble, or a pool in use: they do not wait for ever
     server.answering.set()
     await asyncio.gather(*delays, progress)
     assert len(server.asked) == 101
