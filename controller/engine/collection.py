@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between rounds (with jitter) while nothing is due.
 PERIOD = 5.0
 #: Most deletes in a round.
-BATCH = 2000
+BATCH = 500
 #: Deletes at a time: with few to make, and with many, where a flood would outrun them (each takes 0.3 s in one).
 CONCURRENCY = 8
 FLOOD_CONCURRENCY = 64
