@@ -82,16 +82,12 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
 async def _patch(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
     """One try; the turn of a delay is for this try alone."""
     async with context.delay_write() if status.delayed else nullcontext():
-        return await _patch_now(context, update, status, tenure)
-
-
-async def _patch_now(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
-    await context.lease.wait_held()
-    if context.lease.tenure != tenure:
-        raise Superseded
-    body = await context.cluster.patch_status(
-        UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
-    )
+        await context.lease.wait_held()
+        if context.lease.tenure != tenure:
+            raise Superseded
+        body = await context.cluster.patch_status(
+            UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+        )
     crashpoints.reach("controller.written")
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
 

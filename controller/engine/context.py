@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -111,16 +111,15 @@ class StreamContext:
     @asynccontextmanager
     async def delay_write(self) -> AsyncIterator[None]:
         """The turn of a write that records a delay."""
-        try:
+        ours = False
+        with suppress(TimeoutError):
             async with asyncio.timeout(DELAY_WRITE_PATIENCE):
-                await self._delay_writes.acquire()
-        except TimeoutError:
-            yield
-            return
+                ours = await self._delay_writes.acquire()
         try:
             yield
         finally:
-            self._delay_writes.release()
+            if ours:
+                self._delay_writes.release()
 
     @property
     def cluster(self) -> Cluster:

@@ -36,7 +36,6 @@ class Engines:
         self._orphans = Orphans(cluster, self._streams)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
-        self._begun_at = time.monotonic()
         self._stopping = False
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -64,28 +63,29 @@ class Engines:
             return
         if self._stopping:
             return
+        first = not self._streams
         found = {body["metadata"]["uid"] for body in listing.items}
         for key, stream in list(self._streams.items()):
             if stream.uid not in found and self._versions[key] <= listing.resource_version:
                 self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
         for body in listing.items:
             self.observe_stream(None, body)
-        late = self._begun_at + HEAD_START_SECONDS
-        while self.unsettled() and time.monotonic() < late and not self._stopping:
+        late = time.monotonic() + HEAD_START_SECONDS
+        while first and self.unsettled() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
         metadata = body["metadata"]
-        key = (metadata["namespace"], metadata["name"])
+        key, version = (metadata["namespace"], metadata["name"]), int(metadata["resourceVersion"])
         known = self._streams.get(key)
-        if known and known.uid != metadata["uid"] and self._versions[key] < int(metadata["resourceVersion"]):
+        if known and known.uid != metadata["uid"] and self._versions[key] < version:
             self._remove(key, known.uid)
             known = None
         if kind == "DELETED":
             self._remove(key, metadata["uid"])
         elif known is None or known.uid == metadata["uid"]:
-            if known and kind and int(metadata["resourceVersion"]) < self._versions[key]:
+            if known and kind and version < self._versions[key]:
                 return  # kopf's, from before a list of ours
             self._observe_spec(key, known, body)
             if kind is None and known and (engine := self._engines.get(key)):

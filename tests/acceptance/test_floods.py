@@ -6,7 +6,6 @@ Each flood is here at a tenth of its size, and whole as a `long` one: `make floo
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pytest
 
 from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS
+from tests.background import repeating
 from tests.conftest import StartReplica
 from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
@@ -241,25 +241,13 @@ class Seen:
 def looks(way: Whole, replicas: list[Replica], every: float = 2.0) -> Iterator[Seen]:
     """Unfinished objects, memory of these processes and the API server's health, for as long as the block runs."""
     seen = Seen()
-    over = threading.Event()
-    trouble: list[BaseException] = []
 
     def look() -> None:
-        try:
-            while not over.wait(every):
-                seen.unfinished.append(way.unfinished(cached=True))
-                seen.kept.append(way.objects() - seen.unfinished[-1])
-                seen.ended.append((time.monotonic(), ended(replicas)))
-                seen.memory.append(sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas))
-                seen.healthy.append(way.ingested.kube.client.get("/readyz").is_success)
-        except BaseException as error:
-            trouble.append(error)
+        seen.unfinished.append(way.unfinished(cached=True))
+        seen.kept.append(way.objects() - seen.unfinished[-1])
+        seen.ended.append((time.monotonic(), ended(replicas)))
+        seen.memory.append(sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas))
+        seen.healthy.append(way.ingested.kube.client.get("/readyz").is_success)
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with repeating(look, every):
         yield seen
-    finally:
-        over.set()
-        thread.join(30)
-    assert not trouble, trouble

@@ -189,7 +189,8 @@ def forbidden(ingested: Ingested, **reason: str) -> Iterator[None]:
             "metadata": {"name": "probe"},
             "spec": probe,
         }
-        eventually(lambda: ingested.kube.client.post(path, json=body).status_code in (403, 422), 20)
+        refused = 403 if reason else 422
+        eventually(lambda: ingested.kube.client.post(path, json=body).status_code == refused, 20)
         yield
     finally:
         for plural, _ in reversed(parts):
