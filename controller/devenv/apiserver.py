@@ -32,8 +32,8 @@ TUNING = (
 
 #: A rare garbage collection saves a fifth of the processor time. The limit is for floods, where the watch cache keeps
 #: the last 75 seconds of events decoded, and a heap of five times that was seen to reach 4.5 GB; near it collections
-#: are frequent again. So it grows with the machine: an eighth of its memory, 1 GiB at least.
-TUNED_GC = {"GOGC": "400", "GOMEMLIMIT": f"{max(1 << 30, psutil.virtual_memory().total // 8)}B"}
+#: are frequent again. So it grows with the machine: a quarter of its memory, 1 GiB at least.
+TUNED_GC = {"GOGC": "400", "GOMEMLIMIT": f"{max(1 << 30, psutil.virtual_memory().total // 4)}B"}
 
 
 def etcd(binary: Path, layout: Layout, ports: Ports) -> Command:

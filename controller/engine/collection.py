@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,13 +29,19 @@ from controller.updates import FINISHED, Phase, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between rounds (with jitter) while nothing is due.
+#: Seconds between rounds (with jitter) while nothing is due, and from one to the next while something is.
 PERIOD = 5.0
+BUSY_PERIOD = 2.5
 #: Most deletes in a round.
 BATCH = 500
-#: Deletes at a time: with few to make, and with many, where a flood would outrun them (each takes 0.3 s in one).
-CONCURRENCY = 8
-FLOOD_CONCURRENCY = 64
+#: Seconds that they are to take, and how many there are at a time at most. As few as that needs: a delete takes 5 ms of
+#: an idle API server and most of a second in a flood, which must not outrun it.
+DELETING_SECONDS = 2.0
+CONCURRENCY = 64
+#: After so many, where deletes have become slow, the rest is left to the next round, which has more at a time.
+MAX_DELETING_SECONDS = 5.0
+#: What a delete is taken to need before one was made.
+FIRST_SECONDS = 0.05
 #: UserBacklogs that are in memory at a time: each may be of 200 KB, most are of a hundred bytes.
 BACKLOGS_AT_ONCE = 200
 #: No update goes earlier after its end, in seconds.
@@ -95,6 +103,11 @@ def due(
     return aged + rest[:surplus]
 
 
+def at_a_time(count: int, seconds: float) -> int:
+    """How many deletes of so many seconds each are to be under way so that so many end in time (Little's law)."""
+    return max(1, min(CONCURRENCY, math.ceil(count * seconds / DELETING_SECONDS)))
+
+
 class Collection:
     """The finished updates of a stream, and the round that deletes them."""
 
@@ -102,6 +115,8 @@ class Collection:
         self._context = context
         self._finished: dict[str, Finished] = {}
         self._listed = False
+        #: What a delete of the last round took, on average.
+        self._seconds = FIRST_SECONDS
 
     @property
     def counts(self) -> dict[Phase, int]:
@@ -119,7 +134,8 @@ class Collection:
         batch: list[Finished] = []
         while True:
             await self._context.lease.wait_held()
-            _, batch = await asyncio.gather(self._delete_all(batch), self._choose(batch))
+            pause = BUSY_PERIOD * random.uniform(0.8, 1.2) if batch else 0
+            _, batch, _ = await asyncio.gather(self._delete_all(batch), self._choose(batch), asyncio.sleep(pause))
             if not batch:
                 await asyncio.sleep(PERIOD * random.uniform(0.8, 1.2))
 
@@ -182,25 +198,36 @@ class Collection:
 
     async def _delete_all(self, batch: list[Finished]) -> None:
         """What cannot be deleted now is due again in the next round."""
-        slots = asyncio.Semaphore(max(CONCURRENCY, min(FLOOD_CONCURRENCY, len(batch) // 8)))
-        done = await asyncio.gather(*(self._delete(each, slots) for each in batch), return_exceptions=True)
+        slots, until = asyncio.Semaphore(at_a_time(len(batch), self._seconds)), time.monotonic() + MAX_DELETING_SECONDS
+        took: list[float] = []
+
+        async def delete(each: Finished) -> None:
+            async with slots:
+                await self._context.lease.wait_held()
+                if (began := time.monotonic()) < until:
+                    try:
+                        await self._delete(each)
+                    finally:
+                        took.append(time.monotonic() - began)
+
+        done = await asyncio.gather(*map(delete, batch), return_exceptions=True)
+        if took:
+            self._seconds = sum(took) / len(took)
         if failed := next(filter(None, done), None):
             if not isinstance(failed, errors.ApiError):
                 raise failed
             logger.warning("Finished updates not collected", extra=fields(cause=str(failed)))
 
-    async def _delete(self, each: Finished, slots: asyncio.Semaphore) -> None:
-        async with slots:
-            await self._context.lease.wait_held()
-            crashpoints.reach("controller.collecting")
-            try:
-                await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
-            except (errors.NotFound, errors.Conflict):
-                pass  # gone, or another object of that name
-            crashpoints.reach("controller.collected")
-            metrics.COLLECTED.labels(self._context.label).inc()
-            if self._finished.get(each.name) is each:  # not where another one of its name has finished since
-                del self._finished[each.name]
+    async def _delete(self, each: Finished) -> None:
+        crashpoints.reach("controller.collecting")
+        try:
+            await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
+        except (errors.NotFound, errors.Conflict):
+            pass  # gone, or another object of that name
+        crashpoints.reach("controller.collected")
+        metrics.COLLECTED.labels(self._context.label).inc()
+        if self._finished.get(each.name) is each:  # not where another one of its name has finished since
+            del self._finished[each.name]
 
 
 def _places(backlog: Body) -> set[tuple[tuple[str, int], int]]:

@@ -5,7 +5,9 @@ Each flood is here at a tenth of its size, and whole as a `long` one: `make floo
 
 from __future__ import annotations
 
+import bisect
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -224,17 +226,23 @@ class Seen:
         )
 
     def overdue(self) -> int:
-        """Most finished updates beyond what the retention keeps and what ended in the last 90 s.
+        """Most finished updates that were due for 30 s and still there.
 
-        None goes in the first minute, and what is due is gone within 30 s.
+        Due were, 30 s before, those beyond the newest `MAX_FINISHED` that had ended a minute before that; what has
+        ended since is there by right.
         """
-        most, then, before = 0, 0, 0
-        for kept, (at, count) in zip(self.kept, self.ended, strict=True):
-            while self.ended[then][0] <= at - 90:
-                before = self.ended[then][1]
-                then += 1
-            most = max(most, kept - max(MAX_FINISHED, count - before))
-        return most
+        return max(
+            (
+                kept - max(MAX_FINISHED + count - self._ended_by(at - 30), count - self._ended_by(at - 90))
+                for kept, (at, count) in zip(self.kept, self.ended, strict=True)
+            ),
+            default=0,
+        )
+
+    def _ended_by(self, at: float) -> int:
+        """How many had ended at the last look until then."""
+        looks = bisect.bisect_right(self.ended, (at, sys.maxsize))
+        return self.ended[looks - 1][1] if looks else 0
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.engine.collection import MIN_AGE, Finished, due
+from controller.engine.collection import CONCURRENCY, DELETING_SECONDS, MIN_AGE, Finished, at_a_time, due
 from controller.streams import Retention
 from controller.updates import Phase
 from tests.builders import TOPIC_ID, at
@@ -63,3 +63,10 @@ def test_what_is_not_settled_keeps_nothing_else_from_going() -> None:
     assert names(found) == ["1"]
     found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in settled)
     assert names(found) == ["1", "2"]
+
+
+def test_as_many_deletes_at_a_time_as_end_in_time() -> None:
+    assert at_a_time(0, 0.7) == at_a_time(250, 0.005) == 1
+    assert at_a_time(100, 0.7) == 35
+    assert 100 * 0.7 / 35 <= DELETING_SECONDS
+    assert at_a_time(500, 0.7) == CONCURRENCY
