@@ -95,7 +95,7 @@ def _users(axes: Any, scenarios: dict[str, Measured]) -> None:
 
 
 def _latency(axes: Any, scenarios: dict[str, Measured]) -> None:
-    names = {10: "rate-10", 50: "rate-50", 100: "rate-100", 200: "rate-200"}
+    names = {10: "rate-10", 20: "rate-20", 50: "rate-50", 100: "rate-100", 200: "rate-200"}
     _lines(axes, scenarios, names, "p50_ms", "o-")
     _lines(axes, scenarios, names, "p99_ms", "o:")
     axes.set(xlabel="events/s", ylabel="ms from produce to last call", yscale="log")

@@ -23,10 +23,21 @@ NAMES = {
 #: Whose memory is shown.
 REMEMBERING = ("bridge", "controller", "apiserver", "etcd", "kafka")
 SHARED = ("apiserver", "etcd", "kafka", "bench-downstream")
-USERS = {10: "backlog-10-users", 100: "backlog-100-users", 1000: "backlog", 10000: "backlog-10000-users"}
-RATES = {10: "rate-10", 50: "rate-50", 100: "rate-100", 200: "rate-200"}
+USERS = {
+    "10 users": "backlog-10-users",
+    "100 users": "backlog-100-users",
+    "1,000 users": "backlog",
+    "10,000 users": "backlog-10000-users",
+}
+RATES = {"10/s": "rate-10", "20/s": "rate-20", "50/s": "rate-50", "100/s": "rate-100", "200/s": "rate-200"}
 DEPTHS = {100: "depth-100", 1000: "depth-1000", 10000: "depth-10000"}
-BUSY = {0: "rate-50", 1: "isolation-1", 100: "isolation-100"}
+BUSY = {
+    "20/s, 0 busy": "rate-20",
+    "20/s, 100 busy": "isolation-100-rate-20",
+    "50/s, 0 busy": "rate-50",
+    "50/s, 1 busy": "isolation-1",
+    "50/s, 100 busy": "isolation-100",
+}
 
 
 def main() -> int:
@@ -110,17 +121,17 @@ def _backlog(results: Results) -> str:
 
 
 def _by_users(results: Results) -> str:
-    return _matrix(results, "**Events a second of a backlog, by users**", USERS, "{} users", "events_per_second", ".0f")
+    return _matrix(results, "**Events a second of a backlog, by users**", USERS, "events_per_second", ".0f")
 
 
 def _by_rate(results: Results) -> str:
     title = "**Milliseconds from produce to last call, at a fixed rate** (p50; p99)"
-    return _matrix(results, title, RATES, "{}/s", "p50_ms", ".1f", "p99_ms")
+    return _matrix(results, title, RATES, "p50_ms", ".1f", "p99_ms")
 
 
 def _by_busy(results: Results) -> str:
-    title = "**Milliseconds from produce to last call of others at 50 events/s, while users are busy** (p50; p99)"
-    return _matrix(results, title, BUSY, "{} busy", "p50_ms", ".1f", "p99_ms", ("every-step", "coalesced"))
+    title = "**Milliseconds from produce to last call of others, while users are busy** (p50; p99)"
+    return _matrix(results, title, BUSY, "p50_ms", ".1f", "p99_ms", ("every-step", "coalesced"))
 
 
 def _by_depth(results: Results) -> str:
@@ -163,22 +174,20 @@ def _others(results: Results) -> str:
 def _matrix(
     results: Results,
     title: str,
-    scenarios: dict[int, str],
-    column: str,
+    scenarios: dict[str, str],
     figure: str,
     form: str,
     second: str = "",
     contenders: Sequence[str] = tuple(NAMES),
 ) -> str:
     """Contenders down, scenarios across."""
-    there = {number: results.scenarios[name] for number, name in scenarios.items() if name in results.scenarios}
+    there = {column: results.scenarios[name] for column, name in scenarios.items() if name in results.scenarios}
     rows = []
     for name in contenders:
         cells = [_cell(found, name, figure, form, second) for found in there.values()]
         if any(cells):
             rows.append([NAMES[name], *cells])
-    head = ["", *(column.format(f"{number:,}") for number in there)]
-    return f"{title}\n\n{_table(head, rows)}" if rows else ""
+    return f"{title}\n\n{_table(['', *there], rows)}" if rows else ""
 
 
 def _cell(found: Measured, name: str, figure: str, form: str, second: str) -> str:
