@@ -154,8 +154,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The code's commit, with a + where something is not committed."""
-    dirty = "+" if _said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no") else ""
+    """The code's commit, with a + where something is not committed; what an earlier `--publish` wrote is no code."""
+    code = ("--untracked-files=no", "--", ".", ":!docs")
+    dirty = "+" if _said("git", "-C", str(ROOT), "status", "--porcelain", *code) else ""
     return _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") + dirty
 
 
