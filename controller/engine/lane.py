@@ -100,10 +100,6 @@ class Lane:
         self._rumours[update.name] = max(update.resource_version, self._rumours.get(update.name, 0))
         return True
 
-    @property
-    def waiting_for_time(self) -> bool:
-        return self._timer is not None
-
     def wake(self) -> None:
         """Look at the queue again, at once."""
         if self._timer:

@@ -29,12 +29,6 @@ class Registry:
         """Version of the newest list."""
         return self._listed
 
-    def nudge(self) -> None:
-        """Wake what neither works nor waits for a time: whatever has kept it from waking is made good by that."""
-        for lane in self._lanes.values():
-            if not lane.busy and not lane.waiting_for_time:
-                lane.wake()
-
     @property
     def lanes(self) -> list[Lane]:
         return list(self._lanes.values())

@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import accumulate
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from controller.devenv.journal import STEPS, Call
@@ -164,3 +166,29 @@ def test_one_user_runs_twenty_events_a_second(stream: Processing, start_controll
     begins = [call.time_ns / 1e9 for call in calls if call.step == "profile"]
     # The best stretch of 20: the machine may be busy with other things for a while.
     assert min(later - earlier for earlier, later in zip(begins, begins[20:], strict=False)) <= 1
+
+
+def test_a_start_beside_many_waiting_users_opens_few_connections(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    stream.apply()
+    stream.records([f"user{number}" for number in range(1000)], 1, datetime.now(UTC))
+    controller = start_controller(wait=False)
+    port, most, until = urlsplit(stream.environment.downstream_url).port, 0, time.monotonic() + 8
+    while time.monotonic() < until:
+        found = psutil.Process(controller.pid).net_connections("tcp")
+        most = max(most, sum(bool(connection.raddr) and connection.raddr.port == port for connection in found))
+        time.sleep(0.02)
+    stream.all_finished(60)
+    assert 0 < most < 300
+
+
+def test_a_start_beside_many_whose_calls_hang_gets_to_the_others(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    stream.rules({"user": "hanging*", "action": "hang"})
+    stream.apply()
+    stream.records([*(f"hanging{number}" for number in range(300)), "zoe"], 1, datetime.now(UTC))
+    start_controller()
+    stream.until(stream.record_name(300), "Succeeded")
+    assert list(stream.phases().values()).count("Succeeded") == 1
