@@ -229,21 +229,28 @@ class Engine:
         stream, shard = self._context.stream, self._context.shard
         selector, label_selector = unfinished_selector(stream.name), "" if whole else shard.selector
         asked = self._context.lease.tenure, self._registry.listed
+        listed: set[str] = set()
         updates: list[UserUpdate] = []
         version = 0
         try:
-            # By pages, each read at once: ten thousand objects as JSON would be several times what is kept of them.
+            # By pages, each read at once, and of what is known its name alone: ten thousand objects as JSON would be
+            # several times what is kept of them, and once more what is kept of them would stay with the allocator.
             async for page in self._context.cluster.pages(
                 UPDATES, stream.namespace, field_selector=selector, label_selector=label_selector, page=LIST_PAGE
             ):
-                updates += filter(None, map(parse, self._of_shard(page.items)))
+                for body in self._of_shard(page.items):
+                    name, at = body["metadata"]["name"], int(body["metadata"]["resourceVersion"])
+                    listed.add(name)
+                    if not self._registry.knows(body["spec"]["user"], name, at) and (update := parse(body)):
+                        updates.append(update)
                 version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
             return False
         if asked != (self._context.lease.tenure, self._registry.listed):
             return False  # another tenure has begun, or a newer list came first: this one could revive what is done
-        self._registry.merge_list(updates, version, self._look_up if label_selector else self._registry.forget)
+        on_missing = self._look_up if label_selector else self._registry.forget
+        self._registry.merge_list(listed, updates, version, on_missing)
         return True
 
     def _of_shard(self, bodies: list[Body]) -> Iterable[Body]:

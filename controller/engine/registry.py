@@ -6,7 +6,7 @@ one resource can be compared: KEP-5504), and what a list did not show any more i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from controller.engine.lane import Lane
 from controller.updates import UserUpdate
@@ -50,11 +50,21 @@ class Registry:
         else:
             self._put(update)
 
-    def merge_list(self, updates: list[UserUpdate], version: int, on_missing: Callable[[UserUpdate], None]) -> None:
-        """Take in a consistent list of unfinished updates. `on_missing`: for what it misses and is not newer."""
+    def knows(self, user: str, name: str, version: int) -> bool:
+        """Whether an update is here as it was at that version, or newer."""
+        lane = self._lanes.get(user)
+        known = lane.queue.get(name) if lane else None
+        return known is not None and known.resource_version >= version
+
+    def merge_list(
+        self, listed: Set[str], updates: list[UserUpdate], version: int, on_missing: Callable[[UserUpdate], None]
+    ) -> None:
+        """Take in a consistent list of unfinished updates: their names, and those of them that were not known so.
+
+        `on_missing`: for what the list misses and is not newer.
+        """
         if version < self._listed:
             self._finished = {}  # the API server was restored from the past: what was finished may be to do again
-        listed = {update.name for update in updates}
         for known in list(self):
             if known.name not in listed and known.resource_version <= version:
                 on_missing(known)
