@@ -26,12 +26,13 @@ class UserQueue:
     __slots__ = ("_asked", "_begun", "_by_name", "_heaps", "_in_hand")
 
     def __init__(self) -> None:
+        # There is a queue for each of ten thousand users who wait, most with one update: that takes little memory.
         self._by_name: dict[str, UserUpdate] = {}
-        # Sets as dicts: an empty one takes a third of the memory, and there is a queue for each user.
         #: Names of updates with a phase: one of them, where nobody meddles.
-        self._begun: dict[str, None] = {}
-        #: Names of updates for which a person asks something.
+        self._begun: tuple[str, ...] = ()
+        #: Names of updates for which a person asks something. A set as dict: an empty one takes a third of the memory.
         self._asked: dict[str, None] = {}
+        #: All updates by source; empty while there are less than two.
         self._heaps: dict[str, list[_Rank]] = {}
         self._in_hand: str | None = None
 
@@ -50,16 +51,29 @@ class UserQueue:
         if known is not None and known.uid != update.uid and self._in_hand == update.name:
             self._in_hand = None  # another one of that name, made since
         self._by_name[update.name] = update
-        _put(self._begun, update.name, update.status.phase is not None)
+        self._put_begun(update.name, update.status.phase is not None)
         _put(self._asked, update.name, update.request not in (None, update.status.handled_request))
         if known is None or _place(known) != _place(update):
-            heapq.heappush(self._heaps.setdefault(update.source_name, []), _rank(update))
+            self._rank(update)
+
+    def _put_begun(self, name: str, belongs: bool) -> None:
+        if belongs != (name in self._begun):
+            others = tuple(begun for begun in self._begun if begun != name)
+            self._begun = (*others, name) if belongs else others
+
+    def _rank(self, update: UserUpdate) -> None:
+        """Find its place among the others; those get theirs when a second one comes."""
+        if len(self._by_name) > 1:
+            for one in (update,) if self._heaps else self._by_name.values():
+                heapq.heappush(self._heaps.setdefault(one.source_name, []), _rank(one))
 
     def remove(self, name: str) -> None:
         """Forget an update that is finished or gone; an unknown name is no error."""
         self._by_name.pop(name, None)
-        self._begun.pop(name, None)
+        self._put_begun(name, False)
         self._asked.pop(name, None)
+        if len(self._by_name) < 2:
+            self._heaps.clear()
         if self._in_hand == name:
             self._in_hand = None
 
@@ -87,6 +101,8 @@ class UserQueue:
 
     def _firsts(self) -> Iterator[UserUpdate]:
         """The first update of each source; ranks of what was removed or replaced are dropped on the way."""
+        if not self._heaps:
+            yield from self._by_name.values()
         for source, heap in list(self._heaps.items()):
             while heap:
                 update = self._by_name.get(heap[0][2])

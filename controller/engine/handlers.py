@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import random
 import threading
@@ -62,7 +63,7 @@ async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
     """Until `stop`, or until kopf gives up, as it does on some answers of an API server in trouble."""
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
-    handover = _Handover(loop, intake)
+    handover = Handover(loop, intake)
 
     def run() -> None:
         try:
@@ -71,6 +72,7 @@ async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
                     registry=_registry(handover),
                     settings=_settings(),
                     identity=IDENTITY,
+                    memo=(),  # nothing is kept with an object, and each gets a copy
                     standalone=True,
                     clusterwide=True,
                 )
@@ -89,19 +91,22 @@ async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
         wait.cancel()
 
 
-class _Handover:
+class Handover:
     """From kopf's loop to ours, in order, many events for one wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, intake: Intake) -> None:
         self._loop = loop
         self._intake = intake
+        # Ours: that of kopf's handler holds the object as kopf sees it, and what begins here, timers that wait for
+        # hours among it, would keep it for as long.
+        self._context = contextvars.copy_context()
         self._events: deque[tuple[bool, str | None, Body]] = deque()
 
     def put(self, event: Any, *, of_stream: bool) -> None:
         self._events.append((of_stream, event["type"], event["object"]))
         if len(self._events) == 1:  # asked after the append: else the last event could be left lying
             with contextlib.suppress(RuntimeError):  # our loop may be closed by now
-                self._loop.call_soon_threadsafe(self._take)
+                self._loop.call_soon_threadsafe(self._take, context=self._context)
 
     def _take(self) -> None:
         for _ in range(len(self._events)):
@@ -112,10 +117,10 @@ class _Handover:
             except Exception:
                 logger.exception("Event not understood", extra=fields(object=body.get("metadata", {}).get("name")))
         if self._events:
-            self._loop.call_soon(self._take)
+            self._loop.call_soon(self._take, context=self._context)
 
 
-def _registry(handover: _Handover) -> kopf.OperatorRegistry:
+def _registry(handover: Handover) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)

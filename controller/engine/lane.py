@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import assert_never
 
 from controller import crashpoints, errors
@@ -50,6 +51,8 @@ SLOT_PATIENCE = 1.0
 #: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
 #: and finds what a person has changed meanwhile.
 QUICK_SECONDS = 0.5
+#: Most lanes have none, and there may be ten thousand.
+_NO_RUMOURS: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane:
@@ -79,9 +82,9 @@ class Lane:
         self._calling = False
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
-        self._unwritten = Unwritten(context, self._push_ahead)
+        self._unwritten = Unwritten(context)
         #: The newest version of it that the watch has shown meanwhile, by name.
-        self._rumours: dict[str, int] = {}
+        self._rumours: Mapping[str, int] = _NO_RUMOURS
         #: Done when a task that waits for a slot is to look at its queue again.
         self._stirred: asyncio.Future[None] | None = None
         #: The predecessor that was found finished or gone, or was finished here.
@@ -97,8 +100,13 @@ class Lane:
         held = self._in_hand or self._unwritten.update
         if held is None or (held.name, held.uid) != (update.name, update.uid):
             return False
-        self._rumours[update.name] = max(update.resource_version, self._rumours.get(update.name, 0))
+        newest = max(update.resource_version, self._rumours.get(update.name, 0))
+        self._rumours = {**self._rumours, update.name: newest}
         return True
+
+    def _settle_rumours(self, name: str) -> None:
+        if name in self._rumours:
+            self._rumours = {other: version for other, version in self._rumours.items() if other != name} or _NO_RUMOURS
 
     def wake(self) -> None:
         """Look at the queue again, at once."""
@@ -142,7 +150,7 @@ class Lane:
     def finished(self, name: str) -> None:
         """An update is finished or gone: what follows it may start."""
         self.queue.remove(name)
-        self._rumours.pop(name, None)
+        self._settle_rumours(name)
         self._follows = name
 
     def gone(self, update: UserUpdate) -> None:
@@ -286,7 +294,7 @@ class Lane:
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
         quick = (ended - started).total_seconds() < QUICK_SECONDS
         if may_wait and quick and self._push_ahead(self._unwritten.ahead):
-            self._unwritten.write_soon()
+            self._unwritten.write_soon(self._push_ahead)
         else:
             await self._write_outcomes()
 
@@ -331,7 +339,7 @@ class Lane:
         except errors.NotFound:
             self.gone(update)
             return
-        self._rumours.pop(update.name, None)
+        self._settle_rumours(update.name)
         if found.uid != update.uid or found.status.finished:
             self.finished(update.name)
         if not found.status.finished:

@@ -13,7 +13,7 @@ from functools import reduce
 
 from controller.engine.checkpoints import Record, write_outcome
 from controller.engine.context import StreamContext
-from controller.updates import UserUpdate
+from controller.updates import Status, UserUpdate
 
 #: Seconds for which a finished step's outcome waits for those of the next ones before it is written for itself.
 LINGER_SECONDS = 0.25
@@ -24,15 +24,15 @@ EARLY_WRITES = 1
 class Unwritten:
     """Outcomes of the update in hand, oldest first, and the write of the first of them that may be under way."""
 
-    __slots__ = ("_context", "_on_written", "_records", "_tenure", "_timer", "_writing", "_written")
+    __slots__ = ("_context", "_records", "_status", "_tenure", "_timer", "_writing", "_written")
 
-    def __init__(self, context: StreamContext, on_written: Callable[[UserUpdate], object]) -> None:
-        """`on_written` gets the update, with what is still unwritten laid over it, after a write by `write_soon`."""
+    def __init__(self, context: StreamContext) -> None:
         self._context = context
-        self._on_written = on_written
         #: The update as the API server has it.
         self._written: UserUpdate | None = None
-        self._records: list[Record] = []
+        self._records: tuple[Record, ...] = ()
+        #: What they make of its status.
+        self._status: Status | None = None
         #: The Lease's tenure in which they were answered.
         self._tenure = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,9 +49,8 @@ class Unwritten:
     @property
     def ahead(self) -> UserUpdate:
         """The update as it stands with all outcomes, at the version that the API server has."""
-        assert self._written
-        status = reduce(lambda status, record: record(status), self._records, self._written.status)
-        return self._written.with_status(status, self._written.resource_version)
+        assert self._written and self._status
+        return self._written.with_status(self._status, self._written.resource_version)
 
     def add(self, update: UserUpdate, record: Record) -> None:
         """Keep an outcome."""
@@ -60,7 +59,11 @@ class Unwritten:
             known = self._written
             if known is None or known.uid != update.uid or known.resource_version < update.resource_version:
                 self._written = update
-        self._records.append(record)
+            assert self._written
+            self._status = self._written.status
+        assert self._status
+        self._records = (*self._records, record)
+        self._status = record(self._status)
 
     async def write(self) -> UserUpdate:
         """Return when everything is written: the update as the API server has it then.
@@ -77,13 +80,16 @@ class Unwritten:
             assert self._written
             return self._written
         finally:
-            self._written, self._writing = None, None
-            self._records.clear()
+            self._written, self._status, self._writing = None, None, None
+            self._records = ()
 
-    def write_soon(self) -> None:
-        """Begin a write in a while, unless `write` comes first."""
+    def write_soon(self, on_written: Callable[[UserUpdate], object]) -> None:
+        """Begin a write in a while, unless `write` comes first.
+
+        `on_written` gets the update after it, with what is still unwritten laid over it.
+        """
         if self._timer is None and self._writing is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._begin)
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._begin, on_written)
 
     def drop(self) -> None:
         """Somebody else works on the stream: nothing of this counts any more."""
@@ -96,30 +102,35 @@ class Unwritten:
             self._timer.cancel()
             self._timer = None
 
-    def _begin(self) -> None:
+    def _begin(self, on_written: Callable[[UserUpdate], object]) -> None:
         self._timer = None
         if self._context.early_writes < EARLY_WRITES:
-            self._writing = asyncio.get_running_loop().create_task(self._write_early())
+            self._writing = asyncio.get_running_loop().create_task(self._write_early(on_written))
         else:
-            self.write_soon()
+            self.write_soon(on_written)
 
-    async def _write_early(self) -> None:
+    async def _write_early(self, on_written: Callable[[UserUpdate], object]) -> None:
         self._context.early_writes += 1
         try:
             await self._write()
         finally:
             self._context.early_writes -= 1
         self._writing = None  # one that failed stays, for `write` to raise its error
-        self._on_written(self.ahead)
+        on_written(self.ahead)
 
     async def _write(self) -> None:
         """All there is now, in one write. A Conflict finds either none of it recorded or all: it is one write."""
-        assert self._written
-        batch = tuple(self._records)
+        before, batch, status = self._written, self._records, self._status
+        assert before and status
         self._written = await write_outcome(
             self._context,
-            self._written,
-            lambda status: reduce(lambda s, record: record(s), batch, status),
+            before,
+            lambda found: status if found is before.status else _after(batch, found),
             self._tenure,
         )
-        del self._records[: len(batch)]
+        self._records = self._records[len(batch) :]
+        self._status = _after(self._records, self._written.status)
+
+
+def _after(records: tuple[Record, ...], status: Status) -> Status:
+    return reduce(lambda status, record: record(status), records, status)

@@ -333,3 +333,13 @@ def test_the_order_check_can_fail(broken: Callable[[], UserQueue]) -> None:
     assert_in_sequence(drained(sound))
     with pytest.raises(AssertionError, match="came before"):
         assert_in_sequence(drained(queue))
+
+
+def test_order_holds_where_a_queue_shrinks_to_one_update_and_grows_again() -> None:
+    second, first, third = make_update(sequence=2), make_update(sequence=1), make_update(sequence=3)
+    queue = make_queue(second, first)
+    queue.remove(second.name)
+    assert queue.head == first
+    queue.push(third)
+    queue.push(second)
+    assert drained(queue) == [first, second, third]
