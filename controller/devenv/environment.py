@@ -95,7 +95,7 @@ class Environment:
         """How a process of that name is run."""
         found = self.sources
         if name == "etcd" and found.etcd:
-            return apiserver.etcd(found.etcd, self.layout, self.ports)
+            return apiserver.etcd(found.etcd, self.layout, self.ports, tuned=self.wanted().tuned)
         if name == "apiserver" and found.apiserver:
             return apiserver.server(found.apiserver, self.layout, self.ports, tuned=self.wanted().tuned)
         if name == "kafka" and found.java and found.kafka_jars:
