@@ -54,15 +54,15 @@ class UserQueue:
         self._put_begun(update.name, update.status.phase is not None)
         _put(self._asked, update.name, update.request not in (None, update.status.handled_request))
         if known is None or _place(known) != _place(update):
-            self._rank(update)
+            self._insert(update)
 
     def _put_begun(self, name: str, belongs: bool) -> None:
         if belongs != (name in self._begun):
             others = tuple(begun for begun in self._begun if begun != name)
             self._begun = (*others, name) if belongs else others
 
-    def _rank(self, update: UserUpdate) -> None:
-        """Find its place among the others; those get theirs when a second one comes."""
+    def _insert(self, update: UserUpdate) -> None:
+        """Into its source's heap; the first update gets there when a second one comes."""
         if len(self._by_name) > 1:
             for one in (update,) if self._heaps else self._by_name.values():
                 heapq.heappush(self._heaps.setdefault(one.source_name, []), _rank(one))
