@@ -7,6 +7,7 @@ the record is used; `position` in the status before the commit that mirrors it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -217,10 +218,9 @@ class Consumption:
         """Admit records once the topic is known to be the same: one made again starts at 0 and goes on from there."""
         looked = 0.0
         while True:
-            try:
-                await asyncio.wait_for(self._arrived.wait(), TOPIC_SECONDS)
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TOPIC_SECONDS):  # without the task that wait_for makes, for each record
+                    await self._arrived.wait()
             await asyncio.sleep(max(0.0, looked + LOOK_SECONDS - time.monotonic()))
             looked = time.monotonic()
             self._arrived.clear()

@@ -79,7 +79,8 @@ class TopicLookup:
 
     async def _answer(self, future: Future[Any]) -> Any:
         try:
-            answer = await asyncio.wait_for(asyncio.wrap_future(future), 2 * REQUEST_SECONDS)
+            async with asyncio.timeout(2 * REQUEST_SECONDS):
+                answer = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise KafkaError("BrokerUnreachable", "no broker answers: see spec.kafka.bootstrapServers") from error
         except ck.KafkaException as error:
