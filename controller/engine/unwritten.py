@@ -24,15 +24,13 @@ EARLY_WRITES = 1
 class Unwritten:
     """Outcomes of the update in hand, oldest first, and the write of the first of them that may be under way."""
 
-    __slots__ = ("_context", "_records", "_status", "_tenure", "_timer", "_writing", "_written")
+    __slots__ = ("_context", "_records", "_tenure", "_timer", "_writing", "_written")
 
     def __init__(self, context: StreamContext) -> None:
         self._context = context
         #: The update as the API server has it.
         self._written: UserUpdate | None = None
         self._records: tuple[Record, ...] = ()
-        #: What they make of its status.
-        self._status: Status | None = None
         #: The Lease's tenure in which they were answered.
         self._tenure = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,8 +47,9 @@ class Unwritten:
     @property
     def ahead(self) -> UserUpdate:
         """The update as it stands with all outcomes, at the version that the API server has."""
-        assert self._written and self._status
-        return self._written.with_status(self._status, self._written.resource_version)
+        assert self._written
+        status = _after(self._records, self._written.status)
+        return self._written.with_status(status, self._written.resource_version)
 
     def add(self, update: UserUpdate, record: Record) -> None:
         """Keep an outcome."""
@@ -59,11 +58,7 @@ class Unwritten:
             known = self._written
             if known is None or known.uid != update.uid or known.resource_version < update.resource_version:
                 self._written = update
-            assert self._written
-            self._status = self._written.status
-        assert self._status
         self._records = (*self._records, record)
-        self._status = record(self._status)
 
     async def write(self) -> UserUpdate:
         """Return when everything is written: the update as the API server has it then.
@@ -80,7 +75,7 @@ class Unwritten:
             assert self._written
             return self._written
         finally:
-            self._written, self._status, self._writing = None, None, None
+            self._written, self._writing = None, None
             self._records = ()
 
     def write_soon(self, on_written: Callable[[UserUpdate], object]) -> None:
@@ -120,16 +115,12 @@ class Unwritten:
 
     async def _write(self) -> None:
         """All there is now, in one write. A Conflict finds either none of it recorded or all: it is one write."""
-        before, batch, status = self._written, self._records, self._status
-        assert before and status
+        assert self._written
+        batch = self._records
         self._written = await write_outcome(
-            self._context,
-            before,
-            lambda found: status if found is before.status else _after(batch, found),
-            self._tenure,
+            self._context, self._written, lambda status: _after(batch, status), self._tenure
         )
         self._records = self._records[len(batch) :]
-        self._status = _after(self._records, self._written.status)
 
 
 def _after(records: tuple[Record, ...], status: Status) -> Status:
