@@ -21,6 +21,8 @@ BUCKET_LABEL = f"{GROUP}/bucket"
 BUCKETS = 64
 #: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
 REQUEST_ANNOTATION = f"{GROUP}/request"
+#: On an UpdateStream: the uid under which it was adopted. A copy of the object, restored or applied, has another one.
+UID_ANNOTATION = f"{GROUP}/uid"
 #: Keeps a UserBacklog until the bridge has let go of it: deleting one by hand loses nothing.
 BACKLOG_FINALIZER = f"{GROUP}/backlog"
 #: The source of updates that no Kafka record stands behind.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
+from controller import names
+
 Policy: TypeAlias = Literal["Hold", "Continue"]
 
 
@@ -99,6 +101,8 @@ class UpdateStream:
     namespace: str
     name: str
     uid: str
+    #: The uid under which a bridge or controller adopted it; None: none has yet.
+    adopted_uid: str | None
     generation: int
     kafka: KafkaSpec
     steps: Mapping[str, StepSpec]
@@ -111,6 +115,11 @@ class UpdateStream:
     retention: Retention
     suspend: Suspend
 
+    @property
+    def restored(self) -> bool:
+        """A copy of a stream that was at work: its positions, and the status of its updates, may be missing."""
+        return self.adopted_uid not in (None, self.uid)
+
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UpdateStream:
         """Raises KeyError where the object is not what the CRD lets pass."""
@@ -121,6 +130,7 @@ class UpdateStream:
             namespace=namespace,
             name=name,
             uid=metadata["uid"],
+            adopted_uid=(metadata.get("annotations") or {}).get(names.UID_ANNOTATION),
             generation=metadata.get("generation", 0),
             kafka=KafkaSpec.from_body(spec["kafka"], default_group=f"{namespace}.{name}"),
             steps={step: StepSpec.from_body(body) for step, body in spec["steps"].items()},

@@ -98,6 +98,7 @@ def make_stream(
         namespace=namespace,
         name=name,
         uid=f"uid-of-{name}",
+        adopted_uid=f"uid-of-{name}",
         generation=1,
         kafka=KafkaSpec("127.0.0.1:9092", "events", f"{namespace}.{name}", {}, None),
         steps={

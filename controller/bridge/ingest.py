@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from controller import kafka, logs
+from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.positions import WentBack
 from controller.bridge.reporting import Consuming, Counts
@@ -55,7 +56,7 @@ class Ingest:
     def change(self, stream: UpdateStream) -> None:
         """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
         old, self._stream = self._stream, stream
-        if old.kafka != stream.kafka:
+        if old.kafka != stream.kafka or old.restored != stream.restored:
             self._changed.set()
         if self._consumption is not None:
             self._consumption.change(stream)
@@ -87,6 +88,9 @@ class Ingest:
                 await self._pause()
 
     async def _consume(self) -> None:
+        if self._stream.restored:
+            raise kafka.KafkaError(RESTORED, RESTORED_MESSAGE)
+        await adopt(self._cluster, self._stream)
         secrets = await self._secrets()
         config = kafka.client_config(self._stream.kafka, secrets)
         lookup = kafka.TopicLookup(config, self._stream.kafka.topic)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from controller import crashpoints, errors
+from controller.adoption import adopt
 from controller.cluster import UPDATES, Body
 from controller.engine import metrics
 from controller.engine.collection import Collection
@@ -188,7 +189,7 @@ class Engine:
     async def _begin(self, tenure: int) -> None:
         """List everything before any work; the events that come meanwhile are merged behind it."""
         self._early = {}
-        while self._context.lease.tenure == tenure and not await self._list(whole=True):
+        while self._context.lease.tenure == tenure and not (await self._adopt() and await self._list(whole=True)):
             await asyncio.sleep(RETRY_SECONDS)
         crashpoints.reach("controller.listed")
         early, self._early = self._early, None
@@ -197,6 +198,15 @@ class Engine:
         self._reopen()
         for kind, body in early.values():
             self.observe(kind, body)
+
+    async def _adopt(self) -> bool:
+        """Whether the stream bears its mark now, before anything is called."""
+        try:
+            await adopt(self._context.cluster, self._context.stream)
+        except errors.ApiError as error:
+            logger.warning("Stream not adopted, trying again", extra=fields(cause=str(error)))
+            return False
+        return True
 
     def _reopen(self) -> None:
         self._open = self._begun = True
@@ -275,6 +285,7 @@ class Engine:
                     await self._doubt.wait()
             await asyncio.sleep(RETRY_SECONDS)  # a watch that begins anew says so once for each object
             self._doubt.clear()
+            await self._adopt()  # which may have been refused at the beginning
             if self._open and not await self._list(whole=False):
                 self._doubt.set()
             self._wake.set()  # whatever has kept a lane from waking is made good by that

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from functools import partial
 
 from controller import errors
+from controller.adoption import report_restored
 from controller.cluster import STREAMS, Body, Cluster
 from controller.downstream import Downstream
 from controller.engine.leases import Leases
@@ -39,12 +41,15 @@ class Engines:
         self._stopping = False
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._reports: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
         await stop.wait()
         self._stopping = True
         self._orphans.stop()
+        for report in self._reports:
+            report.cancel()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
     def unsettled(self) -> list[str]:
@@ -99,7 +104,10 @@ class Engines:
             return
         self._streams[key] = stream
         self._versions[key] = int(body["metadata"]["resourceVersion"])
-        if known is None:
+        if stream.restored:
+            if known is None or not known.restored:
+                self._hold(key, stream)
+        elif known is None or known.restored:
             logger.info("Stream started", extra=fields(stream="/".join(key)))
             self._start(key, stream)
         elif known.shards != stream.shards:
@@ -109,6 +117,19 @@ class Engines:
         elif known != stream:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
             self._engines[key].reconfigure(stream)
+
+    def _hold(self, key: tuple[str, str], stream: UpdateStream) -> None:
+        """Nothing is done for a restored stream but to say so, until a person takes the mark off."""
+        logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
+        if key in self._engines:
+            self._stop(key)
+        report = asyncio.get_running_loop().create_task(self._report_restored(stream))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _report_restored(self, stream: UpdateStream) -> None:
+        with contextlib.suppress(errors.NotFound):
+            await report_restored(self._cluster, stream)
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
@@ -130,7 +151,8 @@ class Engines:
             return
         logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
         del self._streams[key], self._versions[key]
-        self._stop(key)
+        if key in self._engines:  # not where it was restored, and never worked on
+            self._stop(key)
 
     def _stop(self, key: tuple[str, str]) -> None:
         end = asyncio.get_running_loop().create_task(self._end(key, self._engines.pop(key), self._ends.get(key)))

@@ -107,6 +107,30 @@ def test_the_controller_labels_updates_and_changes_nothing_else(
         assert patched({"spec": {"suspend": True}}, by=kube) == 200, "a person may"
 
 
+@pytest.mark.usefixtures("policies")
+@pytest.mark.parametrize("account", ["bridge", "controller"])
+def test_the_processes_adopt_streams_and_change_nothing_else(
+    kube: Kube, environment: Environment, namespace: str, account: str
+) -> None:
+    kube.create(namespace, "updatestreams", changed(STREAM, {"metadata.annotations": {"mine": "x"}}))
+    path = kube.path(namespace, "updatestreams", "user-updates")
+    process = Kube.connect(environment.account_kubeconfig(account))
+
+    def patched(body: dict[str, Any], by: Kube = process) -> int:
+        return by.client.patch(path, json=body, params=DRY, headers=MERGE_PATCH).status_code
+
+    with process.client:
+        eventually(lambda: patched({"spec": {"suspend": {"ingest": True}}}) == 403, COMPILED)
+        assert patched({"metadata": {"annotations": {names.UID_ANNOTATION: "a"}}}) == 200
+        for other in ({"labels": {"mine": "y"}}, {"annotations": {"mine": "y"}}, {"annotations": {"mine": None}}):
+            assert patched({"metadata": other}) == 403, other
+        kube.patch(
+            namespace, "updatestreams", "user-updates", {"metadata": {"annotations": {names.UID_ANNOTATION: "a"}}}
+        )
+        assert patched({"metadata": {"annotations": {names.UID_ANNOTATION: "b"}}}) == 403, "a person's to take off"
+        assert patched({"spec": {"suspend": {"ingest": True}}}, by=kube) == 200, "a person may"
+
+
 @pytest.mark.usefixtures("policies", "people")
 def test_who_sends_secrets_somewhere_may_read_them(kube: Kube, namespace: str) -> None:
     secret: dict[str, Any] = {"spec__steps__profile__secretRef": {"name": "token"}}

@@ -6,6 +6,7 @@ everything works.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 import tempfile
@@ -92,6 +93,25 @@ def consumes(stage: Stage) -> Goal:
     return lambda: len(stage.ingested.updates()) == 1 and stage.ingested.entry().get("committed") == 1
 
 
+def adopted(kube: Kube, namespace: str, name: str) -> bool:
+    """Whether a stream bears its mark."""
+    stream = kube.get(namespace, "updatestreams", name)
+    annotations = stream["metadata"].get("annotations") or {}
+    return bool(annotations.get(names.UID_ANNOTATION) == stream["metadata"]["uid"])
+
+
+def adopts_what_it_reads(stage: Stage) -> Goal:
+    """A refused patch is tried again when the consumption begins anew."""
+    stage.ingested.apply()
+    waits = itertools.count(100)
+
+    def marked() -> bool:
+        stage.ingested.change(kafka={"config": {"fetch.wait.max.ms": str(next(waits))}})
+        return adopted(stage.kube, stage.ingested.namespace, stage.ingested.name)
+
+    return marked
+
+
 def consumes_with_a_secret(stage: Stage) -> Goal:
     stage.ingested.apply(kafka={"secretRef": {"name": stage.secret()}})
     stage.ingested.produce(good(["ana"]))
@@ -175,6 +195,18 @@ def applies(stage: Stage) -> Goal:
     )
 
 
+def adopts_what_it_works_on(stage: Stage) -> Goal:
+    """A refused patch is tried again when an engine begins anew."""
+    stage.processing.apply()
+    shards = itertools.cycle([2, 1])
+
+    def marked() -> bool:
+        stage.processing.change(shards=next(shards))
+        return adopted(stage.kube, stage.processing.namespace, stage.processing.stream)
+
+    return marked
+
+
 def applies_with_a_secret(stage: Stage) -> Goal:
     secret = {"secretRef": {"name": stage.secret(Authorization="Bearer x")}}
     stage.processing.apply(secret)
@@ -224,6 +256,7 @@ def tells_of_a_suspension(stage: Stage) -> Goal:
 
 #: What shows that a right is needed, where it is not the whole way of one record or update.
 SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
+    ("bridge", "patch", "updatestreams"): adopts_what_it_reads,
     ("bridge", "get", "userupdates"): finds_a_name_taken,
     ("bridge", "create", "rejectedevents"): rejects,
     ("bridge", "patch", "rejectedevents"): folds,
@@ -233,6 +266,7 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("bridge", "patch", "userbacklogs"): lets_go,
     ("bridge", "get", "userbacklogs"): lets_go,
     ("bridge", "get", "secrets"): consumes_with_a_secret,
+    ("controller", "patch", "updatestreams"): adopts_what_it_works_on,
     ("controller", "get", "updatestreams"): collects,
     ("controller", "get", "userupdates"): looks_a_predecessor_up,
     ("controller", "delete", "userupdates"): collects,
