@@ -21,10 +21,19 @@ class Kind(StrEnum):
     STALL = "stall"
     #: All that passes takes longer.
     DELAY = "delay"
+    #: Writes of one kind of object are refused, by a policy or a webhook.
+    REFUSE = "refuse"
+    #: The topic gets another partition, with records of its own.
+    GROW = "grow"
 
 
 #: Replicas whose crashes are the point of it, the parts that they need, and the links between them.
 PROCESSES = ("bridge", "controller", "apiserver", "etcd", "kafka", "downstream")
+#: What of a stream's objects the API server refuses to write.
+REFUSED = ("updates", "checkpoints", "rejections", "backlogs", "positions", "leases")
+#: Who refuses: a policy by its reason (empty: it names none), or a webhook.
+WEBHOOK = "webhook"
+REFUSERS = ("Forbidden", "RequestEntityTooLarge", "Invalid", "", WEBHOOK)
 LINKS = ("bridge-apiserver", "controller-apiserver", "controller-downstream", "bridge-kafka", "apiserver-etcd")
 
 #: Kind and target, and how often it is drawn. A replica's faults are cheap; Kafka's restart takes seconds.
@@ -41,6 +50,8 @@ WEIGHTS: Mapping[tuple[Kind, str], float] = {
     (Kind.FREEZE, "etcd"): 1,
     (Kind.FREEZE, "kafka"): 1,
     (Kind.FREEZE, "downstream"): 1,
+    **{(Kind.REFUSE, what): 0.7 for what in REFUSED},
+    (Kind.GROW, "topic"): 1,
     **{(kind, link): 1 for kind in (Kind.CUT, Kind.STALL, Kind.DELAY) for link in LINKS},
 }
 #: (share of the draws, shortest, longest) in seconds. The long ones outlast the Lease and the group's session.
@@ -50,6 +61,8 @@ _DURATIONS: Mapping[Kind, tuple[tuple[float, float, float], ...]] = {
     Kind.CUT: ((0.6, 0.0, 0.5), (0.4, 0.5, 5.0)),
     Kind.STALL: ((0.5, 0.2, 3.0), (0.5, 3.0, 12.0)),
     Kind.DELAY: ((1.0, 2.0, 10.0),),
+    Kind.REFUSE: ((0.5, 2.0, 6.0), (0.5, 6.0, 15.0)),
+    Kind.GROW: ((1.0, 0.0, 0.0),),
 }
 #: Parts whose absence stops everything: never for long, as nothing is tested meanwhile.
 _LONGEST_SHARED = 5.0
@@ -67,12 +80,15 @@ class Fault:
     #: Seconds from the start.
     at: float
     kind: Kind
-    #: Name of a process (bridge-2), or of a link.
+    #: Name of a process (bridge-2), of a link, or of what is refused or grows.
     target: str
     seconds: float
+    #: One of REFUSERS, where something is refused.
+    by: str = ""
 
     def __str__(self) -> str:
-        return f"{self.at:7.2f} s  {self.kind:<6} {self.target:<21} for {self.seconds:.2f} s"
+        by = f" by {self.by or 'a policy without a reason'}" if self.kind is Kind.REFUSE else ""
+        return f"{self.at:7.2f} s  {self.kind:<6} {self.target:<21} for {self.seconds:.2f} s{by}"
 
 
 class UnknownFault(ValueError):
@@ -114,7 +130,8 @@ def generate(
             at = min(free[target] for _, target, _ in options)
             idle = [option for option in options if free[option[1]] == at]
         kind, target, _ = random.choices(idle, [weight for _, _, weight in idle])[0]
-        fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3))
+        by = random.choice(REFUSERS) if kind is Kind.REFUSE else ""
+        fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3), by)
         restart = _RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0
         free[target] = at + fault.seconds + restart + _drawn(random, _PAUSES)
         faults.append(fault)

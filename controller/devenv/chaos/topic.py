@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker, probes
 from controller.devenv.chaos.history import StoredRecord
@@ -31,6 +32,23 @@ def create(bootstrap_servers: str, topic: str, partitions: int) -> str:
         except KafkaException as failed:
             if time.monotonic() > deadline:
                 raise CommandFailed(f"topic {topic} cannot be described: {failed.args[0].str()}") from failed
+            time.sleep(0.1)
+
+
+def grow(bootstrap_servers: str, topic: str) -> int:
+    """Add a partition; its number, once brokers tell of it. Raises CommandFailed."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        client = probes.admin(bootstrap_servers)
+        try:
+            count = len(client.list_topics(topic, timeout=_SECONDS).topics[topic].partitions)
+            client.create_partitions([NewPartitions(topic, count + 1)])[topic].result(timeout=_SECONDS)
+            while len(client.list_topics(topic, timeout=_SECONDS).topics[topic].partitions) <= count:
+                time.sleep(0.1)
+            return count
+        except KafkaException as failed:
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"topic {topic} cannot get a partition: {failed.args[0].str()}") from failed
             time.sleep(0.1)
 
 
