@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 
 from controller import crashpoints, errors
 from controller.cluster import UPDATES, Body
@@ -20,6 +20,7 @@ from controller.engine.lease import Lease
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report
+from controller.engine.waking import Waking
 from controller.logs import fields
 from controller.sharding import Shard
 from controller.streams import UpdateStream
@@ -35,9 +36,6 @@ RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
 PRUNE_SECONDS = 5.0
-#: Where all lanes are to be woken: how many may work for less than so many seconds. Were thousands to begin at once,
-#: each would open a connection before the first of them had its answer.
-WAKE_AT_ONCE, WAKE_SECONDS = 64, 0.5
 
 
 class Engine:
@@ -57,7 +55,7 @@ class Engine:
         self._on_gone = on_gone
         self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
-        self._wake = asyncio.Event()
+        self._waking = Waking(lambda: self._registry.lanes)
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
         self._begun = False
@@ -92,7 +90,7 @@ class Engine:
     def reconfigure(self, stream: UpdateStream) -> None:
         """A changed spec acts at once."""
         self._context.reconfigure(stream)
-        self._wake.set()
+        self._waking.ask()
 
     def doubt(self) -> None:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
@@ -149,7 +147,7 @@ class Engine:
             for work in (
                 self._context.lease.keep,
                 self._work,
-                self._wake_lanes,
+                self._waking.run,
                 self._resync,
                 self._prune,
                 self._collection.run,
@@ -202,24 +200,7 @@ class Engine:
         self._open = self._begun = True
         for lane in self._registry.lanes:
             lane.closed = False
-        self._wake.set()
-
-    async def _wake_lanes(self) -> None:
-        """All of them; from the first one again when that is asked for meanwhile."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            lanes = iter(self._registry.lanes)
-            await asyncio.gather(*(self._wake_next(lanes) for _ in range(WAKE_AT_ONCE)))
-
-    async def _wake_next(self, lanes: Iterator[Lane]) -> None:
-        for lane in lanes:
-            lane.wake()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAKE_SECONDS):
-                    await lane.drained()
-            if self._wake.is_set():
-                return
+        self._waking.ask()
 
     async def _list(self, *, whole: bool) -> bool:
         """All that is unfinished; or, where the stream is divided and not the `whole` is asked for, by its label.
@@ -277,7 +258,7 @@ class Engine:
             self._doubt.clear()
             if self._open and not await self._list(whole=False):
                 self._doubt.set()
-            self._wake.set()  # whatever has kept a lane from waking is made good by that
+            self._waking.ask()  # whatever has kept a lane from waking is made good by that
 
     async def _prune(self) -> None:
         while True:
