@@ -51,6 +51,16 @@ class Reason(StrEnum):
 
 
 DELAYED = frozenset({Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED})
+#: What an update may wait for that has never been called.
+BEFORE_THE_FIRST_CALL = frozenset(
+    {
+        Reason.SUSPENDED,
+        Reason.STREAM_SUSPENDED,
+        Reason.STREAM_MISSING,
+        Reason.STEP_CONCURRENCY,
+        Reason.STEP_MISCONFIGURED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,8 @@ class Source:
     offset: int
     timestamp: datetime
     traceparent: str | None = None
-    #: Name of the user's update before this one, of the same source: this one starts when that is finished or gone.
+    #: Name of the user's update before this one, of the same source: this one is not called before that is finished
+    #: or gone.
     after: str | None = None
 
     @property
@@ -154,6 +165,8 @@ class Status:
     #: Busy answers to the step in hand.
     busy_count: int = 0
     next_attempt_time: datetime | None = None
+    #: When the first call began that was answered; an update that has it has been called.
+    start_time: datetime | None = None
     #: Raised only when someone asks for the steps to be done again.
     run: int = 0
     steps: tuple[StepRecord, ...] = ()
@@ -169,6 +182,23 @@ class Status:
     @property
     def finished(self) -> bool:
         return self.phase in FINISHED
+
+    @property
+    def called(self) -> bool:
+        """A call of it has been answered, so that it stays the head until it is finished.
+
+        Versions before `startTime` did not write it. What they stored counts as called unless it shows nothing but a
+        wait that comes before the first call: one that may have been called stays the head. Two things they cannot
+        tell: whether tries without the step's Secret were calls (taken as calls), and whether a first call was cut off
+        before a suspension (taken as none, as when it is cut off by a crash).
+        """
+        if self.start_time is not None:
+            return True
+        if self.phase is None:
+            return False
+        traces = (self.steps, self.attempts, self.busy_count, self.run, self.next_attempt_time, self.handled_request)
+        before = self.phase is Phase.WAITING and self.reason in BEFORE_THE_FIRST_CALL and self.held is None
+        return any(traces) or not before
 
     @property
     def delayed(self) -> bool:
@@ -196,6 +226,7 @@ class Status:
             misconfigured_count=body.get("misconfiguredCount", 0),
             busy_count=body.get("busyCount", 0),
             next_attempt_time=_time(body.get("nextAttemptTime")),
+            start_time=_time(body.get("startTime")),
             run=body.get("run", 0),
             steps=tuple(StepRecord.from_body(record) for record in body.get("steps", ())),
             reason=Reason(condition["reason"]) if condition else None,
@@ -214,6 +245,7 @@ class Status:
             "misconfiguredCount": self.misconfigured_count or None,
             "busyCount": self.busy_count,
             "nextAttemptTime": times.to_text(self.next_attempt_time) if self.next_attempt_time else None,
+            "startTime": times.to_text(self.start_time) if self.start_time else None,
             "run": self.run,
             "steps": [record.for_status() for record in self.steps],
             "conditions": [self._condition()] if self.reason else None,

@@ -6,6 +6,7 @@ import asyncio
 
 from controller.engine import waking
 from controller.engine.waking import Waking
+from tests.eventually import eventually_async
 
 
 class Lane:
@@ -36,9 +37,11 @@ async def reached(lane: Lane, within: float = 10.0) -> float:
     """Seconds until it was woken."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    async with asyncio.timeout(within):
-        while not lane.woken:
-            await asyncio.sleep(0.001)
+
+    async def there() -> bool:
+        return lane.woken > 0
+
+    await eventually_async(there, within, every=0.001)
     return loop.time() - begun
 
 
