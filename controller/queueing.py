@@ -21,10 +21,11 @@ class UserQueue:
 
     The head is the one in hand; where there is none, one that has been called; else the earliest of the sources' first
     ones, whether it has a phase already (it was suspended, say) or not. Across sources it compares times, never
-    sequences, which mean nothing between them.
+    sequences, which mean nothing between them. What this version does not understand has its place too, and does not
+    leave it; where its place cannot be told either, it is the head.
     """
 
-    __slots__ = ("_asked", "_by_name", "_called", "_heaps", "_in_hand", "_shown")
+    __slots__ = ("_asked", "_by_name", "_called", "_heaps", "_in_hand", "_shown", "_unplaced")
 
     def __init__(self) -> None:
         # There is a queue for each of ten thousand users who wait, most with one update: that takes little memory.
@@ -38,6 +39,8 @@ class UserQueue:
         #: All updates by source; empty while there are less than two.
         self._heaps: dict[str, list[_Rank]] = {}
         self._in_hand: str | None = None
+        #: Names of those whose place nobody can tell: all others wait.
+        self._unplaced: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -57,6 +60,8 @@ class UserQueue:
         status = update.status
         self._called = _with(self._called, update.name, status.called)
         self._shown = _with(self._shown, update.name, status.phase is not None and not status.called)
+        unplaced = update.unreadable is not None and not update.unreadable.placed
+        self._unplaced = _with(self._unplaced, update.name, unplaced)
         _put(self._asked, update.name, update.request not in (None, update.status.handled_request))
         if known is None or _place(known) != _place(update):
             self._insert(update)
@@ -72,6 +77,7 @@ class UserQueue:
         self._by_name.pop(name, None)
         self._called = _with(self._called, name, False)
         self._shown = _with(self._shown, name, False)
+        self._unplaced = _with(self._unplaced, name, False)
         self._asked.pop(name, None)
         if len(self._by_name) < 2:
             self._heaps.clear()
@@ -103,6 +109,8 @@ class UserQueue:
     @property
     def head(self) -> UserUpdate | None:
         """The update whose turn it is; None where nothing waits."""
+        if self._unplaced:
+            return self._by_name[self._unplaced[0]]
         if self._in_hand is not None:
             return self._by_name[self._in_hand]
         firsts = self._firsts_called() if self._called else self._firsts()

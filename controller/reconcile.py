@@ -31,7 +31,7 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class WaitTurn:
-    """Another update of the user comes first, or nothing is left to do."""
+    """Another update of the user comes first, or nothing is left to do, or this version does not understand it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def decide(
     `stream` is None where the UpdateStream is missing; `follows` names the predecessor known to be finished or gone.
     """
     status = update.status
-    if status.finished:
+    if status.finished or update.unreadable:
         return WaitTurn()
     verb = _requested(update)
     if verb in _REQUESTED_END:

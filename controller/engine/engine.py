@@ -106,8 +106,8 @@ class Engine:
             self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and kind == "DELETED":
             self._observe_gone(body)
-        elif self._open and (update := parse(body)):
-            self._registry.merge(update)
+        elif self._open:
+            self._registry.merge(parse(body))
 
     def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
@@ -116,8 +116,7 @@ class Engine:
         known = lane.queue.get(metadata["name"]) if lane else None
         if lane is None or known is None or known.resource_version >= int(metadata["resourceVersion"]):
             return  # mostly the echo of our own write
-        update = parse(body)
-        if update and not lane.has_in_hand(update):
+        if not lane.has_in_hand(parse(body)):
             self._look_up(known)
 
     def _look_up(self, known: UserUpdate) -> None:
@@ -133,11 +132,10 @@ class Engine:
         except errors.ApiError as error:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
-            if found := parse(body):
-                self._check_label(body)
-                self._registry.merge(found)
-                if found.status.finished:
-                    self._collection.add(found)
+            self._check_label(body)
+            self._registry.merge(found := parse(body))
+            if found.status.finished:
+                self._collection.add(found)
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
@@ -222,8 +220,8 @@ class Engine:
                 for body in self._of_shard(page.items):
                     name, at = body["metadata"]["name"], int(body["metadata"]["resourceVersion"])
                     listed.add(name)
-                    if not self._registry.knows(body["spec"]["user"], name, at) and (update := parse(body)):
-                        updates.append(update)
+                    if not self._registry.knows(body["spec"]["user"], name, at):
+                        updates.append(parse(body))
                 version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from controller import errors
@@ -15,12 +18,23 @@ from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
 from controller.logs import fields
 from controller.streams import UpdateStream
+from controller.streamstatus import tell_unreadable
+from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that kopf is held back while the streams that are there begin.
 HEAD_START_SECONDS = 5.0
 POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A stream that this version does not understand: its updates wait."""
+
+    uid: str
+    version: int
+    generation: int
 
 
 class Engines:
@@ -33,7 +47,9 @@ class Engines:
         self._leases = Leases(cluster)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
-        self._orphans = Orphans(cluster, self._streams)
+        self._unreadable: dict[tuple[str, str], _Unreadable] = {}
+        self._orphans = Orphans(cluster, lambda key: key in self._streams or key in self._unreadable)
+        self._tales: set[asyncio.Task[None]] = set()
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
@@ -45,6 +61,8 @@ class Engines:
         await stop.wait()
         self._stopping = True
         self._orphans.stop()
+        for tale in self._tales:
+            tale.cancel()
         await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
 
     def unsettled(self) -> list[str]:
@@ -68,6 +86,9 @@ class Engines:
         for key, stream in list(self._streams.items()):
             if stream.uid not in found and self._versions[key] <= listing.resource_version:
                 self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
+        for key, unreadable in list(self._unreadable.items()):
+            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
+                self._remove(key, unreadable.uid)
         for body in listing.items:
             self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
@@ -94,9 +115,10 @@ class Engines:
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
             stream = UpdateStream.from_body(body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.error("UpdateStream not understood", extra=fields(stream="/".join(key), cause=repr(error)))
+        except NOT_UNDERSTOOD as error:
+            self._stand_still(key, body, error)
             return
+        self._unreadable.pop(key, None)
         self._streams[key] = stream
         self._versions[key] = int(body["metadata"]["resourceVersion"])
         if known is None:
@@ -109,6 +131,34 @@ class Engines:
         elif known != stream:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
             self._engines[key].reconfigure(stream)
+
+    def _stand_still(self, key: tuple[str, str], body: Body, error: Exception) -> None:
+        """By an earlier spec something might be done that this one forbids. Told of once for each spec: where a newer
+        controller works on the stream beside this one, it tells otherwise.
+        """
+        metadata = body["metadata"]
+        before, version = self._unreadable.get(key), int(metadata["resourceVersion"])
+        if before and version < before.version:
+            return
+        now = _Unreadable(metadata["uid"], version, metadata.get("generation", 0))
+        self._unreadable[key] = now
+        if key in self._streams:
+            del self._streams[key], self._versions[key]
+            self._stop(key)
+        if before is None or (before.uid, before.generation) != (now.uid, now.generation):
+            logger.error(
+                "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
+                extra=fields(stream="/".join(key), cause=repr(error)),
+            )
+            tale = asyncio.get_running_loop().create_task(self._tell(key, body, error))
+            self._tales.add(tale)
+            tale.add_done_callback(self._tales.discard)
+
+    async def _tell(self, key: tuple[str, str], body: Body, error: Exception) -> None:
+        if end := self._ends.get(key):
+            await asyncio.wait([end])  # it may have something to tell too, which is over then
+        with contextlib.suppress(errors.NotFound):
+            await tell_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC))
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
@@ -125,6 +175,9 @@ class Engines:
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
+        if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
+            del self._unreadable[key]
+            self._orphans.notice(key)
         stream = self._streams.get(key)
         if stream is None or stream.uid != uid:
             return

@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import assert_never
 
 from controller import crashpoints, errors
-from controller.cluster import UPDATES
 from controller.engine import rumours
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
+from controller.engine.parsing import read
 from controller.engine.unwritten import Unwritten
 from controller.logs import fields
 from controller.outcomes import Done, NotCalled, Outcome
@@ -38,6 +38,7 @@ from controller.reconcile import (
     waiting_to_be_callable,
 )
 from controller.steps import STEPS
+from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,6 @@ class Lane:
     """The queue of one user, and the task that works on it while there is something to do."""
 
     __slots__ = (
-        "_calling",
         "_context",
         "_follows",
         "_in_hand",
@@ -69,6 +69,7 @@ class Lane:
         "_task",
         "_timer",
         "_unwritten",
+        "calling",
         "closed",
         "queue",
     )
@@ -77,10 +78,11 @@ class Lane:
         self.queue = UserQueue()
         #: Nothing new starts: the Lease has lapsed, or the engine is stopping.
         self.closed = False
+        #: A call is in flight.
+        self.calling = False
         self._context = context
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._calling = False
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
         self._unwritten = Unwritten(context)
@@ -94,11 +96,6 @@ class Lane:
     def busy(self) -> bool:
         """Its task runs; one that was cancelled before it began is still here, and done."""
         return self._task is not None and not self._task.done()
-
-    @property
-    def calling(self) -> bool:
-        """A call is in flight."""
-        return self._calling
 
     def has_in_hand(self, update: UserUpdate) -> bool:
         """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
@@ -129,7 +126,7 @@ class Lane:
 
     def cut(self) -> None:
         """Close the connection of a call in flight. Outcomes in hand stay: they are written when that may be."""
-        if self.busy and self._calling:
+        if self.busy and self.calling:
             assert self._task
             self._task.cancel()
 
@@ -230,22 +227,26 @@ class Lane:
 
         The slot is for the call alone: no other user waits for a Secret to be read or a status to be written.
         """
-        credentials = await self._context.step_credentials(step)
+        endpoint = self._context.stream.steps[step]
+        credentials = await self._context.step_credentials(endpoint)
+        if not self._still(update, step, endpoint):
+            return True
         if credentials is None:
-            secret = self._context.stream.steps[step].secret_name
-            missing = f"there is no Secret {secret} for {step}, or no right to read it"
+            missing = f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it"
             return await self._wait_to_be_callable(update, missing)
         with ExitStack() as holding:
             with self._context.slots[step].turn() as turn:
-                found = self._still(update, step) if turn.done() else await self._await_turn(turn, update, step)
-                if not found:
+                if not turn.done() and await self._await_turn(turn, update, step, endpoint):
+                    credentials = await self._context.step_credentials(endpoint)  # it may have taken hours
+                found = self._still(update, step, endpoint) if turn.done() else None
+                if not found or credentials is None:
                     return True
                 if not self._context.lease.held:
                     await self._context.lease.wait_held()  # decide anew then: somebody else may have held it
                     return True
                 holding.enter_context(self._holding(found))
                 started = self._context.now()
-                outcome = await self._ask(found, step, credentials)
+                outcome = await self._ask(found, step, endpoint, credentials)
             if isinstance(outcome, NotCalled):
                 return await self._wait_to_be_callable(found, outcome.message)
             crashpoints.reach("controller.answered")
@@ -264,43 +265,47 @@ class Lane:
             return False
         return True
 
-    async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str) -> UserUpdate | None:
-        """The update as it stands when a slot is free; None as soon as something else is to be done."""
+    async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
+        """True when a slot is free; False as soon as something else is to be done."""
         patience: float | None = SLOT_PATIENCE
         while not turn.done():
             self._stirred = asyncio.get_running_loop().create_future()
             done, _ = await asyncio.wait({turn, self._stirred}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not (found := self._still(update, step)):
-                return None
+            if not (found := self._still(update, step, endpoint)):
+                return False
             update = found
             if not done:
                 patience = None
                 if self._unwritten:
                     await self._write_outcomes()
-                    return None
+                    return False
                 waiting = waiting_for_slot(update.status, self._context.now())
                 if waiting != update.status:
                     await self._write(update, waiting)
-        return self._still(update, step)
+        return True
 
-    def _still(self, update: UserUpdate, step: str) -> UserUpdate | None:
-        """The update as it stands now; None where it is not this step of it that is to run."""
-        found = self._next()
-        if self.closed or found is None or found.name != update.name or self._decide(found) != RunStep(step):
+    def _still(self, update: UserUpdate, step: str, endpoint: StepSpec) -> UserUpdate | None:
+        """The update as it stands now; None where it is not this step of it that is to run, and as it was specified:
+        the headers of one Secret must not go to the url of another.
+        """
+        found = None if self.closed else self._next()
+        if found is None or found.name != update.name or self._decide(found) != RunStep(step):
             return None
-        return found
+        return found if self._context.stream.steps[step] == endpoint else None
 
-    async def _ask(self, update: UserUpdate, step: str, credentials: CallCredentials) -> Outcome | NotCalled:
+    async def _ask(
+        self, update: UserUpdate, step: str, endpoint: StepSpec, credentials: CallCredentials
+    ) -> Outcome | NotCalled:
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        self._calling = True
+        self.calling = True
         try:
-            key, endpoint = update.idempotency_key(step), self._context.stream.steps[step]
+            key = update.idempotency_key(step)
             outcome = await self._context.downstream.call(
                 _STEPS[step], endpoint, update, key, credentials.headers, credentials.tls
             )
         finally:
-            self._calling = False
+            self.calling = False
         if first and isinstance(outcome, NotCalled):
             self.queue.put_back(update.name)
         return outcome
@@ -353,9 +358,7 @@ class Lane:
 
     async def _look_again(self, update: UserUpdate) -> None:
         """It was changed or deleted by somebody else while it was in hand."""
-        try:
-            found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, update.name))
-        except errors.NotFound:
+        if not (found := await read(self._context.cluster, update.namespace, update.name)):
             self.gone(update)
             return
         self._rumours = rumours.settled(self._rumours, update.name)
@@ -366,7 +369,8 @@ class Lane:
 
     def _keep(self, update: UserUpdate, before: Status) -> None:
         """What the API server has now; a finished update leaves the queue."""
-        self._context.announcer.update_changed(update, before)
+        if not update.unreadable:
+            self._context.announcer.update_changed(update, before)
         if update.status.finished:
             self.finished(update.name)
             self._context.on_finished(update)
@@ -375,12 +379,8 @@ class Lane:
 
     async def _look_up(self, update: UserUpdate, name: str) -> bool:
         """Whether the predecessor is finished or gone; if not, it goes into the queue, before what follows it."""
-        try:
-            found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, name))
-        except errors.NotFound:
-            self._follows = name
-            return True
-        if found.status.finished:
+        found = await read(self._context.cluster, update.namespace, name)
+        if found is None or found.status.finished:
             self._follows = name
             return True
         if (found.spec.stream, found.spec.user) == (update.spec.stream, update.spec.user):

@@ -310,12 +310,14 @@ def statuses(draw: st.DrawFn) -> Status:
     """Any status; one with a reason has a transition time."""
     reason: Reason | None = draw(st.none() | st.sampled_from(Reason))
     time: datetime | None = draw(TIMES) if reason else None
+    phase: Phase | None = draw(st.none() | st.sampled_from(Phase))
+    most = 3 if phase in FINISHED else 2
     records = [
         StepRecord(name, draw(st.dictionaries(st.sampled_from(["userId", "roleId"]), TEXTS)), *draw(CALLS))
-        for name in ("profile", "permissions", "resources")[: draw(st.integers(0, 3))]
+        for name in ("profile", "permissions", "resources")[: draw(st.integers(0, most))]
     ]
     return Status(
-        phase=draw(st.none() | st.sampled_from(Phase)),
+        phase=phase,
         step=draw(st.none() | st.sampled_from(["profile", "permissions", "resources"])),
         attempts=draw(COUNTS),
         busy_count=draw(COUNTS),
