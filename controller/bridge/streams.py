@@ -37,7 +37,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         streams = Streams(cluster, settings.identity)
-        health.unsettled = streams.unsettled
+        health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
         works = [asyncio.create_task(work) for work in streams.works(health)]
         stopping = asyncio.create_task(stop.wait())
         try:
