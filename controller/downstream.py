@@ -23,7 +23,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from controller.outcomes import Misconfigured, Outcome, Retry
+from controller.outcomes import NotCalled, Outcome, Retry
 from controller.steps import Step
 from controller.streams import StepSpec
 from controller.tls import ClientTls
@@ -80,11 +80,12 @@ class Downstream:
         key: str,
         headers: Mapping[str, str] | None = None,
         tls: ClientTls | None = None,
-    ) -> Outcome:
+    ) -> Outcome | NotCalled:
         """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
 
         `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
-        certificate. Cancelling closes the connection. Raises nothing: all that can fail outside is an outcome.
+        certificate. Cancelling closes the connection. Raises nothing: all that can fail outside is an outcome, or
+        NotCalled, where not a byte was sent.
         """
         try:
             content = orjson.dumps(step.request_body(update.spec, update.status.results))
@@ -94,7 +95,7 @@ class Downstream:
             url = _url(endpoint.url)
             merged = _merged(headers, _headers(update, key))
         except ValueError as error:
-            return Misconfigured(f"{step.name} cannot be called: {error}")
+            return NotCalled(f"{step.name} cannot be called: {error}")
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
                 with self._identified(tls) as session:
@@ -102,7 +103,7 @@ class Downstream:
         except TimeoutError:
             return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
         except _Unusable as error:
-            return Misconfigured(f"{step.name} cannot be called: {error}")
+            return NotCalled(f"{step.name} cannot be called: {error}")
         except Exception as error:
             return Retry(_cause(error, step.name))
 

@@ -19,6 +19,8 @@ USER_LABEL = f"{GROUP}/user"
 #: Which of the BUCKETS the user is in. It does not depend on `spec.shards`, so that these may change.
 BUCKET_LABEL = f"{GROUP}/bucket"
 BUCKETS = 64
+#: The steps of an update, in order.
+STEPS = ("profile", "permissions", "resources")
 #: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
 REQUEST_ANNOTATION = f"{GROUP}/request"
 #: On an UpdateStream: the uid under which it was adopted. A copy of the object, restored or applied, has another one.

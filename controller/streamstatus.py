@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from controller import times
-from controller.cluster import STREAMS, Cluster
+from controller.cluster import STREAMS, Body, Cluster
 from controller.errors import ApiError, Conflict, NotFound
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,28 @@ class StreamStatus:
         if body["metadata"]["uid"] != self._uid:
             raise NotFound(f"stream {self._namespace}/{self._name} was deleted; another one has its name")
         return body.get("status") or {}, int(body["metadata"]["resourceVersion"])
+
+
+async def tell_unreadable(
+    cluster: Cluster,
+    kind: Literal["Consuming", "Processing"],
+    body: Body,
+    cause: Exception,
+    now: Callable[[], datetime],
+) -> None:
+    """Write that this version does not understand the stream's spec, as long as it takes. Raises NotFound."""
+    metadata = body["metadata"]
+    stands = "nothing is consumed" if kind == "Consuming" else "its updates wait"
+    message = (
+        f"this version does not understand the spec ({type(cause).__name__}: {cause}): {stands}."
+        " Upgrade bridge and controller, or change it back"
+    )
+
+    def change(status: dict[str, Any]) -> dict[str, Any]:
+        generation = metadata.get("generation", 0)
+        return with_condition(status, kind, False, "StreamUnreadable", message[:1024], generation=generation, now=now())
+
+    await StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"]).apply(change)
 
 
 def with_condition(

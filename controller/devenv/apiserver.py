@@ -94,6 +94,12 @@ def server(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Comman
     )
 
 
+def forget_certificate(layout: Layout) -> None:
+    """Of its own certificate and key; it makes new ones when it starts."""
+    for path in (layout.etc / "apiserver").glob("apiserver.*"):
+        path.unlink()
+
+
 def account_tokens(layout: Layout) -> dict[str, str]:
     """The token of each account; made once, with the file that kube-apiserver reads them from."""
     path = layout.etc / "tokens.csv"

@@ -228,6 +228,13 @@ class Environment:
         self.stop(name)
         self.start(name)
 
+    def rotate_authority(self) -> None:
+        """kube-apiserver killed and started again with another certificate and authority, which kubeconfigs name."""
+        self.kill("apiserver")
+        apiserver.forget_certificate(self.layout)
+        self.start("apiserver")
+        apiserver.write_kubeconfigs(self.layout, self.ports)
+
     def freeze(self, name: str) -> None:
         """SIGSTOP."""
         self.processes.signal(name, signal.SIGSTOP)

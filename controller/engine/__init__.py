@@ -20,7 +20,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Work on all streams of the cluster until `stop`. Raises ConfigError where there is no way to the API server."""
     async with Cluster.connect() as cluster, Downstream() as downstream:
         engines = Engines(cluster, downstream, settings.identity)
-        health.unsettled = engines.unsettled
+        health.unsettled, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
         async with asyncio.TaskGroup() as group:
             group.create_task(handlers.watch(cluster, engines, stop, partial(_get_ready, engines, health)))
             group.create_task(engines.run(stop))

@@ -124,7 +124,8 @@ class Collection:
         return {phase: counts[phase] for phase in FINISHED}
 
     def add(self, update: UserUpdate) -> None:
-        self._finished[update.name] = Finished.of(update)
+        if not update.unreadable:
+            self._finished[update.name] = Finished.of(update)
 
     def clear(self) -> None:
         self._finished, self._listed = {}, False
@@ -149,8 +150,9 @@ class Collection:
                 UPDATES, stream.namespace, field_selector=selector, label_selector=shard.selector, page=200
             )
             async for listing in pages:
-                for update in filter(None, map(parse, filter(shard.finds, listing.items))):
-                    found[update.name] = Finished.of(update)
+                for update in map(parse, filter(shard.finds, listing.items)):
+                    if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
+                        found[update.name] = Finished.of(update)
         if self._context.lease.tenure == tenure:
             self._finished = found | self._finished
             self._listed = True

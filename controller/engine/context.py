@@ -20,7 +20,7 @@ from controller.engine.leases import Leases
 from controller.outcomes import Outcome
 from controller.sharding import Shard
 from controller.steps import STEPS
-from controller.streams import Retention, UpdateStream
+from controller.streams import Retention, StepSpec, UpdateStream
 from controller.streamstatus import StreamStatus
 from controller.updates import Status, UserUpdate
 
@@ -95,6 +95,8 @@ class StreamContext:
     stream: UpdateStream
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
+    #: What stands in for objects that are not understood, and that an outcome in hand is to be written to, by name.
+    in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
@@ -147,13 +149,12 @@ class StreamContext:
         """The stream in logs and metrics."""
         return f"{self.stream.namespace}/{self.stream.name}"
 
-    async def step_credentials(self, step: str) -> CallCredentials | None:
+    async def step_credentials(self, endpoint: StepSpec) -> CallCredentials | None:
         """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
-        secret = self.stream.steps[step].secret_name
-        if secret is None:
+        if endpoint.secret_name is None:
             return CallCredentials()
         try:
-            return await self.shared.credentials.read(secret)
+            return await self.shared.credentials.read(endpoint.secret_name)
         except (errors.NotFound, errors.Forbidden):
             return None
 

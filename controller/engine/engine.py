@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 
 from controller import crashpoints, errors
 from controller.adoption import adopt
@@ -21,6 +21,7 @@ from controller.engine.lease import Lease
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report
+from controller.engine.waking import Waking
 from controller.logs import fields
 from controller.sharding import Shard
 from controller.streams import UpdateStream
@@ -36,9 +37,6 @@ RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
 PRUNE_SECONDS = 5.0
-#: Where all lanes are to be woken: how many may work for less than so many seconds. Were thousands to begin at once,
-#: each would open a connection before the first of them had its answer.
-WAKE_AT_ONCE, WAKE_SECONDS = 64, 0.5
 
 
 class Engine:
@@ -58,7 +56,7 @@ class Engine:
         self._on_gone = on_gone
         self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
-        self._wake = asyncio.Event()
+        self._waking = Waking(lambda: self._registry.lanes)
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
         self._begun = False
@@ -93,7 +91,7 @@ class Engine:
     def reconfigure(self, stream: UpdateStream) -> None:
         """A changed spec acts at once."""
         self._context.reconfigure(stream)
-        self._wake.set()
+        self._waking.ask()
 
     def doubt(self) -> None:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
@@ -109,8 +107,8 @@ class Engine:
             self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and kind == "DELETED":
             self._observe_gone(body)
-        elif self._open and (update := parse(body)):
-            self._registry.merge(update)
+        elif self._open:
+            self._registry.merge(parse(body))
 
     def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
@@ -119,8 +117,7 @@ class Engine:
         known = lane.queue.get(metadata["name"]) if lane else None
         if lane is None or known is None or known.resource_version >= int(metadata["resourceVersion"]):
             return  # mostly the echo of our own write
-        update = parse(body)
-        if update and not lane.has_in_hand(update):
+        if not lane.has_in_hand(parse(body)):
             self._look_up(known)
 
     def _look_up(self, known: UserUpdate) -> None:
@@ -136,11 +133,10 @@ class Engine:
         except errors.ApiError as error:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
-            if found := parse(body):
-                self._check_label(body)
-                self._registry.merge(found)
-                if found.status.finished:
-                    self._collection.add(found)
+            self._check_label(body)
+            self._registry.merge(found := parse(body))
+            if found.status.finished:
+                self._collection.add(found)
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
@@ -150,7 +146,7 @@ class Engine:
             for work in (
                 self._context.lease.keep,
                 self._work,
-                self._wake_lanes,
+                self._waking.run,
                 self._resync,
                 self._prune,
                 self._collection.run,
@@ -212,24 +208,7 @@ class Engine:
         self._open = self._begun = True
         for lane in self._registry.lanes:
             lane.closed = False
-        self._wake.set()
-
-    async def _wake_lanes(self) -> None:
-        """All of them; from the first one again when that is asked for meanwhile."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            lanes = iter(self._registry.lanes)
-            await asyncio.gather(*(self._wake_next(lanes) for _ in range(WAKE_AT_ONCE)))
-
-    async def _wake_next(self, lanes: Iterator[Lane]) -> None:
-        for lane in lanes:
-            lane.wake()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAKE_SECONDS):
-                    await lane.drained()
-            if self._wake.is_set():
-                return
+        self._waking.ask()
 
     async def _list(self, *, whole: bool) -> bool:
         """All that is unfinished; or, where the stream is divided and not the `whole` is asked for, by its label.
@@ -251,8 +230,8 @@ class Engine:
                 for body in self._of_shard(page.items):
                     name, at = body["metadata"]["name"], int(body["metadata"]["resourceVersion"])
                     listed.add(name)
-                    if not self._registry.knows(body["spec"]["user"], name, at) and (update := parse(body)):
-                        updates.append(update)
+                    if not self._registry.knows(body["spec"]["user"], name, at):
+                        updates.append(parse(body))
                 version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
@@ -288,7 +267,7 @@ class Engine:
             await self._adopt()  # which may have been refused at the beginning
             if self._open and not await self._list(whole=False):
                 self._doubt.set()
-            self._wake.set()  # whatever has kept a lane from waking is made good by that
+            self._waking.ask()  # whatever has kept a lane from waking is made good by that
 
     async def _prune(self) -> None:
         while True:

@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from controller import errors
 from controller.adoption import report_restored
@@ -17,12 +21,23 @@ from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
 from controller.logs import fields
 from controller.streams import UpdateStream
+from controller.streamstatus import tell_unreadable
+from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that kopf is held back while the streams that are there begin.
 HEAD_START_SECONDS = 5.0
 POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A stream that this version does not understand: its updates wait."""
+
+    uid: str
+    version: int
+    generation: int
 
 
 class Engines:
@@ -35,7 +50,8 @@ class Engines:
         self._leases = Leases(cluster)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
-        self._orphans = Orphans(cluster, self._streams)
+        self._unreadable: dict[tuple[str, str], _Unreadable] = {}
+        self._orphans = Orphans(cluster, lambda key: key in self._streams or key in self._unreadable)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
@@ -73,6 +89,9 @@ class Engines:
         for key, stream in list(self._streams.items()):
             if stream.uid not in found and self._versions[key] <= listing.resource_version:
                 self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
+        for key, unreadable in list(self._unreadable.items()):
+            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
+                self._remove(key, unreadable.uid)
         for body in listing.items:
             self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
@@ -99,9 +118,10 @@ class Engines:
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
             stream = UpdateStream.from_body(body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.error("UpdateStream not understood", extra=fields(stream="/".join(key), cause=repr(error)))
+        except NOT_UNDERSTOOD as error:
+            self._stand_still(key, body, error)
             return
+        self._unreadable.pop(key, None)
         self._streams[key] = stream
         self._versions[key] = int(body["metadata"]["resourceVersion"])
         if stream.restored:
@@ -123,13 +143,41 @@ class Engines:
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
         if key in self._engines:
             self._stop(key)
-        report = asyncio.get_running_loop().create_task(self._report_restored(stream))
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+        self._report(key, report_restored(self._cluster, stream))
 
-    async def _report_restored(self, stream: UpdateStream) -> None:
-        with contextlib.suppress(errors.NotFound):
-            await report_restored(self._cluster, stream)
+    def _stand_still(self, key: tuple[str, str], body: Body, error: Exception) -> None:
+        """By an earlier spec something might be done that this one forbids. Told of once for each spec: where a newer
+        controller works on the stream beside this one, it tells otherwise.
+        """
+        metadata = body["metadata"]
+        before, version = self._unreadable.get(key), int(metadata["resourceVersion"])
+        if before and version < before.version:
+            return
+        now = _Unreadable(metadata["uid"], version, metadata.get("generation", 0))
+        self._unreadable[key] = now
+        if key in self._streams:
+            del self._streams[key], self._versions[key]
+            if key in self._engines:
+                self._stop(key)
+        if before is None or (before.uid, before.generation) != (now.uid, now.generation):
+            logger.error(
+                "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
+                extra=fields(stream="/".join(key), cause=repr(error)),
+            )
+            self._report(key, tell_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC)))
+
+    def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
+        """Write a condition in the background, after the engine before it, which may have something to say too."""
+
+        async def written() -> None:
+            if end := self._ends.get(key):
+                await asyncio.wait([end])
+            with contextlib.suppress(errors.NotFound):
+                await report
+
+        task = asyncio.get_running_loop().create_task(written())
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
@@ -146,6 +194,9 @@ class Engines:
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
+        if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
+            del self._unreadable[key]
+            self._orphans.notice(key)
         stream = self._streams.get(key)
         if stream is None or stream.uid != uid:
             return

@@ -17,7 +17,11 @@ FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their en
 COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", ["stream"])
 CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", ["stream"])
 UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
-USERS = Gauge(f"{_PREFIX}_users", "Users that are held or suspended.", ["stream", "state"])
+USERS = Gauge(
+    f"{_PREFIX}_users",
+    "Users that are held, suspended, or wait for an update that this version does not understand.",
+    ["stream", "state"],
+)
 LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", ["stream"])
 
 

@@ -40,10 +40,12 @@ class Condition:
 class Summary:
     #: Updates by phase; `waiting` without the held ones.
     counts: dict[str, int]
-    #: Users that are held, suspended.
+    #: Users that are held, suspended, or wait for an object that this version does not understand (unreadable).
     users: dict[str, int]
     #: Users whose calls a downstream refuses.
     refused: int
+    #: The first such object and what was not understood, for people; empty where there is none.
+    unreadable: str = ""
 
 
 async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
@@ -51,7 +53,7 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
-        own = summary(registry, collection.counts)
+        own = summary(registry, collection.counts, context.in_doubt.values())
         for state in ("queued", "running", "waiting", "held"):
             gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
         for state, count in own.users.items():
@@ -72,7 +74,7 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
     shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.identity)
     whole = total(shards) if shards else own
     if not shards or len(shards) == count:  # else it is left as it was: the rest is about to be taken up
-        condition = processing(stream, whole.refused)
+        condition = processing(stream, whole)
         status = streamstatus.with_condition(
             status,
             "Processing",
@@ -97,33 +99,49 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
     users = {**own.users, "refused": own.refused}
-    found[shard.index] = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    entry = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    found[shard.index] = entry | ({"unreadable": own.unreadable} if own.unreadable else {})
     return [found[index] for index in sorted(found)]
 
 
 def total(entries: Iterable[Body]) -> Summary:
     counts: Counter[str] = Counter()
     users: Counter[str] = Counter()
+    unreadable: list[str] = []
     for entry in entries:
         counts.update(entry["counts"])
         users.update(entry["users"])
+        unreadable += [entry["unreadable"]] if entry.get("unreadable") else []
     refused = users.pop("refused")
-    return Summary(dict(counts), dict(users), refused)
+    return Summary(dict(counts), dict(users), refused, min(unreadable, default=""))
 
 
-def summary(unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int]) -> Summary:
-    """Counts of the stream, or of one of its shards, from what is known of its updates."""
+def summary(
+    unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int], in_doubt: Iterable[UserUpdate] = ()
+) -> Summary:
+    """Counts of the stream, or of one of its shards, from what is known of its updates.
+
+    `in_doubt`: what stands in for some of them, which an outcome could not be written to.
+    """
     phases: Counter[str] = Counter()
     users: defaultdict[Reason, set[str]] = defaultdict(set)
+    not_understood = list(in_doubt)
     for update in unfinished:
         phases[_state(update)] += 1
         if update.status.reason:
             users[update.status.reason].add(update.spec.user)
+        if update.unreadable:
+            not_understood.append(update)
     counts = {key: phases[key] for key in ("queued", "running", "waiting", "held")}
     counts |= {phase.lower(): count for phase, count in finished.items()}
     suspended = users[Reason.SUSPENDED] | users[Reason.STREAM_SUSPENDED]
-    ways = {"held": len(users[Reason.HELD]), "suspended": len(suspended)}
-    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]))
+    ways = {
+        "held": len(users[Reason.HELD]),
+        "suspended": len(suspended),
+        "unreadable": len({update.spec.user for update in not_understood}),
+    }
+    first = min((f"{each.name} ({each.unreadable.cause})" for each in not_understood if each.unreadable), default="")
+    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]), first[:1024])
 
 
 def _state(update: UserUpdate) -> str:
@@ -132,11 +150,18 @@ def _state(update: UserUpdate) -> str:
     return update.status.phase.lower() if update.status.phase else "queued"
 
 
-def processing(stream: UpdateStream, refused: int) -> Condition:
+def processing(stream: UpdateStream, found: Summary) -> Condition:
     """A report, not a stop: one user's trouble does not keep others waiting."""
     if stream.suspend.processing:
         return Condition(False, "Suspended", "spec.suspend.processing is set")
-    if refused:
-        message = f"a downstream refuses the calls of {refused} users: check urls and credentials of the steps"
+    if found.unreadable:
+        users = found.users["unreadable"]
+        message = (
+            f"{users} users wait for updates that this version does not understand, {found.unreadable} first:"
+            " upgrade the controller, or delete them"
+        )
+        return Condition(False, "UpdateUnreadable", message)
+    if found.refused:
+        message = f"a downstream refuses the calls of {found.refused} users: check urls and credentials of the steps"
         return Condition(False, "StepMisconfigured", message)
     return Condition(True, "Processing", "updates are applied as they come")

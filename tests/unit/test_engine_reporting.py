@@ -38,8 +38,8 @@ def test_updates_are_counted_by_what_they_are_at() -> None:
         "skipped": 0,
         "cancelled": 0,
     }
-    assert found.users == {"held": 1, "suspended": 0}
-    assert processing(make_stream(), found.refused).ok
+    assert found.users == {"held": 1, "suspended": 0, "unreadable": 0}
+    assert processing(make_stream(), found).ok
 
 
 def test_a_stream_that_is_not_divided_has_no_entries() -> None:
@@ -59,6 +59,6 @@ def test_a_shard_replaces_its_entry_and_drops_those_beyond_the_last() -> None:
 def test_the_stream_has_the_sums_of_its_shards() -> None:
     found = total([entry(0, one(1, held=2, refused=1)), entry(1, one(10, refused=2)), entry(2, one(0))])
     assert found == one(11, held=2, refused=3)
-    condition = processing(make_stream(), found.refused)
+    condition = processing(make_stream(), found)
     assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
     assert "3 users" in condition.message

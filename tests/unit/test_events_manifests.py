@@ -19,15 +19,17 @@ from controller.events import (
     rejected_event_manifest,
     user_update_manifest,
 )
+from controller.names import STEPS
 from controller.streams import UpdateStream
 from controller.updates import UserUpdate
 from tests.records import GOOD, TEXT, TOPIC_ID, TRACEPARENT, make_record
 from tests.schemas import closed, schema
 
+URLS = {step: {"url": f"http://downstream/{step}"} for step in STEPS}
 STREAM = UpdateStream.from_body(
     {
         "metadata": {"namespace": "shop", "name": "user-updates", "uid": "1"},
-        "spec": {"kafka": {"bootstrapServers": "kafka:9092", "topic": "t"}, "steps": {}},
+        "spec": {"kafka": {"bootstrapServers": "kafka:9092", "topic": "t"}, "steps": URLS},
     }
 )
 
