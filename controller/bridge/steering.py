@@ -40,6 +40,7 @@ class Steering:
         self._dispatch = dispatch
         self._rejecter = rejecter
         self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
+        self._writer = writer
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
@@ -89,6 +90,8 @@ class Steering:
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
         if (brake := self._refused).failing_for() > REFUSED_SECONDS:
             return self._no("CreatesRefused", brake.last_error[:MAX_MESSAGE])
+        if (refusal := self._writer.refused()) and time.monotonic() - refusal.since > REFUSED_SECONDS:
+            return self._no("CreatesRefused", refusal.message[:MAX_MESSAGE])
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
