@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from controller.bridge.backlogwriting import PARALLEL
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
+from tests.policies import policy
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -151,6 +153,26 @@ def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_
 
     eventually(drained, 60)
     assert ingested.offsets() == [(0, offset) for offset in range(42)]
+
+
+def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """More of them than are written at a time; they are told of, and written when they may be."""
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
+    refused = [f"bad{number}" for number in range(2 * PARALLEL)]
+    allowed = "!object.spec.user.startsWith('bad')"
+    with policy(ingested.kube, ingested.namespace, "userbacklogs", allowed, reason="Invalid"):
+        ingested.produce(good(refused * 3))
+        ingested.produce(good(["good"] * 3))
+        ingested.reason("CreatesRefused", 40)
+        assert "refused by a test's policy" in ingested.condition()["message"]
+        eventually(lambda: [body["spec"]["user"] for body in ingested.backlogs()] == ["good"], 10)
+        # The next of them is not slowed down by what goes on being refused.
+        ingested.produce(good(f"good{number}" for _ in range(3) for number in range(50)))
+        eventually(lambda: len(ingested.backlogs()) == 51, 20)
+        assert ingested.kube.requests("userbacklogs")["POST", "422"] < 500, "asked without a break"
+    ingested.positioned(6 * PARALLEL + 3 + 150, 60)
+    eventually(lambda: ingested.condition()["status"] == "True")
 
 
 def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
