@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -24,7 +23,7 @@ from controller.errors import ApiError, Conflict, Expired, NotFound, Unavailable
 
 logger = logging.getLogger(__name__)
 
-#: Takes the status as it is, which it may change in place, and returns the one wanted. It may be called several times.
+#: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 WRITE_SECONDS = 1.0
@@ -127,7 +126,7 @@ class StreamStatus:
         if not changes:
             return {}  # nobody waits any more
         before, version = await self._read()
-        after = deepcopy(before)
+        after = before
         for change in changes:
             after = change(after)
         patch = {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}

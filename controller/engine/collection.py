@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from controller import crashpoints, errors
 from controller.backlogs import among
@@ -30,6 +31,9 @@ from controller.streams import Retention
 from controller.updates import FINISHED, Phase, UserUpdate
 
 logger = logging.getLogger(__name__)
+
+#: Topic id and partition, and an offset in it.
+Place: TypeAlias = tuple[tuple[str, int], int]
 
 #: Seconds between rounds (with jitter) while nothing is due, and from one to the next while something is.
 PERIOD = 5.0
@@ -93,16 +97,14 @@ def due(
     """Those whose time has come, by age or because too many are kept, the first to go first.
 
     Only what is `settled` goes; what is not keeps nothing else from going in its place. What is of a topic id that is
-    `gone` goes by age, and is not one of too many.
+    `gone` is not one of too many.
     """
     seconds = {
         phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
         for phase in FINISHED
     }
     old_enough = [
-        each
-        for each in finished.values()
-        if now - each.ended >= timedelta(seconds=MIN_AGE) and (each.topic_id in gone or settled(each))
+        each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
     ]
     aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
 
@@ -182,35 +184,37 @@ class Collection:
 
     async def _due(self, going: set[str]) -> list[Finished]:
         retention, now = self._context.retention, self._context.now()
-
-        if not any(each.name not in going for each in due(self._finished, retention, now)):
+        finished = {name: each for name, each in self._finished.items() if name not in going}
+        if not due(finished, retention, now):
             return []
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
         status = stream.get("status") or {}
-        found = due(self._finished, retention, now, _settled(status), gone_ids(status))
-        return await self._without_backlog([each for each in found if each.name not in going][:BATCH])
+        gone, settled = gone_ids(status), _settled(status)
+        may_go = {each.name for each in finished.values() if each.topic_id in gone or settled(each)}
+        may_go -= await self._in_backlogs([finished[name] for name in may_go])
+        return due(finished, retention, now, lambda each: each.name in may_go, gone)[:BATCH]
 
-    async def _without_backlog(self, batch: list[Finished]) -> list[Finished]:
-        """Those that no UserBacklog tells to make again; read after `position`, which moves behind the backlogs."""
-        asked: defaultdict[str, set[tuple[tuple[str, int], int]]] = defaultdict(set)
-        for each in batch:
+    async def _in_backlogs(self, updates: list[Finished]) -> set[str]:
+        """Those that a UserBacklog tells to make again; read after `position`, which moves behind the backlogs.
+
+        Of all of them, not of a batch: a batch of nothing else would keep the rest waiting.
+        """
+        asked: defaultdict[str, dict[Place, str]] = defaultdict(dict)
+        for each in updates:
             if each.partition is not None:
-                asked[each.user].add((each.partition, each.offset))
+                asked[each.user][each.partition, each.offset] = each.name
         if not asked:
-            return batch
+            return set()
         stream = self._context.stream
         selector = f"spec.stream={stream.name}"
-        waiting: set[tuple[str, tuple[str, int], int]] = set()
+        listed: set[str] = set()
         pages = self._context.cluster.pages(BACKLOGS, stream.namespace, field_selector=selector, page=BACKLOGS_AT_ONCE)
         async for listing in pages:
             for body in listing.items:
-                user = body["spec"]["user"]
-                if user in asked:
-                    waiting |= {(user, *place) for place in _listed(body, asked[user])}
+                if places := asked.get(body["spec"]["user"]):
+                    listed |= {places[place] for place in _listed(body, places.keys())}
                     await asyncio.sleep(0)  # the Lease and the calls of others have their turn between any two
-        return [
-            each for each in batch if each.partition is None or (each.user, each.partition, each.offset) not in waiting
-        ]
+        return listed
 
     async def _delete_all(self, batch: list[Finished]) -> None:
         """What cannot be deleted now is due again in the next round."""
@@ -262,12 +266,12 @@ class Collection:
             del self._finished[each.name]
 
 
-def _listed(backlog: Body, asked: Set[tuple[tuple[str, int], int]]) -> set[tuple[tuple[str, int], int]]:
-    """Those of these places (partition and offset) that wait in it, or may: an entry that cannot be read tells of none.
+def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
+    """Those of these places that wait in it, or may: an entry that cannot be read tells of none.
 
     `first` and `last` of an entry are for people, who may have restored its `offsets` and not them: they are not asked.
     """
-    found: set[tuple[tuple[str, int], int]] = set()
+    found: set[Place] = set()
     for entry in backlog["spec"].get("partitions", ()):
         partition = entry["topicId"], entry["partition"]
         if offsets := {offset for where, offset in asked if where == partition}:

@@ -105,7 +105,7 @@ def total(entries: Iterable[Body]) -> Summary:
     for entry in entries:
         counts.update(entry["counts"])
         users.update(entry["users"])
-    refused = users.pop("refused")
+    refused = users.pop("refused", 0)
     return Summary(dict(counts), dict(users), refused)
 
 

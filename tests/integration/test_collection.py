@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from controller import names, times
 from controller.backlogs import OffsetQueue
+from controller.engine.collection import BATCH
 from tests.builders import OTHER_TOPIC_ID
 from tests.eventually import eventually
 from tests.processing import TOPIC_ID, Processing
@@ -143,6 +145,24 @@ def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
     remain(stream, {made[2]})
     stream.kube.delete(stream.namespace, "userbacklogs", backlog)
     remain(stream, set())
+
+
+def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: Processing) -> None:
+    """More of it than go in a round, and first in every order: nothing behind it was ever collected."""
+    count = BATCH + 20
+    made = [name for user, offset in stream.records(["ana"], count, NOW) for name in [stream.record_name(offset)]]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: finish(stream, name, seconds_ago=900), made))
+    behind = [finish(stream, stream.record("bo", count + offset, NOW), seconds_ago=300) for offset in range(3)]
+    offsets = OffsetQueue(range(count)).encode()
+    spec: dict[str, Any] = {"stream": stream.stream, "user": "ana"}
+    spec |= {"partitions": [{"topicId": TOPIC_ID, "partition": 0, "offsets": offsets}]}
+    backlog = names.backlog_name(stream.stream, "ana")
+    stream.kube.create(stream.namespace, "userbacklogs", {"metadata": {"name": backlog}, "spec": spec})
+    stream.apply(retention={"succeededSeconds": 0})
+    reach(stream, 9999, 9999)
+    eventually(lambda: not {*behind} & set(stream.phases()), COLLECTED)
+    assert set(stream.phases()) == set(made)
 
 
 def test_backlogs_of_many_users_are_not_asked_for_one_by_one(stream: Processing) -> None:

@@ -104,3 +104,17 @@ async def test_a_refusal_that_never_ends_is_not_asked_without_a_break(
             await asyncio.wait_for(status.apply(at(-1)), 10)
     asked = ingested.kube.requests("updatestreams") - before
     assert asked["PATCH", "422"] == 3
+
+
+async def test_what_is_too_large_for_etcd_keeps_no_other_change_waiting(
+    ingested: Ingested, status: StreamStatus
+) -> None:
+    """The API server calls that an error of its own."""
+    entries = [
+        {"topic": "t" * 249, "topicId": f"id-{number}", "partition": number, "position": 2**53 - 1}
+        for number in range(5000)
+    ]
+    large, good = await together(status.apply(lambda status: {**status, "partitions": entries}), status.apply(held(3)))
+    assert isinstance(large, ApiError)
+    assert "too large" in str(large)
+    assert good["counts"] == {"held": 3}

@@ -73,11 +73,11 @@ def of_another_topic(kept: dict[str, Finished], *names: str) -> dict[str, Finish
     return kept | changed
 
 
-def test_what_is_of_a_topic_that_is_gone_goes_by_age_settled_or_not() -> None:
-    kept = of_another_topic(finished((S, 0), (S, 60), (F, 0), (S, 0)), "0", "1", "2")
-    retention = Retention(succeeded_seconds=100, failed_seconds=200, max_finished=10)
+def test_what_is_of_a_topic_that_is_gone_goes_by_age() -> None:
+    kept = of_another_topic(finished((S, 0), (S, 60), (F, 0)), "0", "1", "2")
+    retention = Retention(succeeded_seconds=100, failed_seconds=200, max_finished=0)
     for seconds, want in [(99, []), (100, ["0"]), (160, ["0", "1"]), (200, ["0", "1", "2"])]:
-        assert names(due(kept, retention, at(seconds), lambda each: False, {OTHER_TOPIC_ID})) == want
+        assert names(due(kept, retention, at(seconds), gone={OTHER_TOPIC_ID})) == want
 
 
 def test_what_is_of_a_topic_that_is_gone_takes_no_others_place() -> None:
