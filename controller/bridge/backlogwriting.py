@@ -40,10 +40,12 @@ OBJECT_OVERHEAD = 1500
 PAGE = 50
 #: Replicas that share an object meet; what goes on for longer is no meeting, and is left to the next look.
 TRIES = 3
-#: A refused object is tried again after so many seconds, from the first to the most, alone.
+#: A refused object is tried again after so many seconds, from the first to the most; of many each less often.
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
-#: Where no other backlog has been written for so long, a refusal is taken to be one of all of them.
-WORKS_SECONDS = 5.0
+TRIES_A_SECOND = 10
+#: Where some are refused and none has been written for so long, it may be all of them. A further user's backlog is
+#: begun so often, to find out.
+PROBE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -92,13 +94,22 @@ class BacklogWriter:
         self._writes: set[asyncio.Future[None]] = set()
         self._next = 0.0
         self._refusals: dict[Backlog, Refusal] = {}
-        self._last_write = float("-inf")
+        self._last_write = self._probed = float("-inf")
 
     def refused(self) -> Refusal | None:
         """The backlog that has been refused for longest, if any is."""
         there = {backlog: refusal for backlog, refusal in self._refusals.items() if self._overflow.current(backlog)}
         self._refusals = there
         return min(there.values(), key=lambda refusal: refusal.since, default=None)
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a further user's backlog may be begun. While none can be written, one now and then finds out."""
+        if not self._refusals or now - self._last_write < PROBE_SECONDS:
+            return True
+        if now - self._probed < PROBE_SECONDS:
+            return False
+        self._probed = now
+        return True
 
     async def refresh(self, fresh: Iterable[Partition]) -> list[Gone]:
         """Adopt what waits in newly assigned partitions. Raises ApiError.
@@ -190,7 +201,7 @@ class BacklogWriter:
                 async with self.brake.turn():
                     if not self._overflow.current(backlog) or await self._tried(backlog):
                         return
-            backlog.retry_at = time.monotonic() + FIRST_DELAY
+            backlog.again = time.monotonic() + FIRST_DELAY
         finally:
             backlog.saving = False
 
@@ -213,15 +224,14 @@ class BacklogWriter:
         self._refusals.pop(backlog, None)
 
     def _failed_to_write(self, backlog: Backlog, error: ApiError) -> None:
-        """It waits, alone while others are written: one that is refused slows nobody else down."""
+        """It waits by itself: one that is refused slows nobody else down, as an API server in trouble does."""
         logger.warning("UserBacklog %s not written: %s", self._name(backlog), error)
         now = time.monotonic()
         refusal = self._refusals.setdefault(backlog, Refusal(now, "", FIRST_DELAY / 2))
         refusal.message = f"UserBacklog {self._name(backlog)}: {error}"
-        refusal.delay = min(2 * refusal.delay, MAX_DELAY)
-        if now - self._last_write < WORKS_SECONDS:
-            backlog.retry_at = now + refusal.delay
-        else:
+        refusal.delay = min(2 * refusal.delay, max(MAX_DELAY, len(self._refusals) / TRIES_A_SECOND))
+        backlog.again = now + refusal.delay
+        if error.status in (0, 429) or error.status >= 500:
             self.brake.failed(error)
 
     async def _look(self, backlog: Backlog) -> bool:

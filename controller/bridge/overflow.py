@@ -71,7 +71,7 @@ class Backlog:
     #: the object says of which.
     expiring: Counter[Partition] = field(default_factory=Counter)
     #: No write is tried before; see `BacklogWriter`.
-    retry_at: float = float("-inf")
+    again: float = float("-inf")
 
     @property
     def count(self) -> int:
@@ -102,7 +102,7 @@ class Backlog:
 
     def due(self, now: float, taken_seconds: float, crowded: bool) -> bool:
         """It is time to write it; or where `crowded`, with records of the user that wait for room, to read it."""
-        if self.saving or self.expiring or now < self.retry_at:
+        if self.saving or self.expiring or now < self.again:
             return False
         return (
             (not self.count and not crowded)
@@ -136,6 +136,11 @@ class Overflow:
     def full(self) -> bool:
         """A user has more waiting than a backlog holds."""
         return bool(self._pending)
+
+    @property
+    def unsaved(self) -> int:
+        """Records that no write has brought into the API server yet."""
+        return sum(len(backlog.unsaved) for backlog in self._backlogs.values())
 
     @property
     def records(self) -> int:

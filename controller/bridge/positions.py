@@ -18,7 +18,7 @@ from typing import Any
 
 from controller.kafka import KafkaError, Range, Topic
 
-#: Entries of the list. The schema lets pass 5,000, and etcd an object of 1.5 MiB, of which an entry takes 0.4 KB.
+#: Entries of the list. The schema lets pass 5,000, and etcd an object of 1.5 MiB, of which one takes 0.3 to 0.4 KB.
 MAX_ENTRIES = 3000
 
 

@@ -177,17 +177,17 @@ def test_a_backlog_that_only_another_bridge_works_off_is_left_to_it(
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 8})
     for replica in replicas:
         eventually(partial(assigned, replica), 20)
-    for partition in range(PARTITIONS):
-        ingested.produce(good(["big"] * 20), partition)
-    positioned(ingested, 20)
+    counts = [300, 20, 20, 20]
+    for partition, count in enumerate(counts):
+        ingested.produce(good(["big"] * count), partition)
+    for partition, count in enumerate(counts):
+        ingested.positioned(count, 60, partition)
 
     def left() -> list[int]:
-        """Partitions that the user's backlog lists, when what can be finished has been."""
+        """Partitions that the user's backlog lists, when what was there has been finished."""
         for update in ingested.unfinished():
-            if update["spec"]["source"]["partition"] != 0:
-                ingested.finish(update)
-        (backlog,) = ingested.backlogs()
-        return [entry["partition"] for entry in backlog["spec"]["partitions"]]
+            ingested.finish(update)
+        return [entry["partition"] for body in ingested.backlogs() for entry in body["spec"]["partitions"]]
 
     eventually(lambda: left() == [0], 60)
     before = backlog_writes(ingested.kube)

@@ -124,10 +124,12 @@ def test_what_somebody_has_changed_since_is_judged_anew(stream: Processing) -> N
     made = [finish(stream, stream.record("ana", offset, NOW), seconds_ago=300) for offset in range(2)]
     stream.apply(retention={"succeededSeconds": 600})
     reach(stream, 9, 9)
-    eventually(
-        lambda: stream.kube.get(stream.namespace, "updatestreams", stream.stream)["status"]["counts"]["succeeded"] == 2,
-        COLLECTED,
-    )
+
+    def listed() -> bool:
+        status = stream.kube.get(stream.namespace, "updatestreams", stream.stream)["status"]
+        return bool(status.get("counts", {}).get("succeeded") == 2)
+
+    eventually(listed, COLLECTED)
     stream.kube.patch(stream.namespace, "userupdates", made[0], {"metadata": {"annotations": {"note": "seen"}}})
     stream.change(retention={"succeededSeconds": 0})
     remain(stream, set())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from controller.bridge.positions import MAX_ENTRIES
 from controller.cluster import STREAMS, Cluster
 from controller.devenv.environment import Environment
 from controller.errors import ApiError, Forbidden, Invalid, NotFound
@@ -106,15 +107,19 @@ async def test_a_refusal_that_never_ends_is_not_asked_without_a_break(
     assert asked["PATCH", "422"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body")
 async def test_what_is_too_large_for_etcd_keeps_no_other_change_waiting(
     ingested: Ingested, status: StreamStatus
 ) -> None:
-    """The API server calls that an error of its own."""
+    """The API server calls that an error of its own, 500."""
     entries = [
         {"topic": "t" * 249, "topicId": f"id-{number}", "partition": number, "position": 2**53 - 1}
         for number in range(5000)
     ]
     large, good = await together(status.apply(lambda status: {**status, "partitions": entries}), status.apply(held(3)))
-    assert isinstance(large, ApiError)
+    assert isinstance(large, Invalid)
     assert "too large" in str(large)
     assert good["counts"] == {"held": 3}
+    # So many as the bridge lists of a topic with the longest name are not too large.
+    await asyncio.wait_for(status.apply(lambda status: {**status, "partitions": entries[:MAX_ENTRIES]}), 20)
+    assert len(ingested.status()["partitions"]) == MAX_ENTRIES
