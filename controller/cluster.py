@@ -336,13 +336,11 @@ def _parsed(raw: bytes) -> Body:
 
 
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
-    400: errors.Invalid,
+    **dict.fromkeys((400, 413, 422), errors.Invalid),
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
     410: errors.Expired,
-    413: errors.Invalid,
-    422: errors.Invalid,
 }
 
 
@@ -354,6 +352,8 @@ def _error(status: int, body: Body, retry_after: str | None) -> errors.ApiError:
     causes = (body.get("details") or {}).get("causes") or ()
     if kind is errors.Invalid and status == 422 and not any(cause.get("field") for cause in causes):
         kind = errors.Forbidden  # no field is wrong: an admission policy that names no reason answers 422 too
+    if status == 500 and "etcdserver: request is too large" in str(body.get("message")):
+        kind = errors.Invalid  # etcd's word, which the API server passes on as an error of its own
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
     message = body.get("message") or f"the API server answered {status}"
     return kind(message, status=status, reason=reason, retry_after=seconds)

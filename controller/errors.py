@@ -6,7 +6,7 @@ ControllerError
     ├── NotFound                404 with that reason: there is no such object
     ├── AlreadyExists           409 with that reason, on a create
     ├── Conflict                any other 409: the object has changed since it was read
-    ├── Invalid                 400, 422: it will never be taken as it is
+    ├── Invalid                 400, 413, 422, or too large for etcd: it will not be taken as it is
     ├── Forbidden               403: no right, or a quota
     ├── Expired                 410: a watch or a list must start anew
     └── Unavailable             429, 5xx, no connection, no answer: it may have been done, and may be asked again

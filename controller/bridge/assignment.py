@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -74,6 +75,7 @@ class Assignment:
         A partition that does not answer is taken up later; the others do not wait for it.
         """
         logger.info("Partitions assigned", extra=self._fields(fresh))
+        await self._insist(partial(self._check_room, fresh))
         while fresh := [partition for partition in fresh if not partition.revoked]:
             starts = await self._insist(partial(self._prepare, fresh))
             ready = [partition for partition in fresh if partition.number in starts]
@@ -90,7 +92,7 @@ class Assignment:
             partition.tracker = Tracker(start.expired[0] if start.expired else start.offset)
             if start.expired:
                 self._expire(partition, *start.expired)
-        await self._reporter.write()
+        await self._insist(self._reporter.write)
         self._member.commit(self._partitions.recorded)
         self._member.begin({p.number: starts[p.number].offset for p in ready if not p.revoked})
 
@@ -102,7 +104,7 @@ class Assignment:
                 await self._partitions.settled(gone)
                 await self._writer.idle()
                 await self._reporter.write()
-        except (TimeoutError, NotFound, positions.WentBack) as error:
+        except (TimeoutError, ApiError, positions.Outdated) as error:
             logger.warning("Partitions let go without their last positions: %r", error)
         self._partitions.left(gone)
         if not released.done():
@@ -125,6 +127,11 @@ class Assignment:
             await asyncio.sleep(CUT_OFF_SECONDS)
         self._member.begin({partition.number: max(after, there.low)})
 
+    async def _check_room(self, fresh: Iterable[Partition]) -> None:
+        """Raises ApiError, or KafkaError where the status cannot hold all partitions that the topic is seen to have."""
+        partitions = max(self._topic.partitions, *(partition.number + 1 for partition in fresh))
+        positions.check_room(await self._status.read(), replace(self._topic, partitions=partitions))
+
     async def _prepare(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
         """What must be known before the first create. Raises ApiError or KafkaError."""
         await self._unfinished.refresh()
@@ -143,7 +150,7 @@ class Assignment:
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
         begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
         entries = positions.first_entries(self._topic, begun)
-        return await self._status.apply(lambda status: positions.with_first_entries(status, entries))
+        return await self._status.apply(lambda status: positions.with_first_entries(status, self._topic.id, entries))
 
     async def _adopt_backlogs(self, fresh: list[Partition]) -> None:
         """Raises ApiError. What waits under another id of the topic is gone with it."""
@@ -153,7 +160,7 @@ class Assignment:
 
     def _gone(self, gone: Gone) -> Rejected:
         def done() -> None:
-            gone.backlog.expiring -= 1
+            gone.backlog.shown(gone.partition)
 
         offsets = gone.offsets
         key = gone.backlog.user.encode()

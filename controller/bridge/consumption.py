@@ -45,6 +45,9 @@ STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 #: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
+#: A broker that tells of a topic that is no more is behind the others by seconds. Told the same for so long, its former
+#: ids are gone.
+CERTAIN_SECONDS = 60.0
 
 
 class Over(Exception):
@@ -96,7 +99,9 @@ class Consumption:
         self._steering = Steering(
             self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
-        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, counts)
+        self._reporter = Reporter(
+            context.status, topic, self._partitions, self._steering.condition, counts, self._certain
+        )
         self._assignment = Assignment(
             topic,
             context.lookup,
@@ -127,6 +132,7 @@ class Consumption:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._missing = 0
+        self._begun = self._seen = time.monotonic()
 
     @property
     def stream(self) -> UpdateStream:
@@ -250,10 +256,14 @@ class Consumption:
         if topic.id != self._topic.id:
             raise Over(f"topic {topic.name} was made again")
         self._missing = 0
+        self._seen = time.monotonic()
         self._steering.broker_error = None
         if topic.partitions != self._topic.partitions:
             self._topic = topic
             self._count_replicas()
+
+    def _certain(self) -> bool:
+        return self._seen - self._begun >= CERTAIN_SECONDS
 
     def _count_replicas(self) -> None:
         self._dispatch.alone = len(self._partitions) == self._topic.partitions

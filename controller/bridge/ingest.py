@@ -14,7 +14,7 @@ from typing import Any
 from controller import kafka, logs
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
-from controller.bridge.positions import WentBack
+from controller.bridge.positions import Outdated
 from controller.bridge.reporting import Consuming, Counts
 from controller.cluster import SECRETS, Cluster
 from controller.errors import ApiError, NotFound
@@ -78,7 +78,7 @@ class Ingest:
             except kafka.KafkaError as error:
                 await self._report(error.reason, str(error))
                 await self._pause()
-            except (Over, WentBack) as error:
+            except (Over, Outdated) as error:
                 logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
             except ApiError as error:
                 logger.warning("Stream waits for the API server", extra=self._fields(cause=str(error)))

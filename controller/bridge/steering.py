@@ -20,6 +20,8 @@ HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
+#: Records on their way into backlogs: no memory for records counts them. A second's, where backlogs can be written.
+MAX_UNSAVED = 20_000
 #: Creates that have been refused for so long are told of.
 REFUSED_SECONDS = 2.0
 MAX_MESSAGE = 1000
@@ -40,12 +42,13 @@ class Steering:
         self._dispatch = dispatch
         self._rejecter = rejecter
         self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
+        self._writer = writer
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
         #: Of the memory that a stream may use when there are few: see `streams.share`.
         self._share = share
-        self._spilling = Spilling(dispatch, overflow, partitions, counts)
+        self._spilling = Spilling(dispatch, overflow, partitions, counts, writer.may_begin)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
         #: What they refuse this member, until it is assigned or sent something.
@@ -70,6 +73,7 @@ class Steering:
         self._dispatch.halted = self._suspended
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
         paused = self._suspended or self._starving or self._overflow.full or self.memory > limit
+        paused |= self._overflow.unsaved > MAX_UNSAVED
         if paused != self.paused:
             self.paused = paused
             (self._member.pause if paused else self._member.resume)()
@@ -89,6 +93,8 @@ class Steering:
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
         if (brake := self._refused).failing_for() > REFUSED_SECONDS:
             return self._no("CreatesRefused", brake.last_error[:MAX_MESSAGE])
+        if (refusal := self._writer.refused()) and time.monotonic() - refusal.since > REFUSED_SECONDS:
+            return self._no("CreatesRefused", refusal.message[:MAX_MESSAGE])
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
@@ -99,9 +105,12 @@ class Steering:
 
     @property
     def _creating(self) -> bool:
-        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
-        trouble = self._suspended or self.broker_error or self.refused or self._refused.failing_for()
-        return not trouble
+        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage.
+
+        Where it is backlogs that cannot be written, they themselves say how many more may be begun.
+        """
+        refused = any(brake.failing_for() for brake in self._brakes[:2])
+        return not (self._suspended or self.broker_error or self.refused or refused)
 
     @property
     def _refused(self) -> Brake:

@@ -6,7 +6,6 @@ Where several share a stream each writes the entry of its shard, and with it the
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,15 +17,14 @@ from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.registry import Registry
-from controller.logs import fields
 from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, UserUpdate
 
-logger = logging.getLogger(__name__)
-
 #: Seconds between reports, where something has changed.
 PERIOD = 2.0
+#: What the API server refuses is tried again after so many seconds.
+REFUSED_PERIOD = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,8 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             await context.shared.status.apply(partial(_laid_over, own, context))
         except errors.NotFound:
             raise
-        except errors.ApiError as error:
-            logger.warning("Status of the stream not written", extra=fields(cause=str(error)))
+        except errors.ApiError:  # refused, which the log tells
+            await asyncio.sleep(REFUSED_PERIOD)
 
 
 def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
@@ -112,7 +110,7 @@ def total(entries: Iterable[Body]) -> Summary:
         counts.update(entry["counts"])
         users.update(entry["users"])
         unreadable += [entry["unreadable"]] if entry.get("unreadable") else []
-    refused = users.pop("refused")
+    refused = users.pop("refused", 0)
     return Summary(dict(counts), dict(users), refused, min(unreadable, default=""))
 
 

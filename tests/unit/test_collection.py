@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from controller.engine.collection import CONCURRENCY, DELETING_SECONDS, MIN_AGE, Finished, at_a_time, due
+from dataclasses import replace
+
+from controller.engine.collection import CONCURRENCY, DELETING_SECONDS, MIN_AGE, Finished, at_a_time, due, gone_ids
 from controller.streams import Retention
 from controller.updates import Phase
-from tests.builders import TOPIC_ID, at
+from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at
 
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 
@@ -13,7 +15,7 @@ S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 def finished(*ends: tuple[Phase, float]) -> dict[str, Finished]:
     """Updates named after their place, with phase and end in seconds."""
     made = [
-        Finished(str(offset), f"uid-{offset}", "ana", phase, at(end), (TOPIC_ID, 0), offset)
+        Finished(str(offset), f"uid-{offset}", 100, "ana", phase, at(end), (TOPIC_ID, 0), offset)
         for offset, (phase, end) in enumerate(ends)
     ]
     return {each.name: each for each in made}
@@ -63,6 +65,42 @@ def test_what_is_not_settled_keeps_nothing_else_from_going() -> None:
     assert names(found) == ["1"]
     found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in settled)
     assert names(found) == ["1", "2"]
+
+
+def of_another_topic(kept: dict[str, Finished], *names: str) -> dict[str, Finished]:
+    """These are of a topic id that was there before."""
+    changed = {name: replace(kept[name], partition=(OTHER_TOPIC_ID, 0)) for name in names}
+    return kept | changed
+
+
+def test_what_is_of_a_topic_that_is_gone_goes_by_age() -> None:
+    kept = of_another_topic(finished((S, 0), (S, 60), (F, 0)), "0", "1", "2")
+    retention = Retention(succeeded_seconds=100, failed_seconds=200, max_finished=0)
+    for seconds, want in [(99, []), (100, ["0"]), (160, ["0", "1"]), (200, ["0", "1", "2"])]:
+        assert names(due(kept, retention, at(seconds), gone={OTHER_TOPIC_ID})) == want
+
+
+def test_what_is_of_a_topic_that_is_gone_takes_no_others_place() -> None:
+    """Those of yesterday's topic filled `maxFinished`, and so pushed out today's, what had failed too."""
+    kept = of_another_topic(finished(*[(S, 0)] * 5, (F, 0), (S, 1), (S, 2)), *"01234")
+    retention = Retention(max_finished=3)
+    now_there = {"5", "6", "7"}
+    assert names(due(kept, retention, at(100), lambda each: each.name in now_there)) == ["6", "7", "5"]
+    assert due(kept, retention, at(100), lambda each: each.name in now_there, {OTHER_TOPIC_ID}) == []
+    fewer = replace(retention, max_finished=2)
+    assert names(due(kept, fewer, at(100), lambda each: each.name in now_there, {OTHER_TOPIC_ID})) == ["6"]
+
+
+def test_a_topic_is_gone_when_all_its_entries_say_so() -> None:
+    """One that is not listed may be listed in a moment."""
+    entries = [("a", True), ("a", True), ("b", True), ("b", None), ("c", False)]
+    status = {
+        "partitions": [
+            {"topicId": topic_id} | ({"gone": gone} if gone is not None else {}) for topic_id, gone in entries
+        ]
+    }
+    assert gone_ids(status) == {"a"}
+    assert gone_ids({}) == set()
 
 
 def test_as_many_deletes_at_a_time_as_end_in_time() -> None:
