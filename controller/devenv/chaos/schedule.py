@@ -23,6 +23,8 @@ class Kind(StrEnum):
     DELAY = "delay"
     #: Writes of one kind of object are refused, by a policy or a webhook.
     REFUSE = "refuse"
+    #: The API server comes back with another certificate and authority.
+    ROTATE = "rotate"
     #: The topic gets another partition, with records of its own.
     GROW = "grow"
 
@@ -52,6 +54,7 @@ WEIGHTS: Mapping[tuple[Kind, str], float] = {
     (Kind.FREEZE, "downstream"): 1,
     **{(Kind.REFUSE, what): 0.7 for what in REFUSED},
     (Kind.GROW, "topic"): 1,
+    (Kind.ROTATE, "authority"): 1,
     **{(kind, link): 1 for kind in (Kind.CUT, Kind.STALL, Kind.DELAY) for link in LINKS},
 }
 #: (share of the draws, shortest, longest) in seconds. The long ones outlast the Lease and the group's session.
@@ -63,6 +66,7 @@ _DURATIONS: Mapping[Kind, tuple[tuple[float, float, float], ...]] = {
     Kind.DELAY: ((1.0, 2.0, 10.0),),
     Kind.REFUSE: ((0.5, 2.0, 6.0), (0.5, 6.0, 15.0)),
     Kind.GROW: ((1.0, 0.0, 0.0),),
+    Kind.ROTATE: ((1.0, 0.0, 0.0),),
 }
 #: Parts whose absence stops everything: never for long, as nothing is tested meanwhile.
 _LONGEST_SHARED = 5.0
@@ -70,7 +74,7 @@ _LONGEST_SHARED = 5.0
 #: hit while it starts.
 _PAUSES = ((0.75, 6.0, 15.0), (0.25, 0.3, 4.0))
 #: Seconds that a part needs to be ready again after SIGKILL, about.
-_RESTART: Mapping[str, float] = {"apiserver": 4.0, "etcd": 2.0, "kafka": 7.0, "downstream": 1.5}
+_RESTART: Mapping[str, float] = {"apiserver": 4.0, "authority": 4.0, "etcd": 2.0, "kafka": 7.0, "downstream": 1.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ def generate(
         kind, target, _ = random.choices(idle, [weight for _, _, weight in idle])[0]
         by = random.choice(REFUSERS) if kind is Kind.REFUSE else ""
         fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3), by)
-        restart = _RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0
+        restart = _RESTART.get(target, 0.0) if kind in (Kind.KILL, Kind.ROTATE) else 0.0
         free[target] = at + fault.seconds + restart + _drawn(random, _PAUSES)
         faults.append(fault)
     return sorted(faults, key=lambda fault: fault.at)

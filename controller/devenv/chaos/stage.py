@@ -54,9 +54,12 @@ class Stage:
 
     async def disturb(self, fault: Fault) -> None:
         """Do it, wait, undo it, and note when that was. Raises DevenvError where a part does not come back."""
-        async with self._busy.setdefault(fault.target, asyncio.Lock()):
+        target = "apiserver" if fault.kind is Kind.ROTATE else fault.target
+        async with self._busy.setdefault(target, asyncio.Lock()):
             start = time.time_ns()
-            if fault.target in self.proxies:
+            if fault.kind is Kind.ROTATE:
+                await self._in_thread(self.environment.rotate_authority)
+            elif fault.target in self.proxies:
                 await self._disturb_link(self.proxies[fault.target], fault)
             elif fault.kind is Kind.KILL:
                 await self._kill(fault)
