@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from controller import errors
 from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
@@ -153,10 +152,7 @@ class StreamContext:
         """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
         if endpoint.secret_name is None:
             return CallCredentials()
-        try:
-            return await self.shared.credentials.read(endpoint.secret_name)
-        except (errors.NotFound, errors.Forbidden):
-            return None
+        return await self.shared.credentials.read(endpoint.secret_name)
 
     def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
         metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()
