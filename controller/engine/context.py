@@ -96,6 +96,8 @@ class StreamContext:
     on_finished: Callable[[UserUpdate], None]
     #: What stands in for objects that are not understood, and that an outcome in hand is to be written to, by name.
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
+    #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
+    refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
