@@ -41,10 +41,11 @@ class Trust:
     """Since when the API server's certificate has been refused, or it ours, and no answer has come between."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: Set when an answer comes after a refusal: others who keep connections have to make them anew.
+        #: Set when an answer comes by certificates that were read again: who keeps a context of its own makes it anew.
         self.regained = asyncio.Event()
         self._clock = clock
         self._refused = False
+        self._renewed = False
         self._since: float | None = None
         self._last = 0.0
 
@@ -61,9 +62,13 @@ class Trust:
 
     def answered(self) -> None:
         """An answer came over a connection that was trusted."""
-        if self._refused:
+        if self._renewed:
             self.regained.set()
-        self._refused, self._since = False, None
+        self._refused, self._renewed, self._since = False, False, None
+
+    def renewed(self) -> None:
+        """Other certificates are used from here on. Of several API servers one may go on being refused without that."""
+        self._renewed = True
 
     def failed(self, error: BaseException) -> None:
         """A request had no answer."""
@@ -134,6 +139,7 @@ class Access:
             if (material := _material(self.configuration)) != self._material:
                 self.tls = _context(self.configuration)
                 self._material = material
+                self.trust.renewed()
                 logger.info("Certificates for the API server read again: they have changed")
             self._refused, self._token_until = False, 0.0
 

@@ -170,11 +170,13 @@ class Cluster:
             query["continue"] = token
 
     async def served(self, group: str, version: str) -> set[str]:
-        """Plurals of the kinds that the API server serves for a group; none where it does not know it, or is away."""
+        """Plurals of the kinds that the API server serves for a group; none where it does not know it."""
         try:
             body = await self._call("GET", f"/apis/{group}/{version}")
-        except errors.ApiError:
-            return set()
+        except errors.ApiError as error:
+            if error.status == 404:
+                return set()
+            raise
         return {resource["name"] for resource in body["resources"]}
 
     async def create(

@@ -93,9 +93,14 @@ async def _patch(context: StreamContext, update: UserUpdate, status: Status, ten
         await context.lease.wait_held()
         if context.lease.tenure != tenure:
             raise Superseded
-        body = await context.cluster.patch_status(
-            UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
-        )
+        try:
+            body = await context.cluster.patch_status(
+                UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+            )
+        except (errors.Forbidden, errors.Invalid) as error:
+            context.refusals[update.name] = update, str(error)
+            raise
+    context.refusals.pop(update.name, None)
     crashpoints.reach("controller.written")
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
 

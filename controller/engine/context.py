@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from controller import errors
 from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
@@ -97,6 +96,8 @@ class StreamContext:
     on_finished: Callable[[UserUpdate], None]
     #: What stands in for objects that are not understood, and that an outcome in hand is to be written to, by name.
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
+    #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
+    refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
@@ -153,10 +154,7 @@ class StreamContext:
         """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
         if endpoint.secret_name is None:
             return CallCredentials()
-        try:
-            return await self.shared.credentials.read(endpoint.secret_name)
-        except (errors.NotFound, errors.Forbidden):
-            return None
+        return await self.shared.credentials.read(endpoint.secret_name)
 
     def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
         metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import kopf
 import uvloop
 
+from controller import errors
 from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
@@ -50,12 +51,15 @@ async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready:
     may happen to calls in flight.
     """
     while not stop.is_set():
-        # Where they are missing when kopf starts, it would see nothing for ever.
-        if PLURALS <= await cluster.served(GROUP, VERSION):
-            await on_ready()
-            await _one_run(cluster, intake, stop)
-        else:
-            logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
+        try:
+            # Where they are missing when kopf starts, it would see nothing for ever.
+            if PLURALS <= await cluster.served(GROUP, VERSION):
+                await on_ready()
+                await _one_run(cluster, intake, stop)
+            else:
+                logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
+        except errors.ApiError as error:
+            logger.warning("The API server is not reached", extra=fields(cause=str(error)))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESTART_SECONDS):
                 await stop.wait()
@@ -96,7 +100,8 @@ async def _probe(cluster: Cluster) -> None:
     """For ever: a controller without streams asks for nothing else, by which it would learn whom it trusts."""
     while True:
         await asyncio.sleep(PROBE_SECONDS)
-        await cluster.served(GROUP, VERSION)
+        with contextlib.suppress(errors.ApiError):
+            await cluster.served(GROUP, VERSION)
 
 
 class _Operator:

@@ -49,8 +49,8 @@ class Orphans:
             return
         try:
             await self._mark(*key)
-        except errors.ApiError as error:
-            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=str(error)))
+        except Exception as error:  # whatever it is, it is not to be the last look
+            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=repr(error)))
             self.notice(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
@@ -65,7 +65,10 @@ class Orphans:
                 await self._settle(head, queue)
 
     async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
-        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream."""
+        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream.
+
+        What is refused is looked at again, and keeps nobody else's from being written.
+        """
         after = update.spec.source.after if update.spec.source else None  # the list would have shown it
         decision = decide(update, queue, None, datetime.now(UTC), follows=after)
         if not isinstance(decision, RequeueAfter | Finish) or decision.status == update.status:
@@ -74,7 +77,12 @@ class Orphans:
             await self._cluster.patch_status(
                 UPDATES, update.namespace, update.name, decision.status.for_status(), update.resource_version
             )
-        except (errors.Conflict, errors.NotFound):
+        except errors.Unavailable:
+            raise
+        except errors.ApiError as error:
+            if not isinstance(error, errors.Conflict | errors.NotFound):
+                logger.warning("Update not marked", extra=fields(update=update.name, cause=str(error)))
             self.notice((update.namespace, update.spec.stream))
+            return
         if isinstance(decision, Finish):
             queue.remove(update.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from controller import errors, streamstatus
@@ -44,6 +44,8 @@ class Summary:
     refused: int
     #: The first such object and what was not understood, for people; empty where there is none.
     unreadable: str = ""
+    #: The same of an update whose status the API server refuses to write.
+    refused_write: str = ""
 
 
 async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
@@ -51,7 +53,10 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
-        own = summary(registry, collection.counts, context.in_doubt.values())
+        own = replace(
+            summary(registry, collection.counts, context.in_doubt.values()),
+            refused_write=_refused_write(context, registry),
+        )
         for state in ("queued", "running", "waiting", "held"):
             gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
         for state, count in own.users.items():
@@ -62,6 +67,14 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             raise
         except errors.ApiError:  # refused, which the log tells
             await asyncio.sleep(REFUSED_PERIOD)
+
+
+def _refused_write(context: StreamContext, registry: Registry) -> str:
+    """The first of them. Those that somebody has deleted meanwhile are forgotten."""
+    refusals = context.refusals
+    for name in [name for name, (update, _) in refusals.items() if not registry.has(update)]:
+        del refusals[name]
+    return min((f"{name} ({message})" for name, (_, message) in refusals.items()), default="")[:1024]
 
 
 def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
@@ -98,20 +111,23 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
     users = {**own.users, "refused": own.refused}
     entry = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
-    found[shard.index] = entry | ({"unreadable": own.unreadable} if own.unreadable else {})
+    troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
+    found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
     return [found[index] for index in sorted(found)]
 
 
 def total(entries: Iterable[Body]) -> Summary:
     counts: Counter[str] = Counter()
     users: Counter[str] = Counter()
-    unreadable: list[str] = []
+    troubles: defaultdict[str, list[str]] = defaultdict(list)
     for entry in entries:
         counts.update(entry["counts"])
         users.update(entry["users"])
-        unreadable += [entry["unreadable"]] if entry.get("unreadable") else []
+        for trouble in ("unreadable", "refusedWrite"):
+            troubles[trouble] += [entry[trouble]] if entry.get(trouble) else []
     refused = users.pop("refused", 0)
-    return Summary(dict(counts), dict(users), refused, min(unreadable, default=""))
+    unreadable, refused_write = (min(troubles[trouble], default="") for trouble in ("unreadable", "refusedWrite"))
+    return Summary(dict(counts), dict(users), refused, unreadable, refused_write)
 
 
 def summary(
@@ -159,6 +175,12 @@ def processing(stream: UpdateStream, found: Summary) -> Condition:
             " upgrade the controller, or delete them"
         )
         return Condition(False, "UpdateUnreadable", message)
+    if found.refused_write:
+        message = (
+            f"the API server refuses to write what became of updates, {found.refused_write} first: their users wait;"
+            " see its policies and the controller's rights"
+        )
+        return Condition(False, "StatusRefused", message)
     if found.refused:
         message = f"a downstream refuses the calls of {found.refused} users: check urls and credentials of the steps"
         return Condition(False, "StepMisconfigured", message)

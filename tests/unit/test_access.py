@@ -79,10 +79,22 @@ def test_refused_for_minutes_it_is_lost_and_an_answer_ends_that(clock: Clock) ->
     assert not trust.lost
     refused_for(trust, clock, 20)
     assert trust.lost
-    assert not trust.regained.is_set()
     trust.answered()
     assert not trust.lost
+    assert not trust.regained.is_set(), "one of several API servers may be refused, and the next one not"
+
+
+def test_it_is_regained_by_the_first_answer_after_other_certificates_were_read(clock: Clock) -> None:
+    trust = Trust(clock)
+    trust.failed(verification())
+    trust.renewed()
+    assert not trust.regained.is_set()
+    trust.answered()
     assert trust.regained.is_set()
+    trust.regained.clear()
+    trust.failed(verification())
+    trust.answered()
+    assert not trust.regained.is_set()
 
 
 def test_an_outage_is_no_loss_however_long_and_whatever_was_before(clock: Clock) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from controller.engine.parsing import parse
 from controller.engine.reporting import Summary, processing, summary, total, with_entry
 from controller.sharding import Shard
 from controller.updates import Phase, Reason
-from tests.builders import BUSY_UNTIL_5, held_status, make_stream, make_update
+from tests.builders import BUSY_UNTIL_5, held_status, make_body, make_stream, make_update
 
 FINISHED = {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.SKIPPED: 0, Phase.CANCELLED: 0}
 
@@ -62,3 +64,16 @@ def test_the_stream_has_the_sums_of_its_shards() -> None:
     condition = processing(make_stream(), found)
     assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
     assert "3 users" in condition.message
+
+
+def test_the_first_trouble_of_all_shards_is_told() -> None:
+    update = parse({**make_body(make_update(name="b")), "status": {"phase": "Paused"}})
+    found = summary([update, make_update(user="eve")], FINISHED, in_doubt=[update])
+    assert (found.users["unreadable"], found.counts["waiting"]) == (1, 1)
+    other = Summary({}, {"unreadable": 2}, 0, unreadable="a (KeyError)", refused_write="c (403)")
+    whole = total([entry(0, found), entry(1, other), entry(2, one(1))])
+    assert (whole.users["unreadable"], whole.unreadable, whole.refused_write) == (3, "a (KeyError)", "c (403)")
+    condition = processing(make_stream(), whole)
+    assert (condition.ok, condition.reason) == (False, "UpdateUnreadable")
+    assert condition.message.startswith("3 users wait") and "a (KeyError) first" in condition.message
+    assert processing(make_stream(), replace(whole, unreadable="")).reason == "StatusRefused"
