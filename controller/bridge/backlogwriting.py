@@ -290,7 +290,7 @@ class BacklogWriter:
         try:
             body = await self._write(backlog, entries)
         except BaseException:
-            backlog.unsaved = saving + backlog.unsaved
+            backlog.unsaved = [entry for entry in saving if not entry[0].revoked] + backlog.unsaved
             backlog.added = backlog.taken = time.monotonic()
             raise
         reach("bridge.backlogged")
