@@ -129,7 +129,7 @@ class Dispatch:
         try:
             event = read_record(waiting.record)
             assert isinstance(event, UpdateEvent)
-            manifest = user_update_manifest(self.stream, event, self.links.after(_key(event)))
+            manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
             reach("bridge.create")
             answer = await self._creator.create(manifest, lambda: self._partitions.hold(waiting.partition))
             reach("bridge.created")

@@ -355,13 +355,16 @@ class Lane:
             self.queue.push(update)
 
     async def _look_up(self, update: UserUpdate, name: str) -> bool:
-        """Whether the predecessor is finished or gone; if not, it goes into the queue, before what follows it."""
+        """Whether the predecessor is finished or gone; if not, it goes into the queue, before what follows it.
+
+        One that comes later in the same source is none: a bridge once linked so, and each waited for the other.
+        """
         try:
             found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, name))
         except errors.NotFound:
             self._follows = name
             return True
-        if found.status.finished:
+        if found.status.finished or _comes_later(found, update):
             self._follows = name
             return True
         if (found.spec.stream, found.spec.user) == (update.spec.stream, update.spec.user):
@@ -379,3 +382,7 @@ class Lane:
     def _wake_by_timer(self) -> None:
         self._timer = None
         self.wake()
+
+
+def _comes_later(other: UserUpdate, update: UserUpdate) -> bool:
+    return other.source_name == update.source_name and other.spec.sequence >= update.spec.sequence
