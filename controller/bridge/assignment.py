@@ -153,7 +153,7 @@ class Assignment:
 
     def _gone(self, gone: Gone) -> Rejected:
         def done() -> None:
-            gone.backlog.expiring -= 1
+            gone.backlog.expiring.remove(gone.partition)
 
         offsets = gone.offsets
         key = gone.backlog.user.encode()

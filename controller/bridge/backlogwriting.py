@@ -96,17 +96,17 @@ class BacklogWriter:
             if entry["topicId"] == self._topic.id and number in mine:
                 queues.append(Queue(mine[number], offsets))
             elif entry["topicId"] != self._topic.id and self._owner(entry) in mine and len(offsets):
-                lost.append((entry["topicId"], number, offsets))
+                lost.append((mine[self._owner(entry)], entry["topicId"], number, offsets))
         if entries and not queues and not lost:
             return []
         backlog = self._overflow.adopt(body["spec"]["user"], body, queues)
-        backlog.expiring += len(lost)
-        partition = next(iter(mine.values()))
-        return [Gone(backlog, partition, topic_id, number, offsets) for topic_id, number, offsets in lost]
+        backlog.expiring += [partition for partition, *_ in lost]
+        return [Gone(backlog, *what) for what in lost]
 
     async def run(self) -> None:
         while True:
             now = time.monotonic()
+            self.brake.keep(lambda key: isinstance(key, Backlog) and self._overflow.current(key))
             for backlog in self._overflow.due(now):
                 if len(self._tasks) >= PARALLEL or now < self._next:
                     break
@@ -134,30 +134,37 @@ class BacklogWriter:
             self._failed(error)
 
     async def _save(self, backlog: Backlog) -> None:
-        """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
+        """Once: `run` looks again at what is left of it, and at what was refused when its time has come."""
         try:
-            while self._overflow.current(backlog):
-                async with self.brake.turn():
-                    if await self._tried(backlog):
-                        return
+            async with self.brake.turn():
+                if self._overflow.current(backlog):
+                    await self._try(backlog)
         finally:
             backlog.saving = False
 
-    async def _tried(self, backlog: Backlog) -> bool:
-        """Whether there is nothing more to do for now."""
+    async def _try(self, backlog: Backlog) -> None:
+        try:
+            if not await self._attempted(backlog):
+                await self._attempt(backlog)
+        except Lost:
+            # The backlog may not be given up yet: whoever lets the partition go does that.
+            self.brake.forget(backlog)
+        except ApiError as error:
+            logger.warning("UserBacklog not written: %s", error)
+            what = f"the UserBacklog {self._name(backlog)}"
+            backlog.again = time.monotonic() + self.brake.failed(backlog, error, what)
+        else:
+            for other in self.brake.worked(backlog):
+                assert isinstance(other, Backlog)
+                other.again = 0.0
+
+    async def _attempted(self, backlog: Backlog) -> bool:
+        """False where the object has changed; it has been read anew. Raises ApiError."""
         try:
             await self._attempt(backlog)
-        except Lost:
-            # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
-            return True
         except (AlreadyExists, Conflict, NotFound):
             backlog.body = await self._read(backlog)
             return False
-        except ApiError as error:
-            logger.warning("UserBacklog not written: %s", error)
-            self.brake.failed(error)
-            return False
-        self.brake.worked()
         return True
 
     async def _read(self, backlog: Backlog) -> Body | None:
@@ -165,9 +172,6 @@ class BacklogWriter:
             return await self._cluster.get(BACKLOGS, self._stream.namespace, self._name(backlog))
         except NotFound:
             return None
-        except ApiError as error:
-            self.brake.failed(error)
-            return backlog.body
 
     async def _attempt(self, backlog: Backlog) -> None:
         for queue in list(backlog.queues.values()):

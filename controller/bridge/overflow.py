@@ -7,6 +7,7 @@ what is there is done for the partition's tracker.
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -52,8 +53,11 @@ class Backlog:
     taken: float | None = None
     #: A write is under way.
     saving: bool = False
-    #: RejectedEvents of records that are gone; until they are written the object says of which.
-    expiring: int = 0
+    #: It was refused, and is not written before this time of the monotonic clock.
+    again: float = 0.0
+    #: For each RejectedEvent of records that are gone, the partition on whose behalf it is written. Until it is, the
+    #: object says of which; whoever has the partition next shows them.
+    expiring: list[Partition] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -69,7 +73,7 @@ class Backlog:
 
     def due(self, now: float, taken_seconds: float) -> bool:
         """It is time to write it."""
-        if self.saving or self.expiring:
+        if self.saving or now < self.again or any(not partition.revoked for partition in self.expiring):
             return False
         return (
             not self.count
@@ -179,8 +183,11 @@ class Overflow:
             else:
                 del self._pending[user]
 
-    def wanted(self, partition: Partition) -> dict[int, str]:
-        """The next offsets to be read again from that partition, rising, and whose they are; they count as loaded."""
+    def wanted(self, partition: Partition, below: int | None = None) -> dict[int, str]:
+        """The next offsets to be read again from that partition, rising, and whose they are; they count as loaded.
+
+        None at or above `below`, where it is given.
+        """
         window = max(min(WINDOW // max(len(self._backlogs), 1), MAX_WINDOW), MIN_WINDOW)
         found: list[tuple[int, str]] = []
         for backlog in self._backlogs.values():
@@ -188,6 +195,8 @@ class Overflow:
             if queue is None or queue.loaded > window // 2 or queue.loaded == len(queue.offsets):
                 continue
             offsets = queue.offsets.between(queue.loaded, window - queue.loaded)
+            if below is not None:
+                offsets = offsets[: bisect.bisect_left(offsets, below)]
             queue.loaded += len(offsets)
             found += [(offset, backlog.user) for offset in offsets]
         return dict(sorted(found))

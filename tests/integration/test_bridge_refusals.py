@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +15,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
+from tests.refusing import asked
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -59,23 +59,7 @@ class Quota:
 
     def acts(self) -> None:
         """Wait until the admission knows the quota: it looks at a cache of its own."""
-        body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **_PROBES[self.plural]}
-        path = self.ingested.kube.path(self.ingested.namespace, self.plural) + "?dryRun=All"
-        eventually(lambda: self.ingested.kube.client.post(path, json=body).status_code == 403, 20)
-
-
-_SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
-_PROBES: dict[str, dict[str, Any]] = {
-    "userupdates": {
-        "kind": "UserUpdate",
-        "spec": {"stream": "s", "user": "u", "sequence": 0, "profile": "p", "permissions": "p", "resources": "r"},
-    },
-    "rejectedevents": {
-        "kind": "RejectedEvent",
-        "spec": {"stream": "s", "reason": "NotJSON", "source": _SOURCE, "count": 1},
-    },
-    "userbacklogs": {"kind": "UserBacklog", "spec": {"stream": "s", "user": "u", "partitions": []}},
-}
+        eventually(lambda: asked(self.ingested.kube, self.ingested.namespace, self.plural) == 403, 20)
 
 
 def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -109,3 +109,34 @@ def test_revoked_partitions_are_another_replicas() -> None:
     bench.overflow.forget([bench.partition])
     assert "ana" not in bench.overflow
     assert bench.done == []
+
+
+def test_only_what_lies_below_is_wanted_where_that_is_said() -> None:
+    bench = Bench()
+    bench.append(1, 5, 9)
+    assert list(bench.overflow.wanted(bench.partition, below=5)) == [1]
+    assert bench.overflow.wanted(bench.partition, below=5) == {}
+    assert list(bench.overflow.wanted(bench.partition)) == [5, 9]
+
+
+def test_a_backlog_waits_for_what_its_own_replica_shows_and_for_nobody_elses() -> None:
+    """Whoever has the partition next shows the records that are gone; here the rest goes on."""
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    late = (backlog.added or 0.0) + ADDED_SECONDS
+    other = Partition(1)
+    backlog.expiring.append(other)
+    assert bench.overflow.due(late) == []
+    other.revoked = True
+    assert bench.overflow.due(late) == [backlog]
+
+
+def test_a_refused_backlog_is_not_due_before_its_time() -> None:
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    late = (backlog.added or 0.0) + ADDED_SECONDS
+    backlog.again = late + 1
+    assert bench.overflow.due(late) == []
+    assert bench.overflow.due(late + 1) == [backlog]
