@@ -44,13 +44,23 @@ def asked(kube: Kube, namespace: str, plural: str, **spec: Any) -> int:
 
 @contextmanager
 def policy(
-    kube: Kube, namespace: str, plural: str, *, allows: str = "false", message: str = "not today", **reason: str
+    kube: Kube,
+    namespace: str,
+    plural: str,
+    *,
+    operation: str = "CREATE",
+    allows: str = "false",
+    message: str = "not today",
+    **reason: str,
 ) -> Iterator[None]:
-    """A policy on creates in that namespace; entered when it acts. Where no `reason` is given it answers 422."""
+    """A policy on what is done in that namespace; entered when it acts, if it refuses all creates.
+
+    Where no `reason` is given it answers 422.
+    """
     name = f"no-{plural}-{namespace}"
     specs = {
         "validatingadmissionpolicies": {
-            "matchConstraints": {"resourceRules": [_creates(plural)]},
+            "matchConstraints": {"resourceRules": [_rule(plural, operation)]},
             "validations": [{"expression": allows, "message": message, **reason}],
         },
         "validatingadmissionpolicybindings": {
@@ -63,7 +73,7 @@ def policy(
     for kind, spec in specs.items():
         kube.call("POST", f"{GROUP}/{kind}", {"metadata": {"name": name}, "spec": spec})
     try:
-        if allows == "false":
+        if allows == "false" and operation == "CREATE":
             eventually(lambda: asked(kube, namespace, plural) != before, 20)
         yield
     finally:
@@ -101,7 +111,7 @@ def webhook(kube: Kube, namespace: str, refusals: dict[str, dict[str, Any]]) -> 
     body = {
         "name": "refuses.example.com",
         "clientConfig": client,
-        "rules": [_creates("userupdates")],
+        "rules": [_rule("userupdates", "CREATE")],
         "namespaceSelector": _only(namespace),
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
@@ -125,16 +135,18 @@ def webhooks_called(environment: Environment) -> Iterator[None]:
     command = environment.command("apiserver")
     argv = tuple(part for part in command.argv if not part.startswith("--disable-admission-plugins="))
     changed = replace(command, argv=argv)
+    environment.kill("apiserver")
     environment.processes.start(changed)
     environment.processes.wait_ready(changed)
     try:
         yield
     finally:
+        environment.kill("apiserver")
         environment.start("apiserver")
 
 
-def _creates(plural: str) -> dict[str, Any]:
-    return {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [plural]}
+def _rule(plural: str, operation: str) -> dict[str, Any]:
+    return {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": [operation], "resources": [plural]}
 
 
 def _only(namespace: str) -> dict[str, Any]:

@@ -111,6 +111,12 @@ class Overflow:
     def records(self) -> int:
         return sum(backlog.count for backlog in self._backlogs.values())
 
+    @property
+    def unsaved(self) -> int:
+        """Offsets in memory alone: not written yet, or without room in their user's backlog."""
+        unwritten = sum(len(backlog.unsaved) for backlog in self._backlogs.values())
+        return unwritten + sum(len(waiting) for waiting in self._pending.values())
+
     def due(self, now: float) -> list[Backlog]:
         """Those that are to be written now, the one with the oldest change first."""
         seconds = min(max(len(self._backlogs) / TAKEN_A_SECOND, TAKEN_SECONDS), MAX_TAKEN_SECONDS)

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 #: RejectedEvents of a stream that are kept; older ones are deleted.
 KEPT = 1000
+#: Where they cannot be deleted: from here on all that comes shares those that are there.
+CROWDED = 2 * KEPT
+#: Too many of them are looked for after so many new ones.
+SLACK = 100
 #: Records that one write takes in at most.
 BATCH = 5000
 #: Tries after which one that is called invalid goes without what came from outside.
@@ -132,7 +136,7 @@ class Write:
     group: list[Rejected]
     #: Neighbours of one kind in a flood, in an object that takes further ones too.
     shared: bool
-    #: Not tried before, by the monotonic clock: it was refused.
+    #: It was refused, and is not tried again before this time of the monotonic clock.
     again: float = 0.0
 
     def __str__(self) -> str:
@@ -192,11 +196,16 @@ class Rejecter:
             due = [write for write in self._refused if write.again <= now]
             for write in (*due, *self._sorted(batch)):
                 await self._try(write)
-                await self._prune()
+                await self._prune(SLACK)
+            await self._prune()
 
     @property
     def _selector(self) -> str:
         return f"spec.stream={self._stream.name}"
+
+    @property
+    def _crowded(self) -> bool:
+        return self._kept >= CROWDED
 
     async def _next(self) -> None:
         """Wait until there is something new, or something refused is to be tried again."""
@@ -217,7 +226,7 @@ class Rejecter:
             if self._folding.shown(kind, rejected.offset, rejected.last_offset):
                 self.cost -= rejected.cost
                 rejected.done()
-            elif not self.brake.failing_for() and self._folding.own(time.monotonic()):
+            elif not (self.brake.failing_for() or self._crowded) and self._folding.own(time.monotonic()):
                 own.append(Write([rejected], shared=False))
             elif kind in shared:
                 shared[kind].group.append(rejected)
@@ -310,7 +319,7 @@ class Rejecter:
 
     async def _share(self, group: list[Rejected]) -> None:
         first = group[0]
-        fold = self._folding.current(first.kind, first.offset, time.monotonic())
+        fold = self._folding.current(first.kind, first.offset, time.monotonic(), crowded=self._crowded)
         if fold is None:
             return await self._create(group)
         for rejected in group:
@@ -328,9 +337,9 @@ class Rejecter:
         patch = {"spec": {"source": {"lastOffset": fold.last_offset}, "count": fold.count}}
         await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
 
-    async def _prune(self) -> None:
+    async def _prune(self, slack: int = 0) -> None:
         """Delete the oldest of too many; another replica may have been faster."""
-        if self._kept <= KEPT:
+        if self._kept <= KEPT + slack:
             return
         try:
             listing = await self._cluster.list(

@@ -17,6 +17,8 @@ from controller.kafka import GroupMember, KafkaError
 #: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
+#: An offset that is in no UserBacklog yet: where these cannot be written, users who have one go on adding to theirs.
+UNSAVED_COST = 250
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
 #: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
@@ -57,6 +59,8 @@ class Steering:
         #: What they refuse this member, until it is assigned or sent something.
         self.refused: KafkaError | None = None
         self.paused = False
+        #: Memory of offsets that are not written yet, as last looked at.
+        self._unsaved = 0
         #: Too much is made above a position: what adds to it waits in Kafka.
         self.held_up = False
         #: What the API server refuses, and until when that is told of.
@@ -70,7 +74,8 @@ class Steering:
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
-        if words := self._refused():
+        self._unsaved = UNSAVED_COST * self._overflow.unsaved
+        if words := self._refused(REFUSED_SECONDS):
             self._told, self._told_until = words, now + TOLD_SECONDS
         if self._creating:
             if self.memory > HIGH_WATER * self._share():
@@ -84,7 +89,7 @@ class Steering:
         self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
         waits = self._starving or self._overflow.full or self.held_up
-        paused = self._suspended or waits or self.memory > limit
+        paused = self._suspended or waits or self.memory + self._unsaved > limit
         if paused != self.paused:
             self.paused = paused
             (self._member.pause if paused else self._member.resume)()
@@ -104,7 +109,7 @@ class Steering:
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
         told = self._told if time.monotonic() < self._told_until else ""
         if self.held_up:
-            return self._no("PositionHeld", self._held_up(told))
+            return self._no("PositionHeld", self._held_up(told or self._refused(0)))
         if told:
             return self._no("CreatesRefused", told)
         if self.paused:
@@ -122,11 +127,11 @@ class Steering:
         # RejectedEvents that are refused leave room for backlogs: no user waits for them.
         return not (trouble or self._dispatch.brake.failing_for() or self._writer.brake.failing_for())
 
-    def _refused(self) -> str:
-        """Of updates, rejections and backlogs what has been refused for longest; empty where that is not long."""
+    def _refused(self, seconds: float) -> str:
+        """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""
         found = [refusal for brake in self._brakes if (refusal := brake.oldest)]
         oldest = min(found, key=lambda refusal: refusal.since, default=None)
-        if oldest is None or time.monotonic() - oldest.since < REFUSED_SECONDS:
+        if oldest is None or time.monotonic() - oldest.since < seconds:
             return ""
         others = sum(brake.refused for brake in self._brakes) - 1
         more = f" ({others:,} more are refused)" if others else ""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.bridge import rejecting
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
@@ -22,7 +23,7 @@ from controller.streams import UpdateStream
 from tests.builders import make_stream
 from tests.eventually import eventually, eventually_async
 from tests.kube import Kube
-from tests.refusing import asked, policy
+from tests.refusing import PROBES, asked, policy
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -108,6 +109,45 @@ async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Ku
     assert [body["spec"]["source"]["offset"] for body in found] == [5, 6]
     assert not any("value" in body["spec"] for body in found)
     assert rejecter.cost == 0
+
+
+async def test_rejected_events_that_may_not_be_deleted_do_not_pile_up(
+    kube: Kube, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five are to be kept, and ten are too many: whatever comes then is shown by those that are there."""
+    monkeypatch.setattr(rejecting, "KEPT", 5)
+    monkeypatch.setattr(rejecting, "CROWDED", 10)
+    done: list[int] = []
+    count = 0
+    async with Cluster.connect() as cluster:
+        partitions = Partitions()
+        (partition,) = partitions.assign([0])
+        partitions.committed({0: 0}, time.monotonic())
+        rejecter = Rejecter(cluster, stream, partitions)
+
+        async def shown() -> bool:
+            return len(done) == count
+
+        with policy(kube, stream.namespace, "rejectedevents", operation="DELETE"):
+            await asyncio.to_thread(_refuses_deletes, kube, stream.namespace)
+            async with running(rejecter):
+                for offset in range(30):
+                    count += 1
+                    rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
+                    await eventually_async(shown, 20)
+    probe = kube.path(stream.namespace, "rejectedevents", "probe")
+    eventually(lambda: kube.client.delete(probe).is_success, 20)
+    found = [body["spec"] for body in kube.list(stream.namespace, "rejectedevents")]
+    assert len(found) <= 11
+    assert max(spec["source"]["lastOffset"] for spec in found) == 29
+
+
+def _refuses_deletes(kube: Kube, namespace: str) -> None:
+    """Wait until one that is there may not be deleted."""
+    body = {"metadata": {"name": "probe"}, "spec": PROBES["rejectedevents"]["spec"]}
+    kube.create(namespace, "rejectedevents", body)
+    path = kube.path(namespace, "rejectedevents", "probe") + "?dryRun=All"
+    eventually(lambda: kube.client.delete(path).status_code == 422, 20)
 
 
 def _refuses_values(kube: Kube, namespace: str) -> None:

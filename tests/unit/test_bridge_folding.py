@@ -30,6 +30,7 @@ def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
     assert shared is not None and (shared.last_offset, shared.count) == (9, 4)
     assert folding.current(KIND, 4, now=1) is None
     assert folding.current(KIND, 10, now=61) is None
+    assert folding.current(KIND, 10, now=61, crowded=True) == shared
     assert folding.current(("NoKey", "id", 0), 10, now=1) is None
 
 

@@ -140,3 +140,11 @@ def test_a_refused_backlog_is_not_due_before_its_time() -> None:
     backlog.again = late + 1
     assert bench.overflow.due(late) == []
     assert bench.overflow.due(late + 1) == [backlog]
+
+
+def test_what_is_in_memory_alone_is_counted() -> None:
+    bench = Bench()
+    bench.append(*range(MAX_OFFSETS + 5))
+    assert bench.overflow.unsaved == MAX_OFFSETS + 5
+    bench.save()
+    assert bench.overflow.unsaved == 5
