@@ -348,12 +348,12 @@ _BY_STATUS: dict[int, type[errors.ApiError]] = {
 
 def _error(status: int, body: Body, retry_after: str | None) -> errors.ApiError:
     reason = body.get("reason") or ""
-    kind = errors.AlreadyExists if reason == "AlreadyExists" else _BY_STATUS.get(status, errors.Unavailable)
+    details = body.get("details") or {}
+    kind = _BY_STATUS.get(status, errors.Unavailable)
+    if reason == "AlreadyExists" and details.get("name"):  # a webhook may say so too, and knows of no object
+        kind = errors.AlreadyExists
     if kind is errors.NotFound and reason != "NotFound":
         kind = errors.Unavailable  # the path, not the object: a server that is starting does not know our kinds yet
-    causes = (body.get("details") or {}).get("causes") or ()
-    if kind is errors.Invalid and status == 422 and not any(cause.get("field") for cause in causes):
-        kind = errors.Forbidden  # no field is wrong: an admission policy that names no reason answers 422 too
     if status == 500 and "etcdserver: request is too large" in str(body.get("message")):
         kind = errors.Invalid  # etcd's word, which the API server passes on as an error of its own
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None

@@ -349,6 +349,10 @@ class UserUpdate:
         """The record's time; for hand-made updates that of their creation."""
         return self.spec.source.timestamp if self.spec.source else self.creation_time
 
+    def comes_later_than(self, other: UserUpdate) -> bool:
+        """In the same source. Such a one is no predecessor: a bridge once linked so, and each waited for the other."""
+        return self.source_name == other.source_name and self.spec.sequence >= other.spec.sequence
+
     def idempotency_key(self, step: str) -> str:
         uid = None if self.spec.source else self.uid
         return names.idempotency_key(self.namespace, self.name, step, self.status.run, uid)

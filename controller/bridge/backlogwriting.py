@@ -38,23 +38,12 @@ RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
 #: Objects in a page of a list: up to 200 KB each, parsed at once.
 PAGE = 50
-#: Replicas that share an object meet; what goes on for longer is no meeting, and is left to the next look.
+#: Replicas that share an object meet; what goes on for longer is no meeting, and is tried again later.
 TRIES = 3
-#: A refused object is tried again after so many seconds, from the first to the most; of many each less often.
-FIRST_DELAY, MAX_DELAY = 0.5, 30.0
-TRIES_A_SECOND = 10
-#: Where some are refused and none has been written for so long, it may be all of them. A further user's backlog is
-#: begun so often, to find out.
+MEETING_SECONDS = 0.5
+#: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
+#: often, to find out.
 PROBE_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Refusal:
-    """An object that the API server does not take while it takes others."""
-
-    since: float
-    message: str
-    delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +82,11 @@ class BacklogWriter:
         #: One for each write that is under way.
         self._writes: set[asyncio.Future[None]] = set()
         self._next = 0.0
-        self._refusals: dict[Backlog, Refusal] = {}
-        self._last_write = self._probed = float("-inf")
-
-    def refused(self) -> Refusal | None:
-        """The backlog that has been refused for longest, if any is."""
-        there = {backlog: refusal for backlog, refusal in self._refusals.items() if self._overflow.current(backlog)}
-        self._refusals = there
-        return min(there.values(), key=lambda refusal: refusal.since, default=None)
+        self._probed = float("-inf")
 
     def may_begin(self, now: float) -> bool:
         """Whether a further user's backlog may be begun. While none can be written, one now and then finds out."""
-        if not self._refusals or now - self._last_write < PROBE_SECONDS:
+        if not self.brake.failing_for():
             return True
         if now - self._probed < PROBE_SECONDS:
             return False
@@ -165,6 +147,7 @@ class BacklogWriter:
     async def run(self) -> None:
         while True:
             now = time.monotonic()
+            self.brake.keep(lambda key: isinstance(key, Backlog) and self._overflow.current(key))
             for backlog in self._overflow.due(now):
                 if len(self._tasks) >= PARALLEL or now < self._next:
                     break
@@ -192,60 +175,49 @@ class BacklogWriter:
             self._failed(error)
 
     async def _save(self, backlog: Backlog) -> None:
-        """Until it is written or refused, or part of it is this replica's no more: `run` looks again at what is left.
-
-        A refused one does not stay: a few of them would take all places.
-        """
+        """Once: `run` looks again at what is left of it, and at what was refused when its time has come."""
         try:
-            for _ in range(TRIES):
-                async with self.brake.turn():
-                    if not self._overflow.current(backlog) or await self._tried(backlog):
-                        return
-            backlog.again = time.monotonic() + FIRST_DELAY
+            async with self.brake.turn():
+                if self._overflow.current(backlog):
+                    await self._try(backlog)
         finally:
             backlog.saving = False
 
-    async def _tried(self, backlog: Backlog) -> bool:
-        """Whether there is nothing more to do for now."""
+    async def _try(self, backlog: Backlog) -> None:
+        try:
+            for _ in range(TRIES):
+                if await self._attempted(backlog):
+                    return
+            backlog.again = time.monotonic() + MEETING_SECONDS
+        except Lost:
+            # The backlog may not be given up yet: whoever lets the partition go does that.
+            self.brake.forget(backlog)
+        except ApiError as error:
+            logger.warning("UserBacklog not written: %s", error)
+            what = f"the UserBacklog {self._name(backlog)}"
+            backlog.again = time.monotonic() + self.brake.failed(backlog, error, what)
+
+    async def _attempted(self, backlog: Backlog) -> bool:
+        """False where the object has changed; it has been read anew. Raises ApiError."""
         try:
             await self._attempt(backlog)
-        except Lost:
-            # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
-            return True
         except (AlreadyExists, Conflict, NotFound):
-            return not await self._look(backlog)
-        except ApiError as error:
-            self._failed_to_write(backlog, error)
+            await self._look(backlog)
+            return False
         return True
 
     def _worked(self, backlog: Backlog) -> None:
-        self.brake.worked()
-        self._last_write = time.monotonic()
-        self._refusals.pop(backlog, None)
+        for other in self.brake.worked(backlog):
+            assert isinstance(other, Backlog)
+            other.again = 0.0
 
-    def _failed_to_write(self, backlog: Backlog, error: ApiError) -> None:
-        """It waits by itself: one that is refused slows nobody else down, as an API server in trouble does."""
-        logger.warning("UserBacklog %s not written: %s", self._name(backlog), error)
-        now = time.monotonic()
-        refusal = self._refusals.setdefault(backlog, Refusal(now, "", FIRST_DELAY / 2))
-        refusal.message = f"UserBacklog {self._name(backlog)}: {error}"
-        refusal.delay = min(2 * refusal.delay, max(MAX_DELAY, len(self._refusals) / TRIES_A_SECOND))
-        backlog.again = now + refusal.delay
-        if error.status in (0, 429) or error.status >= 500:
-            self.brake.failed(error)
-
-    async def _look(self, backlog: Backlog) -> bool:
-        """See the object as it is now; False where the API server does not show it."""
+    async def _look(self, backlog: Backlog) -> None:
+        """See the object as it is now. Raises ApiError."""
         try:
             body = await self._cluster.get(BACKLOGS, self._stream.namespace, self._name(backlog))
         except NotFound:
-            self._seen(backlog, None)
-        except ApiError as error:
-            self._failed_to_write(backlog, error)
-            return False
-        else:
-            self._seen(backlog, body)
-        return True
+            body = None
+        self._seen(backlog, body)
 
     def _seen(self, backlog: Backlog, body: Body | None) -> None:
         backlog.body = body

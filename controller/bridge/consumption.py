@@ -84,7 +84,7 @@ class Consumption:
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(cluster, stream, self._partitions)
-        self._dispatch = Dispatch(cluster, stream, self._partitions, self._settled, self._reject, self._end)
+        self._dispatch = Dispatch(cluster, stream, self._partitions, self._made, self._reject, self._end)
         self._unfinished = Unfinished(
             cluster,
             stream.namespace,
@@ -124,6 +124,7 @@ class Consumption:
             self._look_at_topic,
             self._offer,
             self._assignment.expire_one,
+            lambda: self._steering.held_up,
             share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
@@ -203,6 +204,7 @@ class Consumption:
                 gone = self._partitions.revoke(numbers)
                 self._dispatch.forget(gone)
                 self._overflow.forget(gone)
+                self._rejecter.forget()
                 self._spawn(self._assignment.let_go(gone, released))
                 self._count_replicas()
             case kafka.Fetched(items, size):
@@ -292,6 +294,11 @@ class Consumption:
     def _offer(self, waiting: Waiting) -> None:
         self._dispatch.offer(waiting)
         self._dispatch.pump()
+
+    def _made(self, waiting: Waiting) -> None:
+        self._settled(waiting)
+        assert waiting.partition.tracker is not None
+        waiting.partition.tracker.made(waiting.record.offset)
 
     def _settled(self, waiting: Waiting) -> None:
         if waiting.from_backlog:

@@ -7,6 +7,7 @@ what is there is done for the partition's tracker.
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -70,8 +71,8 @@ class Backlog:
     #: RejectedEvents of records that are gone, by the partition on whose behalf they are shown; until they are written
     #: the object says of which.
     expiring: Counter[Partition] = field(default_factory=Counter)
-    #: No write is tried before; see `BacklogWriter`.
-    again: float = float("-inf")
+    #: It was refused, and is not written before this time of the monotonic clock.
+    again: float = 0.0
 
     @property
     def count(self) -> int:
@@ -139,8 +140,9 @@ class Overflow:
 
     @property
     def unsaved(self) -> int:
-        """Records that no write has brought into the API server yet."""
-        return sum(len(backlog.unsaved) for backlog in self._backlogs.values())
+        """Offsets in memory alone: not written yet, or without room in their user's backlog."""
+        unwritten = sum(len(backlog.unsaved) for backlog in self._backlogs.values())
+        return unwritten + sum(len(waiting) for waiting in self._pending.values())
 
     @property
     def records(self) -> int:
@@ -228,8 +230,11 @@ class Overflow:
             self._pending[user] = deque(entry for entry in waiting if entry[0] not in gone)
             self._refill(user)  # what went away has made room, and perhaps nothing is left that could make any later
 
-    def wanted(self, partition: Partition) -> dict[int, str]:
-        """The next offsets to be read again from that partition, rising, and whose they are; they count as loaded."""
+    def wanted(self, partition: Partition, below: int | None = None) -> dict[int, str]:
+        """The next offsets to be read again from that partition, rising, and whose they are; they count as loaded.
+
+        None at or above `below`, where it is given.
+        """
         window = max(min(WINDOW // max(len(self._backlogs), 1), MAX_WINDOW), MIN_WINDOW)
         found: list[tuple[int, str]] = []
         for backlog in self._backlogs.values():
@@ -237,6 +242,8 @@ class Overflow:
             if queue is None or queue.loaded > window // 2 or queue.loaded == len(queue.offsets):
                 continue
             offsets = queue.offsets.between(queue.loaded, window - queue.loaded)
+            if below is not None:
+                offsets = offsets[: bisect.bisect_left(offsets, below)]
             queue.loaded += len(offsets)
             found += [(offset, backlog.user) for offset in offsets]
         return dict(sorted(found))

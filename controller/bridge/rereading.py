@@ -30,6 +30,7 @@ class Rereading:
         check_topic: Callable[[], Awaitable[None]],
         offer: Callable[[Waiting], None],
         expire: Callable[[str, Partition, int], None],
+        held_up: Callable[[], bool],
         share: Callable[[], float],
     ) -> None:
         self._reader = reader
@@ -40,6 +41,8 @@ class Rereading:
         self._offer = offer
         #: Called for a record that Kafka has no more: user, partition, offset.
         self._expire = expire
+        #: Too much is made above a position: only what lies below it is read.
+        self._held_up = held_up
         self._share = share
 
     async def run(self) -> None:
@@ -47,9 +50,14 @@ class Rereading:
         while True:
             for partition in self._partitions:
                 room = MAX_COST * self._share() - self._lanes.reread_cost
-                if room > 0 and (users := self._overflow.wanted(partition)):
+                if room > 0 and (users := self._wanted(partition)):
                     await self._pass(partition, users)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _wanted(self, partition: Partition) -> dict[int, str]:
+        """What lies below the position adds to nothing, and a full backlog may be what holds the position up."""
+        below = partition.position if partition.tracker is not None and self._held_up() else None
+        return self._overflow.wanted(partition, below)
 
     def close(self) -> None:
         self._reader.close()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from controller.bridge.backlogwriting import BacklogWriter
-from controller.bridge.brake import Brake
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
@@ -18,12 +17,19 @@ from controller.kafka import GroupMember, KafkaError
 #: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
+#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving records
+#: there must not make room for more. Some 20,000 of them fill the memory of a stream.
+UNSAVED_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
-#: Records on their way into backlogs: no memory for records counts them. A second's, where backlogs can be written.
-MAX_UNSAVED = 20_000
-#: Creates that have been refused for so long are told of.
+#: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
+#: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
+MADE_HIGH = 20_000
+MADE_LOW = 15_000
+#: A write that has been refused for so long is told of, and for a while after: it is asked for anew when its user is
+#: moved into a backlog.
 REFUSED_SECONDS = 2.0
+TOLD_SECONDS = 4.0
 MAX_MESSAGE = 1000
 
 
@@ -42,7 +48,6 @@ class Steering:
         self._dispatch = dispatch
         self._rejecter = rejecter
         self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
-        self._writer = writer
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
@@ -54,6 +59,13 @@ class Steering:
         #: What they refuse this member, until it is assigned or sent something.
         self.refused: KafkaError | None = None
         self.paused = False
+        #: Memory of offsets that are not written yet, as last looked at.
+        self._unsaved = 0
+        #: Too much is made above a position: what adds to it waits in Kafka.
+        self.held_up = False
+        #: What the API server refuses, and until when that is told of.
+        self._told = ""
+        self._told_until = 0.0
 
     @property
     def memory(self) -> int:
@@ -62,6 +74,9 @@ class Steering:
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
+        self._unsaved = UNSAVED_COST * self._overflow.unsaved
+        if words := self._refused(REFUSED_SECONDS):
+            self._told, self._told_until = words, now + TOLD_SECONDS
         if self._creating:
             if self.memory > HIGH_WATER * self._share():
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
@@ -71,9 +86,10 @@ class Steering:
     def steer(self) -> None:
         """Pause or resume reading, with hysteresis."""
         self._dispatch.halted = self._suspended
+        self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
-        paused = self._suspended or self._starving or self._overflow.full or self.memory > limit
-        paused |= self._overflow.unsaved > MAX_UNSAVED
+        waits = self._starving or self._overflow.full or self.held_up
+        paused = self._suspended or waits or self.memory + self._unsaved > limit
         if paused != self.paused:
             self.paused = paused
             (self._member.pause if paused else self._member.resume)()
@@ -91,10 +107,11 @@ class Steering:
         if self._starving:
             taken = self._dispatch.slots.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
-        if (brake := self._refused).failing_for() > REFUSED_SECONDS:
-            return self._no("CreatesRefused", brake.last_error[:MAX_MESSAGE])
-        if (refusal := self._writer.refused()) and time.monotonic() - refusal.since > REFUSED_SECONDS:
-            return self._no("CreatesRefused", refusal.message[:MAX_MESSAGE])
+        told = self._told if time.monotonic() < self._told_until else ""
+        if self.held_up:
+            return self._no("PositionHeld", self._held_up(told or self._refused(0)))
+        if told:
+            return self._no("CreatesRefused", told)
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
@@ -107,15 +124,32 @@ class Steering:
     def _creating(self) -> bool:
         """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage.
 
-        Where it is backlogs that cannot be written, they themselves say how many more may be begun.
+        RejectedEvents that are refused leave room for backlogs, as no user waits for them. Where it is backlogs that
+        cannot be written, their writer says how many more may be begun.
         """
-        refused = any(brake.failing_for() for brake in self._brakes[:2])
-        return not (self._suspended or self.broker_error or self.refused or refused)
+        trouble = self._suspended or self.broker_error or self.refused
+        return not (trouble or self._dispatch.brake.failing_for())
 
-    @property
-    def _refused(self) -> Brake:
-        """Of updates, rejections and backlogs the kind whose writes have been refused for longest, if any have."""
-        return max(self._brakes, key=Brake.failing_for)
+    def _refused(self, seconds: float) -> str:
+        """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""
+        found = [refusal for brake in self._brakes if (refusal := brake.oldest)]
+        oldest = min(found, key=lambda refusal: refusal.since, default=None)
+        if oldest is None or time.monotonic() - oldest.since < seconds:
+            return ""
+        others = sum(brake.refused for brake in self._brakes) - 1
+        more = f" ({others:,} more are refused)" if others else ""
+        return f"{oldest.what}: {oldest.message}"[:MAX_MESSAGE] + more
+
+    def _made_above(self) -> int:
+        return sum(partition.tracker.made_above for partition in self._partitions if partition.tracker)
+
+    def _held_up(self, told: str) -> str:
+        known = [partition for partition in self._partitions if partition.tracker]
+        most = max(known, key=lambda partition: partition.tracker.made_above if partition.tracker else 0)
+        return (
+            f"over {MADE_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at position"
+            f" {most.position}: its record waits. {told}"
+        ).strip()
 
     @property
     def _starving(self) -> bool:

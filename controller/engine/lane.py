@@ -378,9 +378,9 @@ class Lane:
             self.queue.push(update)
 
     async def _look_up(self, update: UserUpdate, name: str) -> bool:
-        """Whether the predecessor is finished or gone; if not, it goes into the queue, before what follows it."""
+        """Whether the predecessor is finished or gone, or none; if not, it goes into the queue, before what follows."""
         found = await read(self._context.cluster, update.namespace, name)
-        if found is None or found.status.finished:
+        if found is None or found.status.finished or found.comes_later_than(update):
             self._follows = name
             return True
         if (found.spec.stream, found.spec.user) == (update.spec.stream, update.spec.user):

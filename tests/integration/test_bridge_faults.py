@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
-from tests.ingest import GOOD, Ingested, check_links, good
+from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
+from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -147,12 +147,15 @@ def test_an_api_server_that_is_away_is_outlived(
 def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
     ingested: Ingested, start_bridge: StartReplica, reason: dict[str, str]
 ) -> None:
-    """As a quota does, which is judged by the same code: 403 for what is there and for what is not."""
+    """As a quota does, which is judged by the same code: 403 for what is there and for what is not.
+
+    A policy without a `reason` answers 422.
+    """
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
-    with forbidden(ingested, **reason):
+    with policy(ingested.kube, ingested.namespace, "userupdates", message="no more updates today", **reason):
         ingested.produce(good(["bo", "cy", "bo"]))
         ingested.reason("CreatesRefused", 20)
         assert "no more updates today" in ingested.condition()["message"]
@@ -161,40 +164,6 @@ def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
     assert ingested.offsets() == whole(4)
     check_links(ingested.updates())
     assert bridge.running
-
-
-@contextmanager
-def forbidden(ingested: Ingested, **reason: str) -> Iterator[None]:
-    """The API server refuses to create UserUpdates in that namespace; a policy without a `reason` answers 422."""
-    name = f"no-updates-{ingested.namespace}"
-    rules = [
-        {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["userupdates"]}
-    ]
-    policy = {
-        "matchConstraints": {"resourceRules": rules},
-        "validations": [{"expression": "false", "message": "no more updates today", **reason}],
-    }
-    scope = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ingested.namespace}}}
-    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": scope}
-    group = "/apis/admissionregistration.k8s.io/v1"
-    parts = (("validatingadmissionpolicies", policy), ("validatingadmissionpolicybindings", binding))
-    for plural, spec in parts:
-        ingested.kube.call("POST", f"{group}/{plural}", {"metadata": {"name": name}, "spec": spec})
-    try:
-        probe = {"stream": "none", "user": "probe", "sequence": 0, **GOOD}
-        path = ingested.kube.path(ingested.namespace, "userupdates") + "?dryRun=All"
-        body = {
-            "apiVersion": "enrichment.dev/v1alpha1",
-            "kind": "UserUpdate",
-            "metadata": {"name": "probe"},
-            "spec": probe,
-        }
-        refused = 403 if reason else 422
-        eventually(lambda: ingested.kube.client.post(path, json=body).status_code == refused, 20)
-        yield
-    finally:
-        for plural, _ in reversed(parts):
-            ingested.kube.call("DELETE", f"{group}/{plural}/{name}")
 
 
 def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
 
 from controller.bridge.backlogwriting import PARALLEL
-from controller.bridge.steering import MAX_UNSAVED
+from controller.bridge.steering import HIGH_WATER, UNSAVED_COST
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
 from tests.policies import policy
+from tests.refusing import asked
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
@@ -63,23 +63,7 @@ class Quota:
 
     def acts(self) -> None:
         """Wait until the admission knows the quota: it looks at a cache of its own."""
-        body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **_PROBES[self.plural]}
-        path = self.ingested.kube.path(self.ingested.namespace, self.plural) + "?dryRun=All"
-        eventually(lambda: self.ingested.kube.client.post(path, json=body).status_code == 403, 20)
-
-
-_SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
-_PROBES: dict[str, dict[str, Any]] = {
-    "userupdates": {
-        "kind": "UserUpdate",
-        "spec": {"stream": "s", "user": "u", "sequence": 0, "profile": "p", "permissions": "p", "resources": "r"},
-    },
-    "rejectedevents": {
-        "kind": "RejectedEvent",
-        "spec": {"stream": "s", "reason": "NotJSON", "source": _SOURCE, "count": 1},
-    },
-    "userbacklogs": {"kind": "UserBacklog", "spec": {"stream": "s", "user": "u", "partitions": []}},
-}
+        eventually(lambda: asked(self.ingested.kube, self.ingested.namespace, self.plural) == 403, 20)
 
 
 def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -186,11 +170,12 @@ def test_records_that_no_backlog_takes_wait_in_kafka(ingested: Ingested, start_b
         ingested.produce(good(users * 20))
         ingested.reason("CreatesRefused", 30)
         ingested.produce(good(users * 15_000))
-        eventually(lambda: _read(bridge) > MAX_UNSAVED, 30)
+        most = HIGH_WATER // UNSAVED_COST
+        eventually(lambda: _read(bridge) > most, 30)
         # It makes something of what is there meanwhile, and reads no more than what is on its way.
         ingested.change(limits={"maxPerUser": 2})
         eventually(lambda: len(ingested.updates()) == 8, 10)
-        assert _read(bridge) < 2 * MAX_UNSAVED
+        assert _read(bridge) < 2 * most
     ingested.positioned(60_080, 60)
 
 

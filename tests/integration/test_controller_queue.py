@@ -102,6 +102,15 @@ def test_an_update_waits_for_the_one_it_follows(stream: Processing) -> None:
     assert steps(stream.calls()) == whole("ana", 5, 7)
 
 
+def test_what_comes_later_is_nobodys_predecessor(stream: Processing) -> None:
+    """A bridge once linked a record that it read again to the user's last update, which came after it."""
+    for offset, after in ((50, 10), (60, 50), (10, 60)):
+        stream.record("ana", offset, LONG_AGO, after=after)
+    stream.apply()
+    stream.all_finished()
+    assert steps(stream.calls()) == whole("ana", 10, 50, 60)
+
+
 def test_an_update_that_the_watch_has_not_shown_is_looked_up_by_the_one_behind_it(
     stream: Processing, controller: Replica
 ) -> None:

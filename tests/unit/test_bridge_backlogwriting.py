@@ -12,6 +12,7 @@ from controller.backlogs import OffsetQueue
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.overflow import ADDED_SECONDS, Overflow, Queue
 from controller.bridge.partitions import Lost, Partitions
+from controller.errors import Forbidden
 from controller.kafka import Topic
 from tests.builders import make_stream
 from tests.eventually import eventually_async
@@ -103,3 +104,24 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
     done, _ = await asyncio.wait({waiting}, timeout=0.05)
     assert not done
     waiting.cancel()
+
+
+async def test_a_refused_write_whose_partition_is_lost_leaves_nothing_failing() -> None:
+    """A trouble that nobody has any more would keep users from being spilled, and with that be there for ever."""
+    partitions = Partitions()
+    (partition,) = partitions.assign([0])
+    overflow = Overflow(partitions, lambda partition, offset: None)
+    overflow.append("ana", partition, 5)
+    (backlog,) = overflow
+    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    backlog.again = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
+    assert writer.brake.failing_for() > 0
+    partitions.revoke([0])
+    overflow.forget([partition])
+    running = asyncio.create_task(writer.run())
+
+    async def nothing_fails() -> bool:
+        return writer.brake.failing_for() == 0
+
+    await eventually_async(nothing_fails, within=5)
+    running.cancel()

@@ -215,3 +215,29 @@ def test_records_that_are_gone_are_shown_by_the_next_owner_of_their_partition() 
     assert bench.overflow.due(100.0) == [backlog]
     backlog.shown(bench.partition)  # written all the same
     assert bench.overflow.due(100.0) == [backlog]
+
+
+def test_only_what_lies_below_is_wanted_where_that_is_said() -> None:
+    bench = Bench()
+    bench.append(1, 5, 9)
+    assert list(bench.overflow.wanted(bench.partition, below=5)) == [1]
+    assert bench.overflow.wanted(bench.partition, below=5) == {}
+    assert list(bench.overflow.wanted(bench.partition)) == [5, 9]
+
+
+def test_a_refused_backlog_is_not_due_before_its_time() -> None:
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    late = (backlog.added or 0.0) + ADDED_SECONDS
+    backlog.again = late + 1
+    assert bench.overflow.due(late) == []
+    assert bench.overflow.due(late + 1) == [backlog]
+
+
+def test_what_is_in_memory_alone_is_counted() -> None:
+    bench = Bench()
+    bench.append(*range(MAX_OFFSETS + 5))
+    assert bench.overflow.unsaved == MAX_OFFSETS + 5
+    bench.save()
+    assert bench.overflow.unsaved == 5
