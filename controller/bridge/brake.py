@@ -9,8 +9,9 @@ work beside it:
 - The others are slowed down by writes that are refused for the first time, until one works: there may be thousands, and
   a quota refuses all of them. And by every answer of a server in trouble (429, 5xx, none at all), until the same
   object has got one so often while others worked that it is the object.
-- Where nothing has worked since, it is an outage. The first write that works then lets two of the others try at once,
-  each of which does so again: what comes back is found out in no time, and what does not is not run down.
+- Where nothing has worked since the first one was refused, it is an outage. The first write that works then lets two of
+  the others try at once, each of which does so again: what comes back is found out in no time, and what does not is not
+  run down.
 
 A pause alone would not do for an overloaded server: where it takes one write and refuses the thirty beside it, they
 would all pause and come back together. So each of its refusals also halves the window of those under way at a time, and
@@ -58,7 +59,7 @@ class Refusal:
     last: float
     tries: int = 0
     message: str = ""
-    #: Others have worked since it was refused before.
+    #: Others have worked since it was refused first.
     own: bool = False
 
 
@@ -100,9 +101,8 @@ class Brake:
         if others_work:
             refusal.own = True
             self._alike.pop(key, None)
-        else:
+        if not refusal.own:  # where it is, that nothing else is written just now says nothing
             self._failing_since = self._failing_since or now
-        if not refusal.own:
             self._alike[key] = None
         trouble = error.status in (0, 429) or error.status >= 500
         if (trouble and not (refusal.own and refusal.tries > TROUBLED_TRIES)) or refusal.tries == 1:
@@ -124,7 +124,7 @@ class Brake:
     def forget(self, key: Hashable) -> None:
         """Nobody has to write it any more."""
         self._forget(key)
-        if not self._refusals:
+        if not self._alike:
             self._failing_since = None
 
     def keep(self, wanted: Callable[[Hashable], bool]) -> None:

@@ -17,8 +17,8 @@ from controller.kafka import GroupMember, KafkaError
 #: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
-#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving records
-#: there must not make room for more. Some 20,000 of them fill the memory of a stream.
+#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving
+#: records there must not make room for more. Some 20,000 of them fill the memory of a stream.
 UNSAVED_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0

@@ -84,6 +84,22 @@ def _acts(ingested: Ingested) -> bool:
     return asked(ingested.kube, ingested.namespace, "userupdates", user="bad") == 413
 
 
+def test_a_refused_user_lets_the_position_move_on_though_nothing_else_happens(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    start_bridge()
+    ingested.apply()
+    with policy(ingested.kube, ingested.namespace, "userupdates", allows=NOT_BAD, reason="Forbidden"):
+        eventually(lambda: asked(ingested.kube, ingested.namespace, "userupdates", user="bad") == 403)
+        ingested.produce(good(["bad", "bad"]))
+        ingested.reason("CreatesRefused", 10)
+        ingested.produce(good(["good"]))
+        ingested.positioned(3, 30)
+        assert ingested.offsets() == [(0, 2)]
+        ingested.reason("CreatesRefused", 10)
+    whole(ingested)
+
+
 ANSWERS: dict[str, dict[str, Any]] = {
     "none": {},
     "400": {"code": 400},

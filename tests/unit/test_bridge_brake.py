@@ -145,8 +145,7 @@ async def test_what_is_refused_for_what_is_in_it_slows_nothing_but_itself(error:
         before = brake._until, brake._window
         await refused(brake, "bad", error)
         assert (brake._until, brake._window) == before
-    await works(brake, "good")
-    assert brake.failing_for() == 0
+        assert brake.failing_for() == 0
     assert brake.oldest is not None and brake.oldest.what == "the write bad"
 
 
@@ -197,6 +196,14 @@ async def test_nothing_fails_when_nobody_has_anything_left_to_write() -> None:
     brake.forget("two")
     assert brake.failing_for() == 0
     assert brake.oldest is None
+    # Nor where all that is left is refused for reasons of its own.
+    await refused(brake, "own")
+    await works(brake, "good")
+    await refused(brake, "own")
+    await refused(brake, "three")
+    assert brake.failing_for() > 0
+    brake.forget("three")
+    assert brake.failing_for() == 0
     await refused(brake, "three")
     brake.keep(lambda key: False)
     assert brake.failing_for() == 0
