@@ -20,6 +20,8 @@ HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
+#: Commits that have not been accepted for so long are told of, before creates stand still for want of them.
+UNCOMMITTED_SECONDS = 5.0
 #: Creates that have been refused for so long are told of.
 REFUSED_SECONDS = 2.0
 MAX_MESSAGE = 1000
@@ -48,13 +50,31 @@ class Steering:
         self._spilling = Spilling(dispatch, overflow, partitions, counts)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
-        #: What they refuse this member, until it is assigned or sent something.
+        #: What they refuse this member, until it is assigned or sent something, or may commit.
         self.refused: KafkaError | None = None
+        self._refused_at: float | None = None
+        #: What keeps some partitions from being read, by who found it; the others go on.
+        self.troubles: dict[object, KafkaError] = {}
         self.paused = False
 
     @property
     def memory(self) -> int:
         return self._dispatch.lanes.cost + self._rejecter.cost
+
+    def refuse(self, error: KafkaError) -> None:
+        """The brokers refuse the member something. They may say so once, and nothing when they do no longer."""
+        self.refused = error
+        self._refused_at = time.monotonic()
+
+    def not_begun(self, error: KafkaError | None) -> None:
+        """They keep partitions from being begun, or do no longer: that is asked again and again."""
+        self.refused = error
+        self._refused_at = None
+
+    def committed(self, sent: float) -> None:
+        """A commit that was sent at that monotonic time was accepted: who may commit for a topic may read it."""
+        if self._refused_at is not None and sent > self._refused_at:
+            self.refused = self._refused_at = None
 
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
@@ -63,6 +83,8 @@ class Steering:
             if self.memory > HIGH_WATER * self._share():
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
             self._spilling.unblock(now)
+        else:
+            self._spilling.forget()
         self.steer()
 
     def steer(self) -> None:
@@ -78,8 +100,13 @@ class Steering:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
         if error := self.broker_error or self.refused:
             return self._no(error.reason, str(error))
+        if self._uncommitted:
+            said = self._partitions.commit_refused or "the group's coordinator answers none"
+            return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is true")
+        if error := next(iter(self.troubles.values()), None):
+            return self._no(error.reason, str(error))
         if not len(self._partitions):
             return None
         if self._overflow.full:
@@ -101,7 +128,12 @@ class Steering:
     def _creating(self) -> bool:
         """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
         trouble = self._suspended or self.broker_error or self.refused or self._refused.failing_for()
-        return not trouble
+        return not (trouble or self._uncommitted)
+
+    @property
+    def _uncommitted(self) -> bool:
+        """The assignment is about to be uncertain, or is: creates wait for an accepted commit."""
+        return self._partitions.uncommitted_for(time.monotonic()) > UNCOMMITTED_SECONDS
 
     @property
     def _refused(self) -> Brake:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
-from controller import logs
+from controller import kafka, logs
 from controller.bridge import metrics
 from controller.bridge.census import Census
 from controller.bridge.ingest import Ingest
@@ -15,6 +16,7 @@ from controller.bridge.orphans import release_orphans
 from controller.bridge.reporting import Counts
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.config import Settings
+from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
@@ -52,6 +54,8 @@ class Streams:
         self._identity = identity
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
+        self._admins = kafka.Admins()
+        self._recorder = EventRecorder(cluster, "bridge", identity)
         self._backlogs = Census(cluster, BACKLOGS)
         self._rejected = Census(cluster, REJECTED)
         self._listed = False
@@ -106,7 +110,8 @@ class Streams:
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]), self._share)
+        counts = partial(self._counts, key[:2])
+        ingest = Ingest(self._cluster, stream, self._identity, counts, self._share, self._admins, self._recorder)
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 

@@ -122,6 +122,17 @@ def with_passwords(
     return with_listener(command, ports, "SECURED", "SASL_SSL", ports.get("kafka-secured"), options)
 
 
+def with_rules(command: Command) -> Command:
+    """The broker with ACLs: without any everybody may do everything, and who has no name always may."""
+    properties = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:ANONYMOUS",
+    }
+    overrides = [part for key, value in properties.items() for part in ("--override", f"{key}={value}")]
+    return replace(command, argv=(*command.argv, *overrides))
+
+
 def format_storage(java: Path, jars: Path, layout: Layout, ports: Ports) -> None:
     """Write server.properties, and format the log directory if that was not finished before. Raises StartFailed."""
     broker, quorum = ports.get("kafka"), ports.get("kafka-controller")

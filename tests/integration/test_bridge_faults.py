@@ -7,10 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, throughout
 from tests.ingest import GOOD, Ingested, check_links, good
 from tests.kube import Kube
 
@@ -33,6 +39,43 @@ def made(ingested: Ingested, count: int) -> None:
 
 def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
     return [(partition, offset) for offset in range(count)]
+
+
+@contextmanager
+def commits_refused(ingested: Ingested) -> Iterator[None]:
+    """The coordinator cannot write down any commit: none is as small as its topic now takes."""
+    client = AdminClient({"bootstrap.servers": ingested.bootstrap})
+
+    def limit(operation: AlterConfigOpType) -> None:
+        entry = ConfigEntry("max.message.bytes", "10", incremental_operation=operation)
+        topic = ConfigResource(ConfigResource.Type.TOPIC, "__consumer_offsets", incremental_configs=[entry])
+        client.incremental_alter_configs([topic])[topic].result(10)
+
+    limit(AlterConfigOpType.SET)
+    try:
+        yield
+    finally:
+        limit(AlterConfigOpType.DELETE)
+
+
+def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    backlogs = ingested.kube.requests("userbacklogs")["POST", "201"]
+    with commits_refused(ingested):
+        ingested.reason("CommitsRefused")
+        assert "Unknown broker error" in ingested.condition()["message"]
+        ingested.produce(good(users(2000, 1)))
+        # What is not created by then would be put aside, were it no outage.
+        throughout(lambda: ingested.condition()["reason"] == "CommitsRefused", 12)
+    ingested.positioned(2001, 60)
+    assert ingested.condition()["status"] == "True"
+    assert ingested.offsets() == whole(2001)
+    assert ingested.kube.requests("userbacklogs")["POST", "201"] == backlogs
 
 
 def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:

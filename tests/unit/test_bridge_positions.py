@@ -12,6 +12,7 @@ from controller.bridge.positions import (
     WentBack,
     check_not_back,
     first_entries,
+    moved,
     needs_commits,
     starts,
     with_entries,
@@ -83,3 +84,25 @@ def test_the_first_positions_are_those_of_all_partitions() -> None:
     assert starts(first, TOPIC, ranges, {}, "earliest") == {0: Start(3, expired=(1, 2)), 1: Start(6)}
     faster = status(("new", 0, 9))
     assert with_first_entries(faster, entries) == faster
+
+
+@pytest.mark.parametrize(
+    ("commit", "told"),
+    [
+        (4, []),
+        (6, []),
+        (3, ["partition 0 at 3, not 4"]),
+        (7, ["partition 0 at 7, not 4"]),
+        (None, []),
+    ],
+    ids=["as written", "accepted since", "set back", "set forward", "gone, as an expired group's"],
+)
+def test_commits_that_somebody_else_made(commit: int | None, told: list[str]) -> None:
+    known = with_entries(status(("old", 0, 1)), [Entry("events", "new", 0, 6, committed=4)])
+    assert moved(known, TOPIC, {} if commit is None else {0: commit}) == told
+
+
+def test_before_the_first_commit_was_accepted_any_lower_one_is_right() -> None:
+    known = with_entries({}, [Entry("events", "new", 0, 6)])
+    assert moved(known, TOPIC, {0: 2}) == []
+    assert moved(known, TOPIC, {0: 7}) == ["partition 0 at 7, not 6"]
