@@ -124,26 +124,36 @@ class Assignment:
 
     async def find_range(self, partition: Partition) -> None:
         """Kafka has no record where reading was to go on: it was removed meanwhile, or the log was cut off."""
-        number = partition.number
+        there = await self._containing(partition)
+        if there is None or partition.tracker is None:
+            return
+        after = partition.tracker.next
+        if after < there.low:
+            self._expire(partition, after, there.low - 1)
+        self._member.begin({(partition.number, partition.serial): max(after, there.low)})
+
+    async def _containing(self, partition: Partition) -> kafka.Range | None:
+        """What is there, once it does not end before the position. None: the partition is another's now."""
         try:
-            while not partition.revoked and partition.tracker is not None:
-                there = (await self._insist(lambda: self._lookup.all_ranges([number])))[number]
-                after = partition.tracker.next
+            while (there := await self._insist(partial(self._range, partition))) is not None:
+                after = partition.tracker.next if partition.tracker is not None else 0
                 if after <= there.high:
                     break
                 message = (
-                    f"partition {number} ends at {there.high}, before its position {after}: its log was cut off;"
-                    " it goes on when there is a record at that position"
+                    f"partition {partition.number} ends at {there.high}, before its position {after}: its log was cut"
+                    " off; it goes on when there is a record at that position"
                 )
                 self._troubles[partition] = kafka.KafkaError("PositionBeyondEnd", message)
                 await asyncio.sleep(CUT_OFF_SECONDS)
+            return there
         finally:
             self._troubles.pop(partition, None)
-        if partition.revoked or partition.tracker is None:
-            return
-        if after < there.low:
-            self._expire(partition, after, there.low - 1)
-        self._member.begin({(number, partition.serial): max(after, there.low)})
+
+    async def _range(self, partition: Partition) -> kafka.Range | None:
+        """None: it is another's now. Raises KafkaError."""
+        if partition.revoked:
+            return None
+        return (await self._lookup.all_ranges([partition.number]))[partition.number]
 
     async def _list(self) -> None:
         """What must be known before the first create. Raises ApiError."""
@@ -151,8 +161,13 @@ class Assignment:
         await self._rejecter.refresh()
 
     async def _starts(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
-        """Where to begin with those that answer. Raises ApiError or KafkaError."""
-        numbers = [partition.number for partition in fresh]
+        """Where to begin with those that answer. Raises ApiError or KafkaError.
+
+        Who asks until this works need not wait for what has been revoked meanwhile: it may never answer.
+        """
+        numbers = [partition.number for partition in fresh if not partition.revoked]
+        if not numbers:
+            return {}
         status = await self._status.read()
         begun = not positions.needs_commits(status)
         if not begun:

@@ -56,6 +56,7 @@ class Steering:
         #: What keeps some partitions from being read, by who found it; the others go on.
         self.troubles: dict[object, KafkaError] = {}
         self.paused = False
+        self._looked = time.monotonic()
 
     @property
     def memory(self) -> int:
@@ -84,7 +85,8 @@ class Steering:
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
             self._spilling.unblock(now)
         else:
-            self._spilling.forget()
+            self._spilling.pass_over(now - self._looked)
+        self._looked = now
         self.steer()
 
     def steer(self) -> None:
