@@ -258,14 +258,7 @@ class Assignment:
             except NotFound:
                 raise
             except (ApiError, kafka.KafkaError) as error:
-                if isinstance(error, kafka.KafkaError):
-                    if error.reason == UNREADABLE:
-                        raise
-                    if error.reason == kafka.LEADERLESS:
-                        self._troubles[call] = error
-                        self._refused(None)  # the brokers do answer
-                    else:
-                        self._refused(error)
+                self._tell(call, error)
                 if said != str(error):
                     said = str(error)
                     logger.warning("Not begun yet: %s", error, extra=self._fields(()))
@@ -274,6 +267,18 @@ class Assignment:
                 self._troubles.pop(call, None)
                 self._refused(None)
                 return answer
+
+    def _tell(self, call: object, error: ApiError | kafka.KafkaError) -> None:
+        """What keeps partitions from being begun. Raises it where nobody can mend it by waiting."""
+        if isinstance(error, ApiError):
+            self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
+        elif error.reason == UNREADABLE:
+            raise error
+        elif error.reason == kafka.LEADERLESS:
+            self._troubles[call] = error
+            self._refused(None)  # the brokers do answer
+        else:
+            self._refused(error)
 
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream

@@ -112,7 +112,7 @@ class Consumption:
             self._writer,
             self._reporter,
             self._member,
-            self._steering.not_begun,
+            self._refuse,
             self._steering.troubles,
             context.recorder,
         )
@@ -214,14 +214,13 @@ class Consumption:
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
                 self._partitions.committed(offsets, sent)
-                self._steering.committed(sent)
             case kafka.CommitRefused(message):
                 self._partitions.commit_refused = message
             case kafka.OutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
             case kafka.Refused(refusal):
-                self._steering.refuse(refusal)
+                self._steering.refused = refusal
             case kafka.Failed(reason, message):
                 self._end(kafka.KafkaError(reason, message))
 
@@ -320,6 +319,9 @@ class Consumption:
 
     def _unassigned(self, numbers: set[int]) -> None:
         self._troubled("unassigned", numbers, partial(kafka.unassigned, self.stream.kafka.group_id))
+
+    def _refuse(self, error: kafka.KafkaError | None) -> None:
+        self._steering.refused = error
 
     def _freed(self) -> None:
         self._dispatch.pump()

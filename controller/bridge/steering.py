@@ -50,9 +50,8 @@ class Steering:
         self._spilling = Spilling(dispatch, overflow, partitions, counts)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
-        #: What they refuse this member, until it is assigned or sent something, or may commit.
+        #: What they refuse this member, until it is assigned or sent something.
         self.refused: KafkaError | None = None
-        self._refused_at: float | None = None
         #: What keeps some partitions from being read, by who found it; the others go on.
         self.troubles: dict[object, KafkaError] = {}
         self.paused = False
@@ -61,21 +60,6 @@ class Steering:
     @property
     def memory(self) -> int:
         return self._dispatch.lanes.cost + self._rejecter.cost
-
-    def refuse(self, error: KafkaError) -> None:
-        """The brokers refuse the member something. They may say so once, and nothing when they do no longer."""
-        self.refused = error
-        self._refused_at = time.monotonic()
-
-    def not_begun(self, error: KafkaError | None) -> None:
-        """They keep partitions from being begun, or do no longer: that is asked again and again."""
-        self.refused = error
-        self._refused_at = None
-
-    def committed(self, sent: float) -> None:
-        """A commit that was sent at that monotonic time was accepted: who may commit for a topic may read it."""
-        if self._refused_at is not None and sent > self._refused_at:
-            self.refused = self._refused_at = None
 
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""

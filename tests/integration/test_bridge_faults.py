@@ -19,6 +19,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually, throughout
 from tests.ingest import GOOD, Ingested, check_links, good
 from tests.kube import Kube
+from tests.rights import Right, taken_away
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -76,6 +77,19 @@ def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
     assert ingested.condition()["status"] == "True"
     assert ingested.offsets() == whole(2001)
     assert ingested.kube.requests("userbacklogs")["POST", "201"] == backlogs
+
+
+def test_what_may_not_be_read_before_the_first_create_is_told_of(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    with taken_away(ingested.kube, Right("bridge", "list", "userupdates")):
+        start_bridge()
+        ingested.apply()
+        ingested.produce(good(["ana"]))
+        ingested.reason("CreatesRefused")
+        assert "forbidden" in ingested.condition()["message"]
+    ingested.positioned(1)
+    eventually(lambda: ingested.condition()["status"] == "True")
 
 
 def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:

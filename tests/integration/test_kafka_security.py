@@ -157,7 +157,6 @@ def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
 def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
     ingested: Ingested, start_bridge: StartReplica, secured: Secured
 ) -> None:
-    """librdkafka says once that it is refused, and nothing when it is not any more."""
     start_bridge()
     secured.listen(PASSWORD)
     put_secret(ingested, secured.credentials(PASSWORD))
