@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from controller.bridge.assignment import Assignment
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.lanes import Waiting
+from controller.bridge.membership import watch_assignment
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.rejecting import Rejected, Rejecter
@@ -30,6 +31,7 @@ from controller.bridge.steering import Steering
 from controller.bridge.unfinished import Unfinished
 from controller.cluster import Cluster
 from controller.events import Record, Rejection, read_record
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -69,6 +71,7 @@ class Context:
     counts: Callable[[], Counts]
     #: Of the memory that a stream may use when there are few.
     share: Callable[[], float]
+    recorder: EventRecorder
 
 
 class Consumption:
@@ -86,13 +89,7 @@ class Consumption:
         self._rejecter = Rejecter(cluster, stream, self._partitions)
         self._dispatch = Dispatch(cluster, stream, self._partitions, self._made, self._reject, self._end)
         self._unfinished = Unfinished(
-            cluster,
-            stream.namespace,
-            stream.name,
-            self._dispatch.slots,
-            self._dispatch.links,
-            self._freed,
-            self._end,
+            cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed, self._end
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share())
@@ -115,6 +112,8 @@ class Consumption:
             self._reporter,
             self._member,
             self._refuse,
+            self._steering.troubles,
+            context.recorder,
         )
         self._rereading = Rereading(
             kafka.Rereader(context.config, topic, group, share()),
@@ -159,6 +158,9 @@ class Consumption:
             self._check_topic(),
             self._commit(),
             self._measure(),
+            watch_assignment(
+                self._lookup, self.stream.kafka.group_id, self._count, self._unassigned, self._member.rejoin
+            ),
             self._look(),
         ):
             self._spawn(work)
@@ -194,11 +196,11 @@ class Consumption:
 
     def _on_event(self, event: kafka.Event) -> None:
         match event:
-            case kafka.Assigned(numbers):
+            case kafka.Assigned(numbers, serial):
                 self.joined = True
                 self._steering.refused = None
                 if numbers:
-                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
+                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers, serial)))
                     self._count_replicas()
             case kafka.Revoked(numbers, released):
                 gone = self._partitions.revoke(numbers)
@@ -214,6 +216,8 @@ class Consumption:
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
                 self._partitions.committed(offsets, sent)
+            case kafka.CommitRefused(message):
+                self._partitions.commit_refused = message
             case kafka.OutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
@@ -314,6 +318,19 @@ class Consumption:
         assert partition.tracker is not None
         partition.tracker.done(offset)
 
+    def _troubled(self, who: str, numbers: set[int], error: Callable[[str, Iterable[int]], kafka.KafkaError]) -> None:
+        """Some partitions are not read, or none of them is in trouble any more."""
+        if numbers:
+            self._steering.troubles[who] = error(self._topic.name, sorted(numbers))
+        else:
+            self._steering.troubles.pop(who, None)
+
+    def _count(self) -> int:
+        return self._topic.partitions
+
+    def _unassigned(self, numbers: set[int]) -> None:
+        self._troubled("unassigned", numbers, partial(kafka.unassigned, self.stream.kafka.group_id))
+
     def _refuse(self, error: kafka.KafkaError | None) -> None:
         self._steering.refused = error
 
@@ -336,13 +353,17 @@ class Consumption:
             await asyncio.sleep(COMMIT_SECONDS)
 
     async def _measure(self) -> None:
-        """The ends of the partitions, for the lag."""
+        """The ends of the partitions, for the lag; and who does not answer twice, which an election is over by."""
+        before: set[int] = set()
         while True:
             try:
                 ends = await self._lookup.ranges([p.number for p in self._partitions])
             except kafka.KafkaError as error:
                 logger.debug("Lag not measured: %s", error)
             else:
+                silent = {p.number for p in self._partitions} - ends.keys()
+                self._troubled("silent", silent & before, kafka.unanswered)
+                before = silent
                 for partition in self._partitions:
                     if partition.number in ends:
                         partition.high = ends[partition.number].high

@@ -18,6 +18,7 @@ from controller.bridge.positions import Outdated
 from controller.bridge.reporting import Consuming, Counts
 from controller.cluster import SECRETS, Cluster
 from controller.errors import ApiError, NotFound
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -36,8 +37,14 @@ class Ingest:
         identity: str,
         counts: Callable[[], Counts],
         share: Callable[[], float],
+        admins: kafka.Admins,
+        recorder: EventRecorder,
     ) -> None:
         self._cluster = cluster
+        self._admins = admins
+        self._recorder = recorder
+        #: Kept from one consumption to the next: a client for each look at a missing topic would cost threads.
+        self._admin: kafka.Admin | None = None
         self._counts = counts
         self._share = share
         self._stream = stream
@@ -67,7 +74,14 @@ class Ingest:
             self._consumption.verify()
 
     async def run(self) -> None:
-        """Until cancelled, or until the stream is gone."""
+        """Until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._admin is not None:
+                self._admins.give_back(self._admin)
+
+    async def _run(self) -> None:
         while True:
             self._changed.clear()
             try:
@@ -93,10 +107,19 @@ class Ingest:
         await adopt(self._cluster, self._stream)
         secrets = await self._secrets()
         config = kafka.client_config(self._stream.kafka, secrets)
-        lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
+        lookup = kafka.TopicLookup(self._reach(config), self._stream.kafka.topic)
         topic = await lookup.describe()
         context = Context(
-            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts, self._share
+            self._cluster,
+            self._stream,
+            self._status,
+            lookup,
+            config,
+            topic,
+            self._instance,
+            self._counts,
+            self._share,
+            self._recorder,
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())
@@ -110,6 +133,14 @@ class Ingest:
             self._consumption = None
         if not running.cancelled():
             running.result()
+
+    def _reach(self, config: dict[str, Any]) -> kafka.Admin:
+        """The admin client for that way to Kafka, in place of the one that this stream has had."""
+        new, old = self._admins.take(config), self._admin
+        self._admin = new
+        if old is not None:
+            self._admins.give_back(old)
+        return new
 
     async def _new_way(self, secrets: dict[str, str]) -> None:
         """Return when the way to Kafka has changed: the spec's, or what its Secret holds."""

@@ -90,6 +90,20 @@ def starts(
     return {number: _start(begun.get(number, first(there)), there) for number, there in ranges.items()}
 
 
+def moved(status: Mapping[str, Any], topic: Topic, commits: Mapping[int, int]) -> list[str]:
+    """Which of the group's commits somebody else has made, for people.
+
+    The bridge commits what is in the status already, and writes what was accepted there later: its own commit lies
+    between the two.
+    """
+    return [
+        f"partition {entry['partition']} at {commit}, not {entry.get('committed', entry['position'])}"
+        for entry in status.get("partitions") or ()
+        if entry["topicId"] == topic.id and (commit := commits.get(entry["partition"])) is not None
+        if not entry.get("committed", 0) <= commit <= entry["position"]
+    ]
+
+
 def first_entries(topic: Topic, begun: Mapping[int, Start]) -> list[Entry]:
     """What a stream without any position writes of all partitions at once.
 

@@ -39,6 +39,10 @@ class Spilling:
         there = max(len(self._overflow), self._counts().overflowing)
         return self._dispatch.stream.limits.max_objects - there
 
+    def pass_over(self, seconds: float) -> None:
+        """An outage has kept all waiting: that time does not count."""
+        self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
+
     def make_room(self, wanted: int, now: float) -> None:
         """Free so many bytes of memory, from the users with most in it."""
         lanes = self._dispatch.lanes

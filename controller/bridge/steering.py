@@ -22,6 +22,8 @@ LOW_WATER = 12 << 20
 UNSAVED_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
+#: Commits that have not been accepted for so long are told of, before creates stand still for want of them.
+UNCOMMITTED_SECONDS = 5.0
 #: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
 #: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
 MADE_HIGH = 20_000
@@ -58,6 +60,8 @@ class Steering:
         self.broker_error: KafkaError | None = None
         #: What they refuse this member, until it is assigned or sent something.
         self.refused: KafkaError | None = None
+        #: What keeps some partitions from being read, by who found it; the others go on.
+        self.troubles: dict[object, KafkaError] = {}
         self.paused = False
         #: Memory of offsets that are not written yet, as last looked at.
         self._unsaved = 0
@@ -66,6 +70,7 @@ class Steering:
         #: What the API server refuses, and until when that is told of.
         self._told = ""
         self._told_until = 0.0
+        self._looked = time.monotonic()
 
     @property
     def memory(self) -> int:
@@ -81,6 +86,9 @@ class Steering:
             if self.memory > HIGH_WATER * self._share():
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
             self._spilling.unblock(now)
+        else:
+            self._spilling.pass_over(now - self._looked)
+        self._looked = now
         self.steer()
 
     def steer(self) -> None:
@@ -98,8 +106,13 @@ class Steering:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
         if error := self.broker_error or self.refused:
             return self._no(error.reason, str(error))
+        if self._uncommitted:
+            said = self._partitions.commit_refused or "the group's coordinator answers none"
+            return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is true")
+        if error := next(iter(self.troubles.values()), None):
+            return self._no(error.reason, str(error))
         if not len(self._partitions):
             return None
         if self._overflow.full:
@@ -128,7 +141,12 @@ class Steering:
         cannot be written, their writer says how many more may be begun.
         """
         trouble = self._suspended or self.broker_error or self.refused
-        return not (trouble or self._dispatch.brake.failing_for())
+        return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
+
+    @property
+    def _uncommitted(self) -> bool:
+        """The assignment is about to be uncertain, or is: creates wait for an accepted commit."""
+        return self._partitions.uncommitted_for(time.monotonic()) > UNCOMMITTED_SECONDS
 
     def _refused(self, seconds: float) -> str:
         """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""

@@ -7,9 +7,10 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
-from controller import logs
+from controller import kafka, logs
 from controller.bridge import metrics
 from controller.bridge.census import Census
 from controller.bridge.ingest import Ingest
@@ -18,6 +19,7 @@ from controller.bridge.reporting import Counts
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.config import Settings
 from controller.errors import NotFound
+from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
@@ -59,7 +61,9 @@ class Streams:
         self._ending: dict[asyncio.Task[None], Key] = {}
         #: The generation of each stream that this version does not understand: nothing is consumed for it.
         self._unreadable: dict[Key, int] = {}
-        self._tales: set[asyncio.Task[None]] = set()
+        self._reports: set[asyncio.Task[None]] = set()
+        self._admins = kafka.Admins()
+        self._recorder = EventRecorder(cluster, "bridge", identity)
         self._backlogs = Census(cluster, BACKLOGS)
         self._rejected = Census(cluster, REJECTED)
         self._listed = False
@@ -92,8 +96,8 @@ class Streams:
         ]
 
     async def close(self) -> None:
-        for tale in self._tales:
-            tale.cancel()
+        for report in self._reports:
+            report.cancel()
         for key in list(self._running):
             self._end(key)
         if self._ending:
@@ -117,7 +121,8 @@ class Streams:
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]), self._share)
+        counts = partial(self._counts, key[:2])
+        ingest = Ingest(self._cluster, stream, self._identity, counts, self._share, self._admins, self._recorder)
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
@@ -132,9 +137,9 @@ class Streams:
         if known != generation:
             namespace, name, _ = key
             logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
-            tale = asyncio.create_task(self._tell(key, body, error))
-            self._tales.add(tale)
-            tale.add_done_callback(self._tales.discard)
+            report = asyncio.create_task(self._tell(key, body, error))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
 
     async def _tell(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         if before := [task for task, ended in self._ending.items() if ended[:2] == key[:2]]:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from controller.devenv.broker import commits_refused
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, throughout
 from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
 from tests.refusing import policy
+from tests.rights import Right, taken_away
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -33,6 +35,39 @@ def made(ingested: Ingested, count: int) -> None:
 
 def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
     return [(partition, offset) for offset in range(count)]
+
+
+def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    backlogs = ingested.kube.requests("userbacklogs")["POST", "201"]
+    with commits_refused(ingested.bootstrap):
+        ingested.reason("CommitsRefused")
+        assert "Unknown broker error" in ingested.condition()["message"]
+        ingested.produce(good(users(2000, 1)))
+        # What is not created by then would be put aside, were it no outage.
+        throughout(lambda: ingested.condition()["reason"] == "CommitsRefused", 12)
+    ingested.positioned(2001, 60)
+    assert ingested.condition()["status"] == "True"
+    assert ingested.offsets() == whole(2001)
+    assert ingested.kube.requests("userbacklogs")["POST", "201"] == backlogs
+
+
+def test_what_may_not_be_read_before_the_first_create_is_told_of(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    with taken_away(ingested.kube, Right("bridge", "list", "userupdates")):
+        start_bridge()
+        ingested.apply()
+        ingested.produce(good(["ana"]))
+        ingested.reason("CreatesRefused")
+        assert "forbidden" in ingested.condition()["message"]
+    ingested.positioned(1)
+    eventually(lambda: ingested.condition()["status"] == "True")
 
 
 def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -127,7 +127,7 @@ async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: K
             return items >= count and bool(requests)
 
         await eventually_async(assigned, within=30)
-        member.begin({0: 0})
+        member.begin({(0, next(event.serial for event in seen if isinstance(event, Assigned))): 0})
         await eventually_async(read, within=30)
     finally:
         await member.close()

@@ -23,7 +23,7 @@ from controller.devenv import lifecycle, probes
 from controller.devenv.environment import Environment
 from tests.applying import SOURCE
 from tests.eventually import eventually
-from tests.ingest import GOOD, Ingested, good
+from tests.ingest import GOOD, Ingested, good, group_consumer
 from tests.integration.test_collection import finish, reach
 from tests.kube import Kube
 from tests.processing import Processing, processing
@@ -67,12 +67,15 @@ class Stage:
         self.kube.call("POST", path, {"metadata": {"name": "credentials"}, "stringData": entries})
         return "credentials"
 
-    def record_name(self, offset: int) -> str:
-        """Of the update of a record that is not in the topic yet."""
+    @property
+    def topic_id(self) -> str:
         servers, topic = self.ingested.bootstrap, self.ingested.topic
         admin = probes.admin(servers)  # held until the answer is there
-        described = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10)
-        return names.record_name(self.ingested.name, str(described.topic_id), 0, offset)
+        return str(admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10).topic_id)
+
+    def record_name(self, offset: int) -> str:
+        """Of the update of a record that is not in the topic yet."""
+        return names.record_name(self.ingested.name, self.topic_id, 0, offset)
 
 
 @pytest.fixture
@@ -183,6 +186,21 @@ def lets_go(stage: Stage) -> Goal:
     return lambda: not stage.ingested.backlogs()
 
 
+def tells_of_offsets_that_somebody_set(stage: Stage) -> Goal:
+    """The group has committed less than the stream's status says."""
+    ingested = stage.ingested
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    with group_consumer(ingested.bootstrap, ingested.topic) as consumer:
+        consumer.commit(offsets=[ck.TopicPartition(ingested.topic, 0, 1)], asynchronous=False)
+    entry = {"topic": ingested.topic, "topicId": stage.topic_id, "partition": 0, "position": 2, "committed": 2}
+    stage.kube.patch(
+        ingested.namespace, "updatestreams", ingested.name, {"status": {"partitions": [entry]}}, status=True
+    )
+    path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
+    return lambda: [event["reason"] for event in stage.kube.call("GET", path)["items"]] == ["OffsetsIgnored"]
+
+
 # What the controller does
 
 
@@ -267,6 +285,7 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("bridge", "get", "userbacklogs"): lets_go,
     ("bridge", "get", "secrets"): consumes_with_a_secret,
     ("controller", "patch", "updatestreams"): adopts_what_it_works_on,
+    ("bridge", "create", "events"): tells_of_offsets_that_somebody_set,
     ("controller", "get", "updatestreams"): collects,
     ("controller", "get", "userupdates"): looks_a_predecessor_up,
     ("controller", "delete", "userupdates"): collects,

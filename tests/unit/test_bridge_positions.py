@@ -15,6 +15,7 @@ from controller.bridge.positions import (
     check_known,
     check_room,
     first_entries,
+    moved,
     needs_commits,
     starts,
     with_entries,
@@ -168,3 +169,25 @@ def test_what_was_wrongly_said_to_be_gone_is_taken_back_by_whoever_sees_it() -> 
     known = with_entries(known, "new", [Entry("events", "new", 0, 1)])
     assert gone_ids(known) == set()
     assert not any("gone" in entry for entry in known["partitions"] if entry["topicId"] == "new")
+
+
+@pytest.mark.parametrize(
+    ("commit", "told"),
+    [
+        (4, []),
+        (6, []),
+        (3, ["partition 0 at 3, not 4"]),
+        (7, ["partition 0 at 7, not 4"]),
+        (None, []),
+    ],
+    ids=["as written", "accepted since", "set back", "set forward", "gone, as an expired group's"],
+)
+def test_commits_that_somebody_else_made(commit: int | None, told: list[str]) -> None:
+    known = with_entries(status(("old", 0, 1)), "new", [Entry("events", "new", 0, 6, committed=4)])
+    assert moved(known, TOPIC, {} if commit is None else {0: commit}) == told
+
+
+def test_before_the_first_commit_was_accepted_any_lower_one_is_right() -> None:
+    known = with_entries({}, "new", [Entry("events", "new", 0, 6)])
+    assert moved(known, TOPIC, {0: 2}) == []
+    assert moved(known, TOPIC, {0: 7}) == ["partition 0 at 7, not 6"]
