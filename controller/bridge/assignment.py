@@ -205,8 +205,9 @@ class Assignment:
         stream = self._dispatch.stream
         topic = await self._lookup.describe()
         numbers = range(max(topic.partitions, highest + 1))
-        ranges = await self._lookup.all_ranges(numbers)
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
+        # One beyond the topic's end, as of an earlier topic of its name, has no commit, and will never answer.
+        ranges = await self._lookup.all_ranges(n for n in numbers if n < topic.partitions or n in commits)
         begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
         entries = positions.first_entries(self._topic, begun)
         return await self._status.apply(lambda status: positions.with_first_entries(status, entries))
