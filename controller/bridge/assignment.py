@@ -189,8 +189,8 @@ class Assignment:
         if moved:
             where = "; ".join(moved)
             note = (
-                f"offsets of group {group} were set by somebody else and do not count, the positions in the status do:"
-                f" {where}. To read records again apply another UpdateStream; see Replay in the README"
+                f"offsets of group {group} are not those that this stream has committed, and do not count; its"
+                f" positions do: {where}. To read records again apply another UpdateStream; see Replay in the README"
             )
             logger.warning("%s", note, extra=self._fields(()))
             regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
