@@ -196,8 +196,8 @@ class Assignment:
         if moved:
             where = "; ".join(moved)
             note = (
-                f"offsets of group {group} were set by somebody else and do not count, the positions in the status do:"
-                f" {where}. To read records again apply another UpdateStream; see Replay in the README"
+                f"offsets of group {group} are not those that this stream has committed, and do not count; its"
+                f" positions do: {where}. To read records again apply another UpdateStream; see Replay in the README"
             )
             logger.warning("%s", note, extra=self._fields(()))
             regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
@@ -212,8 +212,9 @@ class Assignment:
         stream = self._dispatch.stream
         topic = await self._lookup.describe()
         numbers = range(max(topic.partitions, highest + 1))
-        ranges = await self._lookup.all_ranges(numbers)
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
+        # One beyond the topic's end, as of an earlier topic of its name, has no commit, and will never answer.
+        ranges = await self._lookup.all_ranges(n for n in numbers if n < topic.partitions or n in commits)
         begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
         entries = positions.first_entries(self._topic, begun)
         return await self._status.apply(lambda status: positions.with_first_entries(status, self._topic.id, entries))

@@ -272,7 +272,12 @@ class Consumption:
         return self._seen - self._begun >= CERTAIN_SECONDS
 
     def _count_replicas(self) -> None:
-        self._dispatch.alone = len(self._partitions) == self._topic.partitions
+        self._dispatch.alone = len(self._there) == self._topic.partitions
+
+    @property
+    def _there(self) -> list[Partition]:
+        """Without those that the topic had before it was made again with fewer: a static member keeps them."""
+        return [partition for partition in self._partitions if partition.number < self._topic.partitions]
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.Reached]]) -> None:
         now = time.monotonic()
@@ -361,7 +366,7 @@ class Consumption:
             except kafka.KafkaError as error:
                 logger.debug("Lag not measured: %s", error)
             else:
-                silent = {p.number for p in self._partitions} - ends.keys()
+                silent = {p.number for p in self._there} - ends.keys()
                 self._troubled("silent", silent & before, kafka.unanswered)
                 before = silent
                 for partition in self._partitions:

@@ -1,4 +1,4 @@
-"""Whether the members of the group have the topic's partitions among them, all of them and no others.
+"""Whether the members of the group have all of the topic's partitions among them.
 
 The coordinator gives a static member that comes back the assignment that it had, without asking anybody to count the
 partitions again: what was added meanwhile, or came with a topic made again, would be nobody's for good.
@@ -48,14 +48,15 @@ async def watch_assignment(
         if assigned is None:  # it is being counted again
             continue
         wanted = set(range(partitions()))
-        different = wanted ^ assigned
-        lasting, before = different & before, different
-        pause = SOON_SECONDS if different else LOOK_SECONDS
-        unassigned(lasting & wanted)
-        if not different:
+        # Those that a topic made again has no more stay assigned, whatever is done: they are in nobody's way.
+        missing = wanted - assigned
+        lasting, before = missing & before, missing
+        pause = SOON_SECONDS if missing else LOOK_SECONDS
+        unassigned(lasting)
+        if not missing:
             patience, not_before = PATIENCE_SECONDS, 0.0
         elif lasting and time.monotonic() >= not_before:
-            logger.warning("Partitions %s are not assigned as the topic has them: joining again", sorted(lasting))
+            logger.warning("Partitions %s are assigned to nobody: joining again", sorted(lasting))
             rejoin()
             not_before = time.monotonic() + patience
             patience = min(2 * patience, MAX_PATIENCE_SECONDS)

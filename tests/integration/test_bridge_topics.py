@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker
 from controller.devenv.environment import Environment
+from controller.kafka import Admins, KafkaError, TopicLookup
 from controller.names import record_name
 from tests.conftest import StartReplica
-from tests.eventually import eventually, throughout
+from tests.eventually import eventually, eventually_async, throughout
 from tests.ingest import GOOD, Ingested, good
 from tests.kube import Kube
 from tests.replicas import Replica
@@ -125,10 +128,27 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
         stream.apply()
     for stream in streams:
         stream.reason("TopicMissing")
-    first = _threads(bridge)
+    first = _threads(bridge.pid)
     # Each looks once a second.
-    throughout(lambda: _threads(bridge) <= first + 3, 5)
+    throughout(lambda: _threads(bridge.pid) <= first + 3, 5)
     assert first <= 40, "more than those of the process and one client"
+
+
+async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
+    """At once, also while an error that was told of is kept: nothing here waits for a collection of garbage."""
+    admins = Admins()
+    before = _threads(os.getpid())
+    config = {"bootstrap.servers": ingested.bootstrap}
+    first, second = admins.take(config), admins.take({**config, "fetch.min.bytes": 1})
+    assert first is second
+    with pytest.raises(KafkaError) as kept:
+        await TopicLookup(first, "missing").describe()
+    admins.give_back(first)
+    await TopicLookup(second, ingested.topic).describe()
+    assert _threads(os.getpid()) > before
+    admins.give_back(second)
+    await eventually_async(partial(_has_threads, before), 5)
+    assert kept.value.reason == "TopicMissing"
 
 
 def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -274,8 +294,12 @@ def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_b
     assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}
 
 
-def _threads(bridge: Replica) -> int:
-    return len(list(Path(f"/proc/{bridge.pid}/task").iterdir()))
+def _threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+async def _has_threads(count: int) -> bool:
+    return _threads(os.getpid()) <= count
 
 
 def _set_offset(ingested: Ingested, group: str, offset: int) -> None:
