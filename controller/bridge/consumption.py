@@ -92,7 +92,7 @@ class Consumption:
             self._end,
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
-        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share())
+        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
         self._steering = Steering(
             self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
@@ -112,7 +112,7 @@ class Consumption:
             self._refuse,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group, share()),
+            kafka.Rereader(context.config, topic, group, share),
             self._overflow,
             self._partitions,
             self._dispatch.lanes,
