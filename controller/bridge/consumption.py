@@ -24,12 +24,13 @@ from controller.bridge.lanes import Waiting
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.rejecting import Rejected, Rejecter
-from controller.bridge.reporting import Counts, Reporter
+from controller.bridge.reporting import Consuming, Counts, Reporter, unless_unseen
 from controller.bridge.rereading import Rereading
 from controller.bridge.steering import Steering
 from controller.bridge.unfinished import Unfinished
 from controller.cluster import Cluster
 from controller.events import Record, Rejection, read_record
+from controller.presence import Presence
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -63,6 +64,7 @@ class Context:
     topic: kafka.Topic
     #: Name of this replica within the stream's group.
     instance: str
+    presence: Presence
     counts: Callable[[], Counts]
     #: Of the memory that a stream may use when there are few.
     share: Callable[[], float]
@@ -77,6 +79,7 @@ class Consumption:
         #: Whether the group has given this member its partitions, if only none.
         self.joined = False
         self._topic = topic
+        self._presence = context.presence
         self._lookup = context.lookup
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
@@ -96,7 +99,7 @@ class Consumption:
         self._steering = Steering(
             self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
-        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, counts)
+        self._reporter = Reporter(context.status, topic, self._partitions, self._condition, counts)
         self._assignment = Assignment(
             topic,
             context.lookup,
@@ -254,6 +257,10 @@ class Consumption:
         if topic.partitions != self._topic.partitions:
             self._topic = topic
             self._count_replicas()
+
+    def _condition(self) -> Consuming | None:
+        consuming = self._steering.condition()
+        return consuming and unless_unseen(consuming, self._presence)
 
     def _count_replicas(self) -> None:
         self._dispatch.alone = len(self._partitions) == self._topic.partitions

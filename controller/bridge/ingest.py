@@ -9,16 +9,19 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import kafka, logs
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.positions import WentBack
-from controller.bridge.reporting import Consuming, Counts
-from controller.cluster import SECRETS, Cluster
+from controller.bridge.reporting import Consuming, Counts, unless_unseen
+from controller.cluster import SECRETS, Body, Cluster
 from controller.errors import ApiError, NotFound
+from controller.presence import Presence
 from controller.streams import UpdateStream
-from controller.streamstatus import StreamStatus
+from controller.streamstatus import NO_BRIDGE, NO_CONTROLLER, Change, StreamStatus, condition, with_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,12 @@ class Ingest:
         cluster: Cluster,
         stream: UpdateStream,
         identity: str,
+        presence: Presence,
         counts: Callable[[], Counts],
         share: Callable[[], float],
     ) -> None:
         self._cluster = cluster
+        self._presence = presence
         self._counts = counts
         self._share = share
         self._stream = stream
@@ -46,6 +51,7 @@ class Ingest:
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
         self._refused = False
+        self._telling: asyncio.Task[None] | None = None
 
     @property
     def settled(self) -> bool:
@@ -59,6 +65,26 @@ class Ingest:
             self._changed.set()
         if self._consumption is not None:
             self._consumption.change(stream)
+
+    def observe(self, body: Body) -> None:
+        """The stream as the watch shows it: others say that no bridge lives, and do not say when one does."""
+        self._status.observe(body)
+        told = condition(body.get("status") or {}, "Consuming")
+        if told and told["reason"] == NO_BRIDGE:
+            self.verify()
+
+    def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
+        """Say that no controller works on it, where that is so. Who does says so again by themselves."""
+        if (self._telling is None or self._telling.done()) and (message := missing(self._stream)):
+            change = partial(_without_controller, message)
+            if self._status.wants(change):
+                self._telling = asyncio.create_task(self._tell(change))
+
+    async def _tell(self, change: Change) -> None:
+        try:
+            await self._status.apply(change)
+        except ApiError as error:
+            logger.warning("Condition not written", extra=self._fields(cause=str(error)))
 
     def verify(self) -> None:
         """The API server was lost sight of: it may have been restored from a snapshot."""
@@ -92,7 +118,16 @@ class Ingest:
         lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
         topic = await lookup.describe()
         context = Context(
-            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts, self._share
+            self._cluster,
+            self._stream,
+            self._status,
+            lookup,
+            config,
+            topic,
+            self._instance,
+            self._presence,
+            self._counts,
+            self._share,
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())
@@ -136,9 +171,9 @@ class Ingest:
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
-        condition = Consuming(False, reason, message, self._stream.generation)
+        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._presence)
         try:
-            await self._status.apply(condition.write)
+            await self._status.apply(consuming.write)
         except NotFound:
             pass
         except Exception:
@@ -152,6 +187,10 @@ class Ingest:
 
     def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
         return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
+
+
+def _without_controller(message: str, status: dict[str, Any]) -> dict[str, Any]:
+    return with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
 
 
 def _text(value: str, secret: str, key: str) -> str:

@@ -13,7 +13,8 @@ from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.positions import Entry
 from controller.crashpoints import reach
 from controller.kafka import Topic
-from controller.streamstatus import StreamStatus, with_condition
+from controller.presence import Presence
+from controller.streamstatus import NO_BRIDGE, StreamStatus, condition, with_condition
 
 #: What has changed is written within this time, at most once a second.
 LOOK_SECONDS = 0.25
@@ -23,12 +24,15 @@ LOOK_SECONDS = 0.25
 class Consuming:
     """The condition, as computed from that generation of the spec."""
 
-    ok: bool
+    ok: bool | None
     reason: str
     message: str
     generation: int
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        known = condition(status, "Consuming")
+        if self.ok is None and known and known["reason"] == self.reason:
+            return dict(status)  # somebody else has said so, in their words
         return with_condition(
             status,
             "Consuming",
@@ -38,6 +42,12 @@ class Consuming:
             generation=self.generation,
             now=datetime.now(UTC),
         )
+
+
+def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
+    """What this bridge says where others may take it for dead, and say so: the same, so that they do not take turns."""
+    trouble = presence.trouble
+    return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,19 +20,37 @@ from controller.updates import Phase, Reason, Status, UserUpdate
 logger = logging.getLogger(__name__)
 
 REPORTER = f"{names.GROUP}/controller"
-#: At most so many at once, and so many more each second.
-BURST = 25
-PER_SECOND = 1.0
+#: Of a stream at most so many at once, and so many more each second; of all that a process works on together.
+BURST, PER_SECOND = 25, 1.0
+WHOLE_BURST, WHOLE_PER_SECOND = 100, 10.0
+
+
+class Bucket:
+    """Of tokens: so many at once, and so many more each second."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._burst = self._tokens = burst
+        self._per_second = per_second
+        self._filled = time.monotonic()
+
+    @property
+    def empty(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._per_second)
+        self._filled = now
+        return self._tokens < 1
+
+    def take(self) -> None:
+        self._tokens -= 1
 
 
 class Announcer:
-    """Writes Events in the background, as many as its bucket of tokens allows."""
+    """Writes Events in the background, as many as the stream's bucket allows, and that of the whole process."""
 
-    def __init__(self, cluster: Cluster, identity: str) -> None:
+    def __init__(self, cluster: Cluster, identity: str, whole: Bucket) -> None:
         self._cluster = cluster
         self._identity = identity
-        self._tokens = float(BURST)
-        self._filled = time.monotonic()
+        self._buckets = Bucket(BURST, PER_SECOND), whole
         self._writes: set[asyncio.Task[None]] = set()
 
     def update_changed(self, update: UserUpdate, before: Status) -> None:
@@ -57,12 +75,10 @@ class Announcer:
                 self._announce(regarding, "Normal", word, "Processing", f"{word.lower()} for {len(users)} users")
 
     def _announce(self, regarding: Body, kind: str, reason: str, action: str, note: str) -> None:
-        now = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * PER_SECOND)
-        self._filled = now
-        if self._tokens < 1:
+        if any(bucket.empty for bucket in self._buckets):
             return
-        self._tokens -= 1
+        for bucket in self._buckets:
+            bucket.take()
         manifest = {
             # Not generateName: it may not end with the dot that sets the object's name apart.
             "metadata": {"name": f"{regarding['name'][:200].rstrip('-.')}.{time.time_ns():x}"},

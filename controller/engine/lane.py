@@ -95,6 +95,11 @@ class Lane:
         """Its task runs; one that was cancelled before it began is still here, and done."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def unrecorded(self) -> bool:
+        """It has an outcome in hand that is not in the API server yet."""
+        return bool(self._unwritten)
+
     def has_in_hand(self, update: UserUpdate) -> bool:
         """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
         held = self._in_hand or self._unwritten.update
