@@ -52,17 +52,20 @@ def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Objects of the stream that the bridge makes, of all replicas."""
+    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
 
     #: UserBacklogs: users with more waiting than fits.
-    overflowing: int
+    overflowing: int | None
     #: RejectedEvents.
-    rejected: int
+    rejected: int | None
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        users = {**(status.get("users") or {}), "overflowing": self.overflowing}
-        counts = {**(status.get("counts") or {}), "rejected": self.rejected}
-        return {**status, "users": users, "counts": counts}
+        written = dict(status)
+        if self.overflowing is not None:
+            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        if self.rejected is not None:
+            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return written
 
 
 class Reporter:

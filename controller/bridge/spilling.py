@@ -29,7 +29,7 @@ class Spilling:
     @property
     def _room(self) -> int:
         """Backlogs that may still be made."""
-        there = max(len(self._overflow), self._counts().overflowing)
+        there = max(len(self._overflow), self._counts().overflowing or 0)
         return self._dispatch.stream.limits.max_objects - there
 
     def make_room(self, wanted: int, now: float) -> None:
