@@ -51,6 +51,14 @@ class UserQueue:
     def get(self, name: str) -> UserUpdate | None:
         return self._by_name.get(name)
 
+    def replace(self, update: UserUpdate) -> bool:
+        """Whether it is still there: not when another one of its name, made since, has taken its place."""
+        known = self._by_name.get(update.name)
+        there = known is not None and known.uid == update.uid
+        if there:
+            self.push(update)
+        return there
+
     def push(self, update: UserUpdate) -> None:
         """Add an update, or replace the one of its name."""
         known = self._by_name.get(update.name)

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 #: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
+#: Reasons of Consuming and Processing that another process gives: it has not heard of who should give them.
+NO_BRIDGE = "NoBridge"
+NO_CONTROLLER = "NoController"
+
 WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
 #: What the API server asks for is honoured up to here.
@@ -58,6 +62,17 @@ class StreamStatus:
         self._wanted: list[_Wanted] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
+        #: As the watch has shown it last.
+        self._seen: dict[str, Any] | None = None
+
+    def observe(self, body: Mapping[str, Any]) -> None:
+        """The stream as a watch shows it."""
+        if body["metadata"]["uid"] == self._uid:
+            self._seen = body.get("status") or {}
+
+    def wants(self, change: Change) -> bool:
+        """Whether it would change what the watch has shown last: without a request. True where that is nothing yet."""
+        return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
     async def apply(self, change: Change) -> dict[str, Any]:
         """The status once the change is in it; as long as the API server is away this waits.
@@ -129,8 +144,7 @@ class StreamStatus:
         after = before
         for change in changes:
             after = change(after)
-        patch = {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}
-        if patch:
+        if patch := _patch(before, after):
             await self._cluster.patch_status(STREAMS, self._namespace, self._name, patch, version)
         return after
 
@@ -163,19 +177,35 @@ async def tell_unreadable(
     await StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"]).apply(change)
 
 
+def condition(status: Mapping[str, Any], kind: Literal["Consuming", "Processing"]) -> Mapping[str, Any] | None:
+    """None where nobody has said anything yet."""
+    return next((entry for entry in status.get("conditions") or () if entry["type"] == kind), None)
+
+
+def with_unknown(
+    status: Mapping[str, Any], kind: Literal["Consuming", "Processing"], reason: str, message: str, now: datetime
+) -> dict[str, Any]:
+    """The status with that condition Unknown; as it is where that was said before, or nobody has said anything."""
+    known = condition(status, kind)
+    if known is None or known["reason"] == reason:
+        return dict(status)
+    generation = known.get("observedGeneration", 0)
+    return with_condition(status, kind, None, reason, message, generation=generation, now=now)
+
+
 def with_condition(
     status: Mapping[str, Any],
     kind: Literal["Consuming", "Processing"],
-    ok: bool,
+    ok: bool | None,
     reason: str,
     message: str,
     *,
     generation: int,
     now: datetime,
 ) -> dict[str, Any]:
-    """The status with that condition in it, and with Ready, which follows from Consuming and Processing."""
+    """The status with that condition in it, and with Ready, which follows from both; `ok` None: it is not known."""
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
-    _set(conditions, kind, "True" if ok else "False", reason, message, generation, now)
+    _set(conditions, kind, "Unknown" if ok is None else str(ok), reason, message, generation, now)
     parts = [conditions.get(part) for part in ("Consuming", "Processing")]
     seen = [part["observedGeneration"] for part in parts if part and "observedGeneration" in part]
     if bad := next((part for part in parts if part and part["status"] != "True"), None):
@@ -207,3 +237,7 @@ def _set(
         "lastTransitionTime": since,
         "observedGeneration": generation,
     }
+
+
+def _patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: after.get(key) for key in {**before, **after} if before.get(key) != after.get(key)}

@@ -30,6 +30,8 @@ from controller.streams import UpdateStream
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+#: While there is no backlog.
+IDLE_SECONDS = 0.5
 #: Why a stream is not consumed: nobody but a person can mend it.
 UNREADABLE: Final = "BacklogUnreadable"
 PARALLEL = 8
@@ -152,7 +154,7 @@ class BacklogWriter:
                 if len(self._tasks) >= PARALLEL or now < self._next:
                     break
                 self._start(backlog)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS if len(self._overflow) else IDLE_SECONDS)
 
     async def idle(self) -> None:
         """Wait for the writes that are under way: those that begin from now on know what was revoked."""

@@ -25,12 +25,13 @@ from controller.bridge.membership import watch_assignment
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.rejecting import Rejected, Rejecter
-from controller.bridge.reporting import Counts, Reporter
+from controller.bridge.reporting import Consuming, Counts, Reporter, unless_unseen
 from controller.bridge.rereading import Rereading
 from controller.bridge.steering import Steering
 from controller.bridge.unfinished import Unfinished
 from controller.cluster import Cluster
 from controller.events import Record, Rejection, read_record
+from controller.presence import Presence
 from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
@@ -68,6 +69,7 @@ class Context:
     topic: kafka.Topic
     #: Name of this replica within the stream's group.
     instance: str
+    presence: Presence
     counts: Callable[[], Counts]
     #: Of the memory that a stream may use when there are few.
     share: Callable[[], float]
@@ -83,6 +85,7 @@ class Consumption:
         #: Whether the group has given this member its partitions, if only none.
         self.joined = False
         self._topic = topic
+        self._presence = context.presence
         self._lookup = context.lookup
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
@@ -92,13 +95,11 @@ class Consumption:
             cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed, self._end
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
-        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share())
+        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
         self._steering = Steering(
             self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
-        self._reporter = Reporter(
-            context.status, topic, self._partitions, self._steering.condition, counts, self._certain
-        )
+        self._reporter = Reporter(context.status, topic, self._partitions, self._condition, counts, self._certain)
         self._assignment = Assignment(
             topic,
             context.lookup,
@@ -116,7 +117,7 @@ class Consumption:
             context.recorder,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group, share()),
+            kafka.Rereader(context.config, topic, group, share),
             self._overflow,
             self._partitions,
             self._dispatch.lanes,
@@ -270,6 +271,10 @@ class Consumption:
 
     def _certain(self) -> bool:
         return self._seen - self._begun >= CERTAIN_SECONDS
+
+    def _condition(self) -> Consuming | None:
+        consuming = self._steering.condition()
+        return consuming and unless_unseen(consuming, self._presence)
 
     def _count_replicas(self) -> None:
         self._dispatch.alone = len(self._there) == self._topic.partitions

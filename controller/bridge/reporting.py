@@ -14,7 +14,8 @@ from controller.bridge.positions import Entry
 from controller.crashpoints import reach
 from controller.errors import ApiError, NotFound
 from controller.kafka import Topic
-from controller.streamstatus import StreamStatus, with_condition
+from controller.presence import Presence
+from controller.streamstatus import NO_BRIDGE, StreamStatus, condition, with_condition
 
 #: What has changed is written within this time, at most once a second.
 LOOK_SECONDS = 0.25
@@ -26,12 +27,15 @@ FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 class Consuming:
     """The condition, as computed from that generation of the spec."""
 
-    ok: bool
+    ok: bool | None
     reason: str
     message: str
     generation: int
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        known = condition(status, "Consuming")
+        if self.ok is None and known and known["reason"] == self.reason:
+            return dict(status)  # somebody else has said so, in their words
         return with_condition(
             status,
             "Consuming",
@@ -43,19 +47,28 @@ class Consuming:
         )
 
 
+def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
+    """What this bridge says where others may take it for dead, and say so: the same, so that they do not take turns."""
+    trouble = presence.trouble
+    return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Objects of the stream that the bridge makes, of all replicas."""
+    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
 
     #: UserBacklogs: users with more waiting than fits.
-    overflowing: int
+    overflowing: int | None
     #: RejectedEvents.
-    rejected: int
+    rejected: int | None
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        users = {**(status.get("users") or {}), "overflowing": self.overflowing}
-        counts = {**(status.get("counts") or {}), "rejected": self.rejected}
-        return {**status, "users": users, "counts": counts}
+        written = dict(status)
+        if self.overflowing is not None:
+            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        if self.rejected is not None:
+            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return written
 
 
 class Reporter:

@@ -36,7 +36,7 @@ class Spilling:
     @property
     def _room(self) -> int:
         """Backlogs that may still be made."""
-        there = max(len(self._overflow), self._counts().overflowing)
+        there = max(len(self._overflow), self._counts().overflowing or 0)
         return self._dispatch.stream.limits.max_objects - there
 
     def pass_over(self, seconds: float) -> None:

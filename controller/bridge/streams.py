@@ -13,12 +13,14 @@ from typing import Any, TypeAlias
 from controller import kafka, logs
 from controller.bridge import metrics
 from controller.bridge.census import Census
+from controller.bridge.controllers import Controllers
 from controller.bridge.ingest import Ingest
 from controller.bridge.orphans import release_orphans
 from controller.bridge.reporting import Counts
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.config import Settings
 from controller.errors import NotFound
+from controller.presence import Presence
 from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
@@ -38,9 +40,10 @@ Key: TypeAlias = tuple[str, str, str]
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
-        streams = Streams(cluster, settings.identity)
+        presence = Presence(cluster, "bridge", settings.identity)
+        streams = Streams(cluster, settings.identity, presence)
         health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
-        works = [asyncio.create_task(work) for work in streams.works(health)]
+        works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -51,12 +54,15 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
             for task in (*works, stopping):
                 task.cancel()
             await streams.close()
+            await presence.leave()
 
 
 class Streams:
-    def __init__(self, cluster: Cluster, identity: str) -> None:
+    def __init__(self, cluster: Cluster, identity: str, presence: Presence) -> None:
         self._cluster = cluster
         self._identity = identity
+        self._presence = presence
+        self._controllers = Controllers(cluster)
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
         #: The generation of each stream that this version does not understand: nothing is consumed for it.
@@ -71,7 +77,8 @@ class Streams:
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
         orphans = release_orphans(self._cluster, self._backlogs, self._exists)
-        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans]
+        controllers = self._controllers.follow(self._look_for_controllers)
+        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans, controllers]
 
     async def follow(self, health: Health) -> None:
         async for change in reflect(self._cluster, STREAMS):
@@ -117,12 +124,23 @@ class Streams:
         self._unreadable.pop(key, None)
         if key in self._running:
             self._running[key][0].change(stream)
+            self._running[key][0].observe(body)
             return
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
         counts = partial(self._counts, key[:2])
-        ingest = Ingest(self._cluster, stream, self._identity, counts, self._share, self._admins, self._recorder)
+        ingest = Ingest(
+            self._cluster,
+            stream,
+            self._identity,
+            self._presence,
+            counts,
+            self._share,
+            self._admins,
+            self._recorder,
+        )
+        ingest.observe(body)
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
@@ -146,6 +164,10 @@ class Streams:
             await asyncio.wait(before)  # they may have something to tell too, which is over then
         with contextlib.suppress(NotFound):
             await tell_unreadable(self._cluster, "Consuming", body, error, lambda: datetime.now(UTC))
+
+    def _look_for_controllers(self) -> None:
+        for ingest, _ in self._running.values():
+            ingest.miss_controllers(self._controllers.missing)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)

@@ -125,12 +125,17 @@ def write_kubeconfigs(layout: Layout, ports: Ports) -> None:
         "certificate-authority": str(layout.etc / "apiserver" / "apiserver.crt"),
     }
     for account, token in account_tokens(layout).items():
-        path = layout.kubeconfig if account == "admin" else layout.account_kubeconfig(account)
-        write_kubeconfig(path, cluster, token)
+        if account == "admin":
+            write_kubeconfig(layout.kubeconfig, cluster, token, "default")
+        else:
+            write_kubeconfig(layout.account_kubeconfig(account), cluster, token)
 
 
-def write_kubeconfig(path: Path, cluster: dict[str, str], token: str) -> None:
-    """A kubeconfig of one cluster, one user with a bearer token, and the namespace `default`. JSON is YAML too."""
+def write_kubeconfig(path: Path, cluster: dict[str, str], token: str, namespace: str = NAMESPACE) -> None:
+    """A kubeconfig of one cluster and one user with a bearer token. JSON is YAML too.
+
+    `namespace` is where the user is, and for bridge and controller where their own Leases are: as in pods.
+    """
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -139,7 +144,7 @@ def write_kubeconfig(path: Path, cluster: dict[str, str], token: str) -> None:
         "contexts": [
             {
                 "name": "userupdates",
-                "context": {"cluster": "userupdates", "user": "userupdates", "namespace": "default"},
+                "context": {"cluster": "userupdates", "user": "userupdates", "namespace": namespace},
             }
         ],
         "current-context": "userupdates",

@@ -13,18 +13,36 @@ from controller.recorder import EventRecorder, reference
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, Status, UserUpdate
 
-#: At most so many at once, and so many more each second.
-BURST = 25
-PER_SECOND = 1.0
+#: Of a stream at most so many at once, and so many more each second; of all that a process works on together.
+BURST, PER_SECOND = 25, 1.0
+WHOLE_BURST, WHOLE_PER_SECOND = 100, 10.0
+
+
+class Bucket:
+    """Of tokens: so many at once, and so many more each second."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._burst = self._tokens = burst
+        self._per_second = per_second
+        self._filled = time.monotonic()
+
+    @property
+    def empty(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._per_second)
+        self._filled = now
+        return self._tokens < 1
+
+    def take(self) -> None:
+        self._tokens -= 1
 
 
 class Announcer:
-    """Writes Events in the background, as many as its bucket of tokens allows."""
+    """Writes Events in the background, as many as the stream's bucket allows, and that of the whole process."""
 
-    def __init__(self, cluster: Cluster, identity: str) -> None:
+    def __init__(self, cluster: Cluster, identity: str, whole: Bucket) -> None:
         self._recorder = EventRecorder(cluster, "controller", identity)
-        self._tokens = float(BURST)
-        self._filled = time.monotonic()
+        self._buckets = Bucket(BURST, PER_SECOND), whole
 
     def update_changed(self, update: UserUpdate, before: Status) -> None:
         """Tell of an update whose status has just been written."""
@@ -50,12 +68,10 @@ class Announcer:
     def _announce(
         self, regarding: Body, kind: Literal["Normal", "Warning"], reason: str, action: str, note: str
     ) -> None:
-        now = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * PER_SECOND)
-        self._filled = now
-        if self._tokens < 1:
+        if any(bucket.empty for bucket in self._buckets):
             return
-        self._tokens -= 1
+        for bucket in self._buckets:
+            bucket.take()
         self._recorder.event(regarding, kind, reason, action, note)
 
 

@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -50,6 +50,8 @@ MAX_DELETING_SECONDS = 5.0
 FIRST_SECONDS = 0.05
 #: UserBacklogs in a page of a list, parsed at once: each may be of 200 KB, most are of a hundred bytes.
 BACKLOGS_AT_ONCE = 50
+#: What is due is computed anew at least so often: clocks may be set, and what a person finished by hand may be old.
+QUIET_SECONDS = 20.0
 #: No update goes earlier after its end, in seconds.
 MIN_AGE = 60.0
 
@@ -120,6 +122,18 @@ def due(
     return aged + rest[:surplus]
 
 
+def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datetime) -> float:
+    """For how long none of these becomes due, where none is now, and no others come; at most QUIET_SECONDS."""
+    kept = list(finished)
+    surplus = sum(each.partition is not None for each in kept) > retention.max_finished
+    seconds = QUIET_SECONDS
+    for each in kept:
+        lasts = retention.succeeded_seconds if each.phase is Phase.SUCCEEDED else retention.failed_seconds
+        age = MIN_AGE if surplus else max(MIN_AGE, lasts)
+        seconds = min(seconds, age - (now - each.ended).total_seconds())
+    return seconds
+
+
 def at_a_time(count: int, seconds: float) -> int:
     """How many deletes of so many seconds each are to be under way so that so many end in time (Little's law)."""
     return max(1, min(CONCURRENCY, math.ceil(count * seconds / DELETING_SECONDS)))
@@ -132,20 +146,36 @@ class Collection:
         self._context = context
         self._finished: dict[str, Finished] = {}
         self._listed = False
+        #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
+        #: updates of each of a hundred streams are not sorted every five seconds.
+        self._quiet: tuple[float, Retention] | None = None
+        #: By phase; None: to be counted anew.
+        self._counts: dict[Phase, int] | None = None
         #: What a delete of the last round took, on average.
         self._seconds = FIRST_SECONDS
 
     @property
     def counts(self) -> dict[Phase, int]:
-        counts = Counter(each.phase for each in self._finished.values())
-        return {phase: counts[phase] for phase in FINISHED}
+        """Finished updates by phase. Asked for every two seconds, and changed seldom."""
+        if self._counts is None:
+            counts = Counter(each.phase for each in self._finished.values())
+            self._counts = {phase: counts[phase] for phase in FINISHED}
+        return self._counts
 
     def add(self, update: UserUpdate) -> None:
-        if not update.unreadable:
-            self._finished[update.name] = Finished.of(update)
+        if update.unreadable:
+            return
+        self._finished[update.name] = Finished.of(update)
+        self._changed()
+        if self._quiet and len(self._finished) > self._quiet[1].max_finished:
+            self._quiet = None  # an older one may be due now; by age it is none before a minute has passed
 
     def clear(self) -> None:
-        self._finished, self._listed = {}, False
+        self._finished, self._listed, self._quiet = {}, False, None
+        self._changed()
+
+    def _changed(self) -> None:
+        self._counts = None
 
     async def run(self) -> None:
         """Round after round. The next ones are chosen while those before are deleted: in a flood that takes seconds."""
@@ -172,7 +202,8 @@ class Collection:
                         found[update.name] = Finished.of(update)
         if self._context.lease.tenure == tenure:
             self._finished = found | self._finished
-            self._listed = True
+            self._listed, self._quiet = True, None
+            self._changed()
 
     async def _choose(self, going: list[Finished]) -> list[Finished]:
         """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
@@ -186,9 +217,13 @@ class Collection:
 
     async def _due(self, going: set[str]) -> list[Finished]:
         retention, now = self._context.retention, self._context.now()
+        if self._quiet and time.monotonic() < self._quiet[0] and retention == self._quiet[1]:
+            return []
         finished = {name: each for name, each in self._finished.items() if name not in going}
         if not due(finished, retention, now):
+            self._quiet = time.monotonic() + quiet_seconds(self._finished.values(), retention, now), retention
             return []
+        self._quiet = None
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
         status = stream.get("status") or {}
         gone, settled = gone_ids(status), _settled(status)
@@ -253,6 +288,7 @@ class Collection:
         metrics.COLLECTED.labels(self._context.label).inc()
         if self._finished.get(each.name) is each:  # not where another one of its name has finished since
             del self._finished[each.name]
+            self._changed()
 
     async def _look(self, each: Finished) -> None:
         """Somebody has changed it since, or it is another one of its name: what it is now is judged anew."""

@@ -15,7 +15,7 @@ from controller.engine.announcing import Announcer
 from controller.engine.credentials import CallCredentials, Credentials
 from controller.engine.labelling import Labels
 from controller.engine.lease import Lease
-from controller.engine.leases import Leases
+from controller.engine.sharing import Sharing
 from controller.outcomes import Outcome
 from controller.sharding import Shard
 from controller.steps import STEPS
@@ -76,7 +76,9 @@ class Shared:
     cluster: Cluster
     downstream: Downstream
     identity: str
-    leases: Leases
+    sharing: Sharing
+    #: What to say where no bridge lives; empty where one does.
+    no_bridge: Callable[[], str]
     announcer: Announcer
     credentials: Credentials
     status: StreamStatus

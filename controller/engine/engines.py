@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,11 +15,16 @@ from typing import Any
 
 from controller import errors
 from controller.adoption import report_restored
-from controller.cluster import STREAMS, Body, Cluster
+from controller.cluster import STREAMS, Body, Cluster, Listing
 from controller.downstream import Downstream
+from controller.engine import metrics
+from controller.engine.announcing import WHOLE_BURST, WHOLE_PER_SECOND, Bucket
+from controller.engine.lease import Lease
 from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
+from controller.engine.sharing import Sharing
+from controller.engine.signs import Signs
 from controller.logs import fields
 from controller.streams import UpdateStream
 from controller.streamstatus import tell_unreadable
@@ -29,6 +35,9 @@ logger = logging.getLogger(__name__)
 #: Seconds that kopf is held back while the streams that are there begin.
 HEAD_START_SECONDS = 5.0
 POLL_SECONDS = 0.05
+RETRY_SECONDS = 1.0
+#: Seconds between lists of the streams that are there.
+SWEEP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +52,15 @@ class _Unreadable:
 class Engines:
     """Starts, reconfigures and stops engines as the watch shows streams; hands them the updates it shows."""
 
-    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str) -> None:
+    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str, namespace: str) -> None:
+        """`namespace`: that of this process."""
         self._cluster = cluster
         self._downstream = downstream
         self._identity = identity
         self._leases = Leases(cluster)
+        self._signs = Signs(cluster, namespace)
+        self._sharing = Sharing(identity, self._leases, self._signs)
+        self._announcements = Bucket(WHOLE_BURST, WHOLE_PER_SECOND)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
@@ -58,6 +71,10 @@ class Engines:
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._reports: set[asyncio.Task[None]] = set()
+
+    def works(self) -> list[Callable[[], Awaitable[None]]]:
+        """What is to run beside the engines, for ever."""
+        return [self._leases.follow, self._signs.follow, partial(self._sharing.run, self._give), self._sweep]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
@@ -77,26 +94,56 @@ class Engines:
 
         The first time it returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
         """
-        try:
-            listing = await self._cluster.list(STREAMS)
-        except errors.ApiError as error:
-            logger.warning("Streams not listed; the watch will show them", extra=fields(cause=str(error)))
-            return
+        while (listing := await self._list_streams()) is None:
+            if self._stopping:
+                return
+            await asyncio.sleep(RETRY_SECONDS)  # who knows of no stream is not ready: kopf could not watch them either
         if self._stopping:
             return
         first = not self._streams
-        found = {body["metadata"]["uid"] for body in listing.items}
-        for key, stream in list(self._streams.items()):
-            if stream.uid not in found and self._versions[key] <= listing.resource_version:
-                self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
-        for key, unreadable in list(self._unreadable.items()):
-            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
-                self._remove(key, unreadable.uid)
+        self._remove_missing(listing)
         for body in listing.items:
             self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
         while first and self.unsettled() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _list_streams(self) -> Listing | None:
+        try:
+            return await self._cluster.list(STREAMS)
+        except errors.ApiError as error:
+            logger.warning("Streams not listed, trying again", extra=fields(cause=str(error)))
+            return None
+
+    def _remove_missing(self, listing: Listing) -> None:
+        """kopf tells nothing of what was deleted while it did not watch."""
+        found = {body["metadata"]["uid"] for body in listing.items}
+        for key, stream in list(self._streams.items()):
+            if stream.uid not in found and self._versions[key] <= listing.resource_version:
+                self._remove(key, stream.uid)
+        for key, unreadable in list(self._unreadable.items()):
+            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
+                self._remove(key, unreadable.uid)
+
+    async def _sweep(self) -> None:
+        """One list for all streams, so that not each of them need be read to see that it is there."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))
+            try:
+                self._remove_missing(await self._cluster.list(STREAMS, metadata_only=True))
+            except errors.ApiError as error:
+                logger.debug("Streams not listed", extra=fields(cause=str(error)))
+
+    async def _give(self, count: int) -> list[Lease]:
+        """Give away at most so many; first of streams of which more shards are here, then where least goes on."""
+        loads = [(engine, engine.load) for parts in self._engines.values() for engine in parts.engines]
+        free = sorted(
+            ((-engine.lease.crowding, load, engine) for engine, load in loads if load is not None),
+            key=lambda entry: entry[:2],
+        )
+        chosen = [engine for _, _, engine in free[:count]]
+        given = await asyncio.gather(*(engine.hand_over() for engine in chosen))
+        return [engine.lease for engine, done in zip(chosen, given, strict=True) if done]
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
@@ -112,6 +159,8 @@ class Engines:
             if known and kind and version < self._versions[key]:
                 return  # kopf's, from before a list of ours
             self._observe_spec(key, known, body)
+            if engine := self._engines.get(key):
+                engine.observe_stream(body)
             if kind is None and known and (engine := self._engines.get(key)):
                 engine.doubt()
 
@@ -181,7 +230,16 @@ class Engines:
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
-        parts = Parts(self._cluster, self._downstream, self._leases, stream, self._identity, gone)
+        parts = Parts(
+            self._cluster,
+            self._downstream,
+            self._sharing,
+            lambda: self._signs.no_bridge,
+            self._announcements,
+            stream,
+            self._identity,
+            gone,
+        )
         self._engines[key] = parts
         parts.start(self._ends.get(key))
 
@@ -219,3 +277,5 @@ class Engines:
     def _ended(self, key: tuple[str, str], end: asyncio.Task[None]) -> None:
         if self._ends.get(key) is end:
             del self._ends[key]
+            if key not in self._streams:
+                metrics.forget("/".join(key))

@@ -97,6 +97,11 @@ class Lane:
         """Its task runs; one that was cancelled before it began is still here, and done."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def unrecorded(self) -> bool:
+        """It has an outcome in hand that is not in the API server yet."""
+        return bool(self._unwritten)
+
     def has_in_hand(self, update: UserUpdate) -> bool:
         """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
         held = self._in_hand or self._unwritten.update
@@ -317,18 +322,10 @@ class Lane:
         self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter, asked=asked))
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
         quick = (ended - started).total_seconds() < QUICK_SECONDS
-        if may_wait and quick and self._push_ahead(self._unwritten.ahead):
-            self._unwritten.write_soon(self._push_ahead)
+        if may_wait and quick and self.queue.replace(self._unwritten.ahead):
+            self._unwritten.write_soon(self.queue.replace)
         else:
             await self._write_outcomes()
-
-    def _push_ahead(self, update: UserUpdate) -> bool:
-        """Whether it is still there: not when another one of its name, made since, has taken its place."""
-        known = self.queue.get(update.name)
-        there = known is not None and known.uid == update.uid
-        if there:
-            self.queue.push(update)
-        return there
 
     async def _write_outcomes(self) -> None:
         update = self._unwritten.update

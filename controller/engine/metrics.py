@@ -46,3 +46,9 @@ LATENESS = Histogram(
     ["stream"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10),
 )
+
+
+def forget(stream: str) -> None:
+    """A stream that is gone has no series: they would grow with the number of streams that ever were."""
+    for metric in (CALLS, CALL_SECONDS, FINISHED, COLLECTED, CONFLICTS, UNFINISHED, USERS, LEASE_HELD, LATENESS):
+        metric.remove_by_labels({"stream": stream})

@@ -21,10 +21,13 @@ from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, UserUpdate
 
-#: Seconds between reports, where something has changed.
+#: Seconds between looks at what there is to report.
 PERIOD = 2.0
 #: What the API server refuses is tried again after so many seconds.
 REFUSED_PERIOD = 15.0
+#: Reason of Processing where the API server does not let anybody have the Lease.
+LEASE_REFUSED = "LeaseRefused"
+MAX_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,10 @@ class Summary:
 
 
 async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
-    """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted."""
+    """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted.
+
+    What others have written over it, the watch shows.
+    """
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
@@ -61,8 +67,11 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
         for state, count in own.users.items():
             gauges.set(metrics.USERS.labels(context.label, state), count)
+        change = partial(_laid_over, own, context)
+        if not context.shared.status.wants(change):
+            continue
         try:
-            await context.shared.status.apply(partial(_laid_over, own, context))
+            await context.shared.status.apply(change)
         except errors.NotFound:
             raise
         except errors.ApiError:  # refused, which the log tells
@@ -75,6 +84,30 @@ def _refused_write(context: StreamContext, registry: Registry) -> str:
     for name in [name for name, (update, _) in refusals.items() if not registry.has(update)]:
         del refusals[name]
     return min((f"{name} ({message})" for name, (_, message) in refusals.items()), default="")[:1024]
+
+
+async def report_refused(context: StreamContext) -> None:
+    """Tell, for ever, of a Lease that cannot be had: then nobody else can. Who holds it one day says that all is well.
+
+    Raises NotFound when the stream was deleted.
+    """
+    while True:
+        await asyncio.sleep(PERIOD)
+        if not (message := context.lease.refused):
+            continue
+        change = partial(_refused, message[:MAX_MESSAGE], context)
+        if context.shared.status.wants(change):
+            await context.shared.status.apply(change)
+
+
+def _refused(message: str, context: StreamContext, status: Body) -> Body:
+    known = streamstatus.condition(status, "Processing")
+    if not context.lease.refused or (known and known["reason"] == LEASE_REFUSED):
+        return status
+    generation = context.stream.generation
+    return streamstatus.with_condition(
+        status, "Processing", False, LEASE_REFUSED, message, generation=generation, now=context.now()
+    )
 
 
 def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
@@ -95,6 +128,8 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
             generation=stream.generation,
             now=context.now(),
         )
+    if message := context.shared.no_bridge():
+        status = streamstatus.with_unknown(status, "Consuming", streamstatus.NO_BRIDGE, message, context.now())
     counts, users = status.get("counts") or {}, status.get("users") or {}
     return {
         **status,

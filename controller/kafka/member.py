@@ -34,8 +34,8 @@ from controller.kafka.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-#: How long the thread waits for a record; a command waits at most as long.
-POLL_SECONDS = 0.05
+#: How long the thread waits for a record; a command waits at most as long. Of a hundred idle streams each has one.
+POLL_SECONDS = 0.2
 BATCH = 500
 #: Bytes that may be on their way from the thread to whoever keeps account of them.
 MAX_ON_THE_WAY = 4 << 20
@@ -60,9 +60,12 @@ class GroupMember:
         group: str,
         instance: str,
         deliver: Callable[[Event], None],
-        share: float = 1.0,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """`share` is that of the memory for records which are on their way."""
+        """`share` is that of the memory for records which are on their way: it falls as streams are added.
+
+        What librdkafka itself reads ahead is fixed here, by the streams that there are now.
+        """
         self._topic = topic
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -76,7 +79,7 @@ class GroupMember:
         self._full_since: float | None = None
         self._sent: deque[float] = deque()
         self._on_the_way = 0
-        self._most_on_the_way = MAX_ON_THE_WAY * share
+        self._share = share
         self._room = threading.Condition()
         self._closing = threading.Event()
         own = {
@@ -84,7 +87,7 @@ class GroupMember:
             "group.instance.id": instance,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
-            "queued.max.messages.kbytes": queue_size(MAX_QUEUED, share),
+            "queued.max.messages.kbytes": queue_size(MAX_QUEUED, share()),
         }
         self._consumer = made(ck.Consumer, FETCH_DEFAULTS | dict(config) | BRIDGE_CONFIG | own)
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -165,7 +168,7 @@ class GroupMember:
         return now - self._full_since >= seconds
 
     def _has_room(self) -> bool:
-        return self._on_the_way < self._most_on_the_way or self._closing.is_set()
+        return self._on_the_way < MAX_ON_THE_WAY * self._share() or self._closing.is_set()
 
     def _fetched(self, messages: list[Any]) -> None:
         items: list[Record | Reached] = []

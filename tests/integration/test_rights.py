@@ -19,7 +19,7 @@ import confluent_kafka as ck
 import pytest
 
 from controller import names
-from controller.devenv import lifecycle, probes
+from controller.devenv import apiserver, lifecycle, probes
 from controller.devenv.environment import Environment
 from tests.applying import SOURCE
 from tests.eventually import eventually
@@ -33,6 +33,7 @@ from tests.rights import AuditedEnvironment, Right, granted, taken_away
 #: True when what the right is for has come about.
 Goal = Callable[[], bool]
 
+SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{apiserver.NAMESPACE}/leases"
 FINALIZER = {"finalizers": [names.BACKLOG_FINALIZER]}
 
 
@@ -272,6 +273,18 @@ def tells_of_a_suspension(stage: Stage) -> Goal:
     return told
 
 
+def signs_of(stage: Stage) -> dict[str, str]:
+    """Component by identity, of the Leases by which processes show that they live."""
+    query = {"labelSelector": names.COMPONENT_LABEL}
+    items = stage.kube.call("GET", SIGNS, params=query)["items"]
+    return {item["spec"]["holderIdentity"]: item["metadata"]["labels"][names.COMPONENT_LABEL] for item in items}
+
+
+def shows_that_it_lives(stage: Stage) -> Goal:
+    before = signs_of(stage).keys()
+    return lambda: bool(signs_of(stage).keys() - before)
+
+
 #: What shows that a right is needed, where it is not the whole way of one record or update.
 SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("bridge", "patch", "updatestreams"): adopts_what_it_reads,
@@ -293,14 +306,19 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("controller", "list", "userbacklogs"): collects,
     ("controller", "get", "secrets"): applies_with_a_secret,
     ("controller", "create", "events"): tells_of_a_suspension,
+    ("bridge", "create", "own leases"): shows_that_it_lives,
+    ("bridge", "patch", "own leases"): shows_that_it_lives,
+    ("controller", "patch", "own leases"): shows_that_it_lives,
 }
+#: What is done at the end.
+TAKES_BACK = [right for right in granted() if right.own and right.verb == "delete"]
 
 
-@pytest.mark.parametrize("right", granted(), ids=str)
+@pytest.mark.parametrize("right", [right for right in granted() if right not in TAKES_BACK], ids=str)
 def test_a_right_is_needed(audited: tuple[AuditedEnvironment, Kube], stage: Stage, right: Right) -> None:
     own, kube = audited
     usual = consumes if right.account == "bridge" else applies
-    drive = SPECIAL.get((right.account, right.verb, right.resource), usual)
+    drive = SPECIAL.get((right.account, right.verb, "own " * right.own + right.resource), usual)
     since = own.audit.stat().st_size
     replica = Replica(own, own.replica(right.account, f"{right.account}-{secrets.token_hex(3)}"))
     try:
@@ -311,5 +329,26 @@ def test_a_right_is_needed(audited: tuple[AuditedEnvironment, Kube], stage: Stag
             eventually(lambda: (reached(), right in own.refused(since))[1], within=25)
         eventually(reached, within=40)
         assert own.refused(since) == {right}
+    finally:
+        replica.kill()
+
+
+@pytest.mark.parametrize("right", TAKES_BACK, ids=str)
+def test_who_stops_takes_back_its_sign_of_life(
+    audited: tuple[AuditedEnvironment, Kube], stage: Stage, right: Right
+) -> None:
+    own, kube = audited
+    since = own.audit.stat().st_size
+    replica = Replica(own, own.replica(right.account, f"{right.account}-{secrets.token_hex(3)}"))
+    try:
+        replica.start()
+        eventually(lambda: signs_of(stage).get(replica.name) == right.account)
+        with taken_away(kube, right):
+            replica.stop()
+        assert own.refused(since) == {right}
+        assert replica.name in signs_of(stage)
+        replica.start()
+        replica.stop()
+        assert replica.name not in signs_of(stage)
     finally:
         replica.kill()

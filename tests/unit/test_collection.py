@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.engine.collection import CONCURRENCY, DELETING_SECONDS, MIN_AGE, Finished, at_a_time, due, gone_ids
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.engine.collection import (
+    CONCURRENCY,
+    DELETING_SECONDS,
+    MIN_AGE,
+    QUIET_SECONDS,
+    Finished,
+    at_a_time,
+    due,
+    gone_ids,
+    quiet_seconds,
+)
 from controller.streams import Retention
 from controller.updates import Phase
 from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at
@@ -108,3 +121,26 @@ def test_as_many_deletes_at_a_time_as_end_in_time() -> None:
     assert at_a_time(100, 0.7) == 35
     assert 100 * 0.7 / 35 <= DELETING_SECONDS
     assert at_a_time(500, 0.7) == CONCURRENCY
+
+
+ENDS = st.lists(st.tuples(st.sampled_from([S, F, K, C]), st.integers(0, 300)), max_size=12)
+RETENTIONS = st.builds(Retention, st.integers(0, 400), st.integers(0, 400), st.integers(0, 12))
+
+
+@given(ENDS, RETENTIONS, st.integers(300, 400), st.floats(0, 1))
+def test_while_it_is_quiet_nothing_becomes_due(
+    ends: list[tuple[Phase, float]], retention: Retention, now: float, part: float
+) -> None:
+    kept = finished(*ends)
+    if due(kept, retention, at(now)):
+        return
+    quiet = quiet_seconds(kept.values(), retention, at(now))
+    assert 0 < quiet <= QUIET_SECONDS
+    assert due(kept, retention, at(now + quiet * part * 0.999)) == []
+
+
+def test_it_is_quiet_no_longer_than_it_must_be() -> None:
+    retention = Retention(succeeded_seconds=100, max_finished=1)
+    assert quiet_seconds(finished((S, 0)).values(), retention, at(90)) == 10
+    assert quiet_seconds(finished((S, 0), (S, 1)).values(), retention, at(50)) == 10, "a surplus goes after a minute"
+    assert quiet_seconds(finished((S, 80)).values(), retention, at(90)) == QUIET_SECONDS
