@@ -35,7 +35,7 @@ def way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Who
     return whole(kube, environment, namespace, topic)
 
 
-@pytest.mark.parametrize("users", [20, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("users", [100, pytest.param(1000, marks=pytest.mark.long)])
 def test_full_backlogs_stop_neither_process(
     way: Whole, kube: Kube, start_bridge: StartReplica, start_controller: StartReplica, users: int
 ) -> None:
