@@ -88,8 +88,9 @@ class AuditedEnvironment(Environment):
 def _right(event: dict[str, Any]) -> Right:
     where = event["objectRef"]
     resource = "/".join(filter(None, (where["resource"], where.get("subresource"))))
-    account = event["user"]["username"].rpartition(":")[2]
-    return Right(account, event["verb"], resource, where.get("namespace") == apiserver.NAMESPACE)
+    right = Right(event["user"]["username"].rpartition(":")[2], event["verb"], resource)
+    own = replace(right, own=True)
+    return own if where.get("namespace") == apiserver.NAMESPACE and own in granted() else right
 
 
 @contextmanager

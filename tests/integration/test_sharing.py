@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.devenv.journal import STEPS
 from tests.background import repeating
 from tests.conftest import StartReplica
 from tests.eventually import eventually
@@ -94,17 +95,19 @@ def all_once(stream: Processing, count: int) -> None:
 def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
     streams: list[Processing], start_controller: StartReplica
 ) -> None:
-    """Balance is worth no call that is cut: another stream goes."""
-    busy = streams[0]
-    busy.rules({"action": "slow", "seconds": 20, "count": 1})
-    start_controller("controller-a")
-    name = busy.add()
-    busy.called(1)
+    """Balance is worth no call that is cut: all goes on where it was."""
+    slow = {"step": "profile", "action": "slow", "seconds": 14, "count": 1}
+    streams[0].rules(*({"stream": each.stream, **slow} for each in streams))
+    first = start_controller("controller-a")
+    made = [(each, each.add(name=each.stream)) for each in streams]
+    for each in streams:
+        each.called(1)
     start_controller("controller-b")
-    shared(busy, "controller-a", "controller-b")
-    busy.held_by("controller-a")
-    busy.until(name, "Succeeded", within=25)
-    assert [call.gone for call in busy.calls()] == [False, False, False]
+    eventually(lambda: "given=0" in first.log.read_text().rpartition("--- started")[2], 13)
+    assert holders(streams[0]) == {"controller-a": STREAMS}
+    for each, name in made:
+        each.until(name, "Succeeded", within=20)
+        assert [(call.gone, call.step) for call in each.calls()] == [(False, step) for step in STEPS]
 
 
 def test_who_may_not_have_a_lease_says_so_and_calls_nothing(
