@@ -89,13 +89,14 @@ def _command(java: Path, jars: Path, layout: Layout, name: str, taken: tuple[int
 def with_listener(
     command: Command, ports: Ports, name: str, protocol: str, advertised: int, options: Mapping[str, str] | None = None
 ) -> Command:
-    """The broker with one more listener, on the port `kafka-NAME`; clients are told that it is at `advertised`.
+    """A broker with one more listener, on the port `kafka-NAME`; clients are told that it is at `advertised`.
 
     `options` are properties of that listener alone.
     """
-    broker, quorum, own = (ports.get(each) for each in ("kafka", "kafka-controller", f"kafka-{name.lower()}"))
+    broker, own = ports.get(command.name), ports.get(f"{command.name}-{name.lower()}")
+    quorum = f",CONTROLLER://{HOST}:{ports.get('kafka-controller')}" if command.name == "kafka" else ""
     properties = {
-        "listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{own},CONTROLLER://{HOST}:{quorum}",
+        "listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{own}{quorum}",
         "advertised.listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{advertised}",
         "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,{name}:{protocol},CONTROLLER:PLAINTEXT",
     }
@@ -196,21 +197,26 @@ def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes:
             raise CommandFailed(f"Kafka at {bootstrap_servers} did not create {topic}: {said}") from failed
 
 
+def refuse_commits(bootstrap_servers: str, refused: bool = True) -> None:
+    """Whether the coordinator can write down no commit: none is as small as its topic takes. Raises CommandFailed."""
+    client = probes.admin(bootstrap_servers)
+    operation = AlterConfigOpType.SET if refused else AlterConfigOpType.DELETE
+    entry = ConfigEntry("max.message.bytes", "10", incremental_operation=operation)
+    topic = ConfigResource(ConfigResource.Type.TOPIC, "__consumer_offsets", incremental_configs=[entry])
+    try:
+        client.incremental_alter_configs([topic])[topic].result(timeout=10)
+    except (KafkaException, TimeoutError) as failed:
+        raise CommandFailed(f"Kafka at {bootstrap_servers} was not configured: {failed!r}") from failed
+
+
 @contextmanager
 def commits_refused(bootstrap_servers: str) -> Iterator[None]:
-    """Until the block is left the coordinator cannot write down any commit: none is as small as its topic takes."""
-    client = probes.admin(bootstrap_servers)
-
-    def limit(operation: AlterConfigOpType) -> None:
-        entry = ConfigEntry("max.message.bytes", "10", incremental_operation=operation)
-        topic = ConfigResource(ConfigResource.Type.TOPIC, "__consumer_offsets", incremental_configs=[entry])
-        client.incremental_alter_configs([topic])[topic].result(10)
-
-    limit(AlterConfigOpType.SET)
+    """No commit is accepted until the block is left. Raises CommandFailed."""
+    refuse_commits(bootstrap_servers)
     try:
         yield
     finally:
-        limit(AlterConfigOpType.DELETE)
+        refuse_commits(bootstrap_servers, False)
 
 
 def delete_topic(bootstrap_servers: str, topic: str) -> None:

@@ -37,8 +37,10 @@ class LinkedEnvironment(Environment):
         if name == "apiserver" and _ETCD in self.links:
             ports = (f"http://{HOST}:{self.ports.get('etcd')}", f"http://{HOST}:{self.port(_ETCD)}")
             return replace(command, argv=tuple(argument.replace(*ports) for argument in command.argv))
-        if name == "kafka" and _KAFKA in self.links:
-            return broker.with_listener(command, self.ports, "PROXIED", "PLAINTEXT", self.port(_KAFKA))
+        if name.startswith("kafka") and _KAFKA in self.links:
+            # A further broker is reached directly, by a listener of that name all the same.
+            advertised = self.port(_KAFKA) if name == "kafka" else self.ports.get(f"{name}-proxied")
+            return broker.with_listener(command, self.ports, "PROXIED", "PLAINTEXT", advertised)
         return command
 
     def linked_replica(self, role: str, name: str) -> Command:

@@ -55,7 +55,8 @@ async def play(environment: Environment, plan: Plan, tell: Callable[[str], None]
     tell(f"seed {plan.seed}: {plan.command}")
     links = {target for _, target in plan.menu if target in schedule.LINKS}
     linked = LinkedEnvironment(environment, links, webhooks=any(kind is Kind.REFUSE for kind, _ in plan.menu))
-    stage = Stage(linked, replicas("bridge", plan.bridges), replicas("controller", plan.controllers))
+    brokers = [schedule.BROKER] if any(target == schedule.BROKER for _, target in plan.menu) else []
+    stage = Stage(linked, replicas("bridge", plan.bridges), replicas("controller", plan.controllers), brokers)
     faults = schedule.generate(plan.seed, plan.rounds, plan.sizes.seconds, plan.menu, stage.replicas)
     load = workload.generate(plan.seed, plan.sizes)
     tell(_described(load))

@@ -17,7 +17,9 @@ from aiohttp import web
 
 from controller import errors
 from controller.cluster import Cluster, Resource
+from controller.devenv import broker
 from controller.devenv.chaos.schedule import WEBHOOK
+from controller.devenv.errors import CommandFailed
 from controller.devenv.layout import HOST
 
 #: API group, resource and operations that are refused, by the name of the fault's target (`schedule.REFUSED`).
@@ -56,6 +58,25 @@ async def refused(cluster: Cluster, namespace: str, target: str, by: str, port: 
             await _create(cluster, resource, {"metadata": {"name": name}, **body})
             stack.push_async_callback(_remove, cluster, resource, name)
         yield
+
+
+@contextlib.asynccontextmanager
+async def commits_refused(bootstrap_servers: str) -> AsyncIterator[None]:
+    """The group's coordinator accepts none until the block is left. Kafka may be away when that begins or ends."""
+    await _configure(bootstrap_servers, True)
+    try:
+        yield
+    finally:
+        await _configure(bootstrap_servers, False)
+
+
+async def _configure(bootstrap_servers: str, refused: bool) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(broker.refuse_commits, bootstrap_servers, refused)
+            return
+        except CommandFailed:
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 def _rules(target: str) -> list[dict[str, Any]]:

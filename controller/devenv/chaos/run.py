@@ -24,7 +24,7 @@ from controller.devenv.chaos.history import Disturbance, History, SuspensionSeen
 from controller.devenv.chaos.misbehaviour import step_spec
 from controller.devenv.chaos.observer import Observer, phase
 from controller.devenv.chaos.records import update_name
-from controller.devenv.chaos.schedule import Fault, Kind
+from controller.devenv.chaos.schedule import COMMITS, Fault, Kind
 from controller.devenv.chaos.stage import Stage
 from controller.devenv.chaos.workload import BLOCKED_USER, NAME_CONFLICT, HandMade, Suspension, Workload
 from controller.devenv.errors import DevenvError
@@ -87,7 +87,10 @@ class Run:
     async def prepare(self) -> None:
         """Topic, namespace, downstream rules, the objects that are in the way, and the stream last."""
         servers = self.stage.environment.bootstrap_servers
-        self.topic_id = await asyncio.to_thread(topic.create, servers, self.name, self.workload.partitions)
+        # The last one of several is the further broker's.
+        count, further = self.workload.partitions, bool(self.stage.brokers) and self.workload.partitions > 1
+        nodes = [1] * (count - further) + [2] * further
+        self.topic_id = await asyncio.to_thread(topic.create, servers, self.name, count, nodes)
         await self._put_rules(blocked=True)
         await self._insist(lambda: self.cluster.create(NAMESPACES, "", {"metadata": {"name": self.name}}))
         for record in self.workload.records:
@@ -137,6 +140,10 @@ class Run:
         self.tell(str(fault))
         start = time.time_ns()
         match fault.kind:
+            case Kind.REFUSE if fault.target == COMMITS:
+                servers = self.stage.environment.bootstrap_servers
+                async with refusals.commits_refused(servers):
+                    await asyncio.sleep(fault.seconds)
             case Kind.REFUSE:
                 port = self.stage.environment.ports.get(f"webhook-{fault.target}")
                 async with refusals.refused(self.cluster, self.name, fault.target, fault.by, port):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
@@ -19,9 +19,9 @@ _SECONDS = 30.0
 _DELIVERY_SECONDS = 300
 
 
-def create(bootstrap_servers: str, topic: str, partitions: int) -> str:
-    """Create the topic; Kafka's text of its id. Raises CommandFailed."""
-    broker.create_topic(bootstrap_servers, topic, partitions)
+def create(bootstrap_servers: str, topic: str, partitions: int, nodes: Sequence[int] = ()) -> str:
+    """Create the topic, its partitions on those brokers where given; Kafka's text of its id. Raises CommandFailed."""
+    broker.create_topic(bootstrap_servers, topic, partitions, nodes)
     deadline = time.monotonic() + _SECONDS
     while True:
         client = probes.admin(bootstrap_servers)
