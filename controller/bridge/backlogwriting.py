@@ -40,9 +40,8 @@ RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
 #: Objects in a page of a list: up to 200 KB each, parsed at once.
 PAGE = 50
-#: Replicas that share an object meet; what goes on for longer is no meeting, and is tried again later.
+#: Replicas that share an object meet; what goes on for longer is no meeting, and is refused like anything else.
 TRIES = 3
-MEETING_SECONDS = 0.5
 #: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
 #: often, to find out.
 PROBE_SECONDS = 5.0
@@ -187,10 +186,7 @@ class BacklogWriter:
 
     async def _try(self, backlog: Backlog) -> None:
         try:
-            for _ in range(TRIES):
-                if await self._attempted(backlog):
-                    return
-            backlog.again = time.monotonic() + MEETING_SECONDS
+            await self._attempt_anew(backlog)
         except Lost:
             # The backlog may not be given up yet: whoever lets the partition go does that.
             self.brake.forget(backlog)
@@ -199,14 +195,15 @@ class BacklogWriter:
             what = f"the UserBacklog {self._name(backlog)}"
             backlog.again = time.monotonic() + self.brake.failed(backlog, error, what)
 
-    async def _attempted(self, backlog: Backlog) -> bool:
-        """False where the object has changed; it has been read anew. Raises ApiError."""
-        try:
-            await self._attempt(backlog)
-        except (AlreadyExists, Conflict, NotFound):
-            await self._look(backlog)
-            return False
-        return True
+    async def _attempt_anew(self, backlog: Backlog) -> None:
+        """Where somebody else has changed the object, with what it is now. Raises Lost or ApiError."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self._attempt(backlog)
+            except (AlreadyExists, Conflict, NotFound):
+                if not left:
+                    raise
+                await self._look(backlog)
 
     def _worked(self, backlog: Backlog) -> None:
         for other in self.brake.worked(backlog):
