@@ -296,7 +296,7 @@ class UserUpdate:
     status: Status
     #: Value of the request annotation.
     request: str | None = None
-    #: Set on what stands in for an object that was not understood: it keeps its place in the queue, and never runs.
+    #: Set on a placeholder for an object that was not understood: it keeps its place in the queue, and never runs.
     unreadable: Unreadable | None = None
 
     @classmethod
@@ -315,7 +315,7 @@ class UserUpdate:
         )
 
     @classmethod
-    def stand_in(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
+    def placeholder(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
         """For an object that `from_body` did not understand: whose it is, and as much of its place as can be told.
 
         Where it has a status it may have been called, and counts as called. Raises KeyError or TypeError where not

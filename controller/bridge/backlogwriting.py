@@ -40,9 +40,9 @@ RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
 #: Objects in a page of a list: up to 200 KB each, parsed at once.
 PAGE = 50
-#: Replicas that share an object meet; what goes on for longer is no meeting, and is tried again later.
+#: Replicas may write one object at the same time. So many conflicts in a row are retried at once, further ones later.
 TRIES = 3
-MEETING_SECONDS = 0.5
+CONFLICT_SECONDS = 0.5
 #: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
 #: often, to find out.
 PROBE_SECONDS = 5.0
@@ -190,7 +190,7 @@ class BacklogWriter:
             for _ in range(TRIES):
                 if await self._attempted(backlog):
                     return
-            backlog.again = time.monotonic() + MEETING_SECONDS
+            backlog.again = time.monotonic() + CONFLICT_SECONDS
         except Lost:
             # The backlog may not be given up yet: whoever lets the partition go does that.
             self.brake.forget(backlog)

@@ -138,13 +138,13 @@ class Reporter:
             raise
         except ApiError as error:
             self._written = None
-            await self._tell(error)
+            await self._report_refused(error)
             raise
         reach("bridge.positioned")
         for partition, position in proposed.items():
             partition.recorded = position
 
-    async def _tell(self, error: ApiError) -> None:
+    async def _report_refused(self, error: ApiError) -> None:
         """A condition is taken where a list of positions is not."""
         message = f"the API server refuses the positions, so that none is committed: {error}"
         if condition := self._condition():

@@ -70,7 +70,7 @@ class Signs:
             else:
                 failing = False
                 self._observe(listing.items)
-                await self._bury(listing.items)
+                await self._delete_dead(listing.items)
             await asyncio.sleep(LOOK_SECONDS)
 
     def _observe(self, leases: list[Body]) -> None:
@@ -84,7 +84,7 @@ class Signs:
         self._heard.look(versions, time.monotonic())
         self._processes = {key: self._processes[key] for key in self._heard.known if key in self._processes}
 
-    async def _bury(self, leases: list[Body]) -> None:
+    async def _delete_dead(self, leases: list[Body]) -> None:
         """Delete what is dead for long, as it was seen: who comes back makes it again."""
         now = time.monotonic()
         for body in leases:

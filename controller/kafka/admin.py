@@ -67,22 +67,22 @@ class Admin:
 
 
 class Admins:
-    """Who needs an admin client gets that of the same way to Kafka where there is one."""
+    """Admin clients, each shared by all who reach Kafka by the same configuration."""
 
     def __init__(self) -> None:
-        #: By configuration: the client, and how many have it.
+        #: By configuration: the client, and how many use it.
         self._shared: dict[tuple[tuple[str, Any], ...], tuple[Admin, int]] = {}
 
-    def take(self, config: Mapping[str, Any]) -> Admin:
-        """To be given back. Raises KafkaError(ConfigRefused)."""
+    def acquire(self, config: Mapping[str, Any]) -> Admin:
+        """The client for that configuration, until `release`. Raises KafkaError(ConfigRefused)."""
         own = {key: value for key, value in config.items() if not key.startswith(("fetch.", "isolation."))}
         key = tuple(sorted(own.items()))
         admin, users = self._shared.get(key) or (Admin(own), 0)
         self._shared[key] = admin, users + 1
         return admin
 
-    def give_back(self, old: Admin) -> None:
-        """It ends when nobody has it any more."""
+    def release(self, old: Admin) -> None:
+        """It is closed when nobody uses it any more."""
         key = next(key for key, (admin, _) in self._shared.items() if admin is old)
         admin, users = self._shared[key]
         if users > 1:
