@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -20,7 +20,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from kubernetes.aio import config
 
 from controller import errors, names, times
-from controller.cluster import LEASES, Cluster
+from controller.cluster import LEASES, Body, Cluster
 from controller.logs import fields
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,24 @@ class Presence:
     @property
     def _path(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+async def list_leases(
+    cluster: Cluster, label: str, seconds: float, *, metadata_only: bool = False
+) -> AsyncIterator[list[Body]]:
+    """All Leases with that label, again and again, so many seconds apart. Never ends; what fails is logged once."""
+    failing = False
+    while True:
+        try:
+            listing = await cluster.list(LEASES, label_selector=label, metadata_only=metadata_only)
+        except errors.ApiError as error:
+            if not failing:
+                logger.warning("Leases not listed", extra=fields(label=label, cause=str(error)))
+            failing = True
+        else:
+            failing = False
+            yield listing.items
+        await asyncio.sleep(seconds)
 
 
 class Heard(Generic[K]):

@@ -17,8 +17,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
-from tests.policies import policy
-from tests.refusing import asked
+from tests.refusing import asked, policy
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)

@@ -15,7 +15,7 @@ from controller.errors import ApiError, Forbidden, Invalid, NotFound
 from controller.streamstatus import REFUSED, StreamStatus
 from tests.ingest import Ingested
 from tests.kube import Kube
-from tests.policies import policy
+from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(60)
 
