@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
-#: Reasons of Consuming and Processing that another process gives: it has not heard of who should give them.
+#: Reasons of Consuming and Processing that one process writes for another one that has not renewed its Lease.
 NO_BRIDGE = "NoBridge"
 NO_CONTROLLER = "NoController"
 
@@ -162,7 +162,10 @@ async def report_unreadable(
     cause: Exception,
     now: Callable[[], datetime],
 ) -> None:
-    """Write that this version does not understand the stream's spec, as long as it takes. Raises NotFound."""
+    """Write in the condition that this version does not understand the stream's spec, however long that takes.
+
+    Raises NotFound when the stream is gone.
+    """
     metadata = body["metadata"]
     stands = "nothing is consumed" if kind == "Consuming" else "its updates wait"
     message = (

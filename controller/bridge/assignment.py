@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 RETRY_SECONDS = 0.5
 #: A partition without a leader is asked again so often.
 UNANSWERED_SECONDS = 2.0
-#: An Event that comes once is tried for a minute.
+#: Attempts to write an Event: for about a minute.
 EVENT_ATTEMPTS = 12
 #: A partition that ends before its position is looked at again so often.
 CUT_OFF_SECONDS = 2.0
@@ -74,7 +74,7 @@ class Assignment:
         self._member = member
         #: Told what keeps partitions from being begun, and that nothing does.
         self._refused = refused
-        #: What keeps some partitions from being begun, by partition; the others go on.
+        #: Why some partitions are not begun, by partition or by the call that fails; the others go on.
         self._troubles = troubles
         self._recorder = recorder
 
@@ -185,7 +185,7 @@ class Assignment:
         return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
 
     async def _report_moved_offsets(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
-        """Somebody has set the group's offsets, to read records again or to skip some: the next commit undoes it."""
+        """Write an Event where somebody has set the group's offsets: they do not count, the next commit replaces them."""
         stream = self._dispatch.stream
         group = stream.kafka.group_id
         try:
@@ -277,7 +277,7 @@ class Assignment:
                 return answer
 
     def _report(self, call: object, error: ApiError | kafka.KafkaError) -> None:
-        """What keeps partitions from being begun. Raises it where nobody can mend it by waiting."""
+        """Say in the condition why partitions are not begun. Raises the error where waiting cannot help."""
         if isinstance(error, ApiError):
             self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
         elif error.reason == UNREADABLE:

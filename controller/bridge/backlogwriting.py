@@ -1,7 +1,7 @@
 """Brings the backlogs into the API server: each by one write for many offsets, all together at a bounded rate.
 
-Any await may see a rebalance: what is known before one is looked at again behind it. A backlog may have been given up,
-and its user have another; a partition may have been taken up whose records the object lists.
+A rebalance may happen during any await, so what was known before it is checked again after it: the backlog may have
+been given up, and its user have another one; a partition may have been taken up whose records the object lists.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ PAGE = 50
 #: Replicas may write one object at the same time. So many conflicts in a row are retried at once, further ones later.
 TRIES = 3
 CONFLICT_SECONDS = 0.5
-#: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
-#: often, to find out.
+#: Seconds between backlogs of further users that are begun while some are refused and none is written: it may be that
+#: all are refused.
 PROBE_SECONDS = 5.0
 
 

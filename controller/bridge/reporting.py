@@ -48,7 +48,7 @@ class Consuming:
 
 
 def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
-    """What this bridge says where others may take it for dead, and say so: the same, so that they do not take turns."""
+    """The condition; NoBridge where controllers may write that too, so that nobody overwrites the other in turns."""
     trouble = presence.trouble
     return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
 

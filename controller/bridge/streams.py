@@ -145,8 +145,9 @@ class Streams:
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
     def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
-        """By an earlier spec something might be consumed that this one forbids. Told of once for each spec: where a
-        newer bridge works on the stream beside this one, it tells otherwise.
+        """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
+
+        That is reported once for each spec: a newer bridge may work on the stream beside this one and report otherwise.
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation

@@ -195,8 +195,9 @@ class Engines:
         self._report(key, report_restored(self._cluster, stream))
 
     def _set_unreadable(self, key: tuple[str, str], body: Body, error: Exception) -> None:
-        """By an earlier spec something might be done that this one forbids. Told of once for each spec: where a newer
-        controller works on the stream beside this one, it tells otherwise.
+        """Stop work on the stream: by its earlier spec something might be done that the new one forbids.
+
+        That is reported once for each spec: a newer controller may work on it beside this one and report otherwise.
         """
         metadata = body["metadata"]
         before, version = self._unreadable.get(key), int(metadata["resourceVersion"])

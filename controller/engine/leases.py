@@ -95,7 +95,7 @@ class Leases:
                     self.observe(change.object)
 
     async def synced(self) -> None:
-        """Wait for what the watch shows first; not for ever: without it each Lease is read by itself."""
+        """Wait for the first list of the watch, for SYNC_SECONDS at most: without it each Lease is read by itself."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_SECONDS):
                 await self._synced.wait()

@@ -1,4 +1,4 @@
-"""Objects from outside: what cannot be understood keeps its place, never runs, is told of, and stops nothing else."""
+"""Objects from outside: one that is not understood keeps its place, never runs, is reported, and stops nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.updates import NOT_UNDERSTOOD, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Of so many objects it is remembered which version of them was told of in the log.
+#: Objects of which it is remembered which version was logged.
 REMEMBERED = 1000
 _logged: dict[str, int] = {}
 

@@ -51,7 +51,7 @@ class Admin:
     async def _answers(self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
         """What was answered, or the KafkaException."""
         if (client := self._client) is None:
-            raise KafkaError("BrokerUnreachable", "this way to Kafka is used no more")
+            raise KafkaError("BrokerUnreachable", "the admin client is closed")
         waiting = {key: asyncio.wrap_future(future) for key, future in request(client).items()}
         try:
             if waiting:
@@ -133,7 +133,7 @@ REASONS = {
 
 #: The reason where a partition has no leader for now.
 LEADERLESS = "LeaderNotAvailable"
-#: So says librdkafka, or that no broker knows which it is.
+#: What librdkafka or a broker says of such a partition.
 _LEADERLESS = (
     ck.KafkaError._NOENT,
     ck.KafkaError.LEADER_NOT_AVAILABLE,
