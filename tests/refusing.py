@@ -22,7 +22,7 @@ GROUP = "/apis/admissionregistration.k8s.io/v1"
 #: Seconds until a policy acts that was made, or acts no more: the API server compiles it in the background.
 ACTS_WITHIN = 60
 _SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
-#: An object of each kind that is well but for who refuses it.
+#: A valid object of each kind.
 PROBES: dict[str, dict[str, Any]] = {
     "userupdates": {
         "kind": "UserUpdate",
@@ -37,7 +37,7 @@ PROBES: dict[str, dict[str, Any]] = {
 
 
 def asked(kube: Kube, namespace: str, plural: str, **spec: Any) -> int:
-    """What a create that is not carried out is answered."""
+    """The status code of a create that is a dry run."""
     probe = PROBES[plural]
     body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **probe}
     body["spec"] = {**probe["spec"], **spec}

@@ -185,7 +185,7 @@ class Assignment:
         return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
 
     async def _report_moved_offsets(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
-        """Write an Event where somebody has set the group's offsets: they do not count, the next commit replaces them."""
+        """Write an Event where somebody has set the group's offsets: these do not count, and are overwritten."""
         stream = self._dispatch.stream
         group = stream.kafka.group_id
         try:

@@ -100,7 +100,7 @@ class TopicLookup:
             if error.reason != LEADERLESS:
                 raise
             return {}
-        # A leader that does not answer is told by no error, but by an offset that is none.
+        # librdkafka reports a leader that does not answer by no error, but by a negative offset.
         return {where.partition: each.offset for where, each in found.items() if each.offset >= 0}
 
 

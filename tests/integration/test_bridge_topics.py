@@ -135,7 +135,7 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
 
 
 async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
-    """At once, also while an error that was told of is kept: nothing here waits for a collection of garbage."""
+    """At once, also while somebody keeps an error: the threads do not wait for the garbage collector."""
     admins = Admins()
     before = _threads(os.getpid())
     config = {"bootstrap.servers": ingested.bootstrap}

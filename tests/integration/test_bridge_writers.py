@@ -157,7 +157,7 @@ def _refuses_values(kube: Kube, namespace: str) -> None:
 async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_break(
     kube: Kube, stream: UpdateStream
 ) -> None:
-    """404 to the create, 404 to the look at what is there: that changes nothing, however often it is asked."""
+    """Both the create and the GET answer 404, however often they are sent."""
 
     def gone() -> int:
         return kube.requests("userbacklogs")["POST", "404"]

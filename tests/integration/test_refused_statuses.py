@@ -1,4 +1,4 @@
-"""The API server refuses to write what became of an update: told of, waited for, and nobody else waits."""
+"""The API server refuses to write a status: the condition says so, the controller tries again, nobody else waits."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def consumes(stage: Stage) -> Goal:
 
 
 def adopted(kube: Kube, namespace: str, name: str) -> bool:
-    """Whether a stream bears its mark."""
+    """Whether a stream has the annotation of its uid."""
     stream = kube.get(namespace, "updatestreams", name)
     annotations = stream["metadata"].get("annotations") or {}
     return bool(annotations.get(names.UID_ANNOTATION) == stream["metadata"]["uid"])

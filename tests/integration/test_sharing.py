@@ -97,7 +97,7 @@ def all_once(stream: Processing, count: int) -> None:
 def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
     streams: list[Processing], start_controller: StartReplica
 ) -> None:
-    """Balance is worth no call that is cut: all goes on where it was."""
+    """An even share is not worth a call that is cut off: each stream stays where it was."""
     slow = {"step": "profile", "action": "slow", "seconds": 14, "count": 1}
     streams[0].rules(*({"stream": each.stream, **slow} for each in streams))
     first = start_controller("controller-a")

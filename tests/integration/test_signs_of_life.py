@@ -1,4 +1,4 @@
-"""Each process watches the other's sign of life: a stream whose bridge or controllers are not heard of says so."""
+"""Each process watches the other one's Lease: a stream whose bridge or controllers do not renew theirs says so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.whole import Whole, whole
 pytestmark = pytest.mark.timeout(240)
 
 SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-#: Until a silence is told of: looks lie 15 s apart at most, reports two.
+#: Seconds until the condition shows a silence: lists are 15 s apart at most, reports two.
 TOLD_WITHIN = SILENCE_SECONDS + 22
 
 
