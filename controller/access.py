@@ -24,8 +24,9 @@ from controller import errors
 
 logger = logging.getLogger(__name__)
 
-#: A token is read again after so many seconds, and all of the configuration, where something was refused, likewise.
+#: Seconds for which a token is used before it is read again.
 TOKEN_SECONDS = 10.0
+#: Seconds between two reads of the whole configuration, where something was refused.
 RELOAD_SECONDS = 1.0
 #: Seconds for which certificates have to be refused until the process counts as dead: then a restart may help, as
 #: where the authority came with the pod (a subPath, an init container) instead of a file that is kept up to date.
@@ -38,10 +39,10 @@ UNREADABLE = (config.ConfigException, OSError, ValueError)
 
 
 class Trust:
-    """Since when the API server's certificate has been refused, or it ours, and no answer has come between."""
+    """Since when certificates, the API server's or ours, have been refused without an answer in between."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: Set when an answer comes by certificates that were read again: who keeps a context of its own makes it anew.
+        #: Set when an answer comes by certificates that were read again: who has a context of its own makes it anew.
         self.regained = asyncio.Event()
         self._clock = clock
         self._refused = False
@@ -56,7 +57,7 @@ class Trust:
 
     @property
     def lost(self) -> bool:
-        """Refused for minutes, and not merely away."""
+        """Certificates have been refused for UNTRUSTED_SECONDS; the API server is not merely away."""
         now = self._clock()
         return self._since is not None and now - self._since >= UNTRUSTED_SECONDS and now - self._last < RECENT_SECONDS
 
@@ -67,7 +68,7 @@ class Trust:
         self._refused, self._renewed, self._since = False, False, None
 
     def renewed(self) -> None:
-        """Other certificates are used from here on. Of several API servers one may go on being refused without that."""
+        """Other certificates are used from here on, which the next answer confirms."""
         self._renewed = True
 
     def failed(self, error: BaseException) -> None:
@@ -112,11 +113,11 @@ class Access:
         self._reading = asyncio.Lock()
 
     def refused(self) -> None:
-        """The API server does not know us: the credentials may have been rotated."""
+        """The API server answered 401: the credentials may have been rotated."""
         self._refused = True
 
     async def headers(self) -> dict[str, str]:
-        """Those that say who we are; everything is read again first where that may help.
+        """The Authorization header. Reads the configuration again first where a certificate or token was refused.
 
         Raises whatever the package raises for files that cannot be read, or a plug-in that fails.
         """

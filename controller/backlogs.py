@@ -137,7 +137,7 @@ class OffsetQueue:
 
 
 def among(text: str, offsets: Set[int]) -> set[int]:
-    """Those of the offsets that a text of `OffsetQueue.encode` lists. Raises ValueError where it is no such code."""
+    """Those of the offsets that are in a text of `OffsetQueue.encode`. Raises ValueError if it is no such code."""
     return set(accumulate(_numbers(_code(text)))) & offsets
 
 
@@ -149,7 +149,7 @@ def _code(text: str) -> bytes:
 
 
 def _numbers(code: bytes) -> list[int]:
-    """The first offset and the differences, checked. Most of them are alike, so that each is worked out once."""
+    """The first offset and the differences, checked. Most of them are equal, so each different one is decoded once."""
     found = _NUMBER.findall(code)
     if sum(map(len, found)) != len(code):
         raise ValueError("the code has a torn number")

@@ -1,7 +1,8 @@
 """The Kubernetes API: JSON in, JSON out, over connections of aiohttp.
 
-`access` knows where it is, who we are and whom we trust, by the client package. Its generated calls are passed by: they
-cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms (docs/decisions/0001-kubernetes-client.md).
+`access` knows the address, the credentials and the trusted authority, by the client package. Its generated calls are
+not used: they cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms
+(docs/decisions/0001-kubernetes-client.md).
 """
 
 from __future__ import annotations
@@ -309,7 +310,7 @@ class Cluster:
 
 
 def _session(connections: int) -> aiohttp.ClientSession:
-    """A pool of at most so many connections; 0: of any number. Each request says whom it trusts, as that may change."""
+    """A pool of at most so many connections, 0: any number. Each request names its TLS context, which may change."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), trust_env=False, read_bufsize=READ_BUFFER
     )

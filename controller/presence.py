@@ -1,7 +1,7 @@
 """Signs of life: a Lease for each process, as kubelets have one for each node, and how those of others are watched.
 
-Such a Lease keeps nobody off anything: it says that its process turns and reaches the API server. Whoever looks on
-compares versions, and counts by its own monotonic clock: nobody's clock but the own counts
+Such a Lease is no lock: it shows that its process runs and reaches the API server, as the heartbeats of nodes do.
+Others compare its versions and count by their own monotonic clock, never by the times in it
 (docs/decisions/0008-signs-of-life.md).
 """
 
@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -20,7 +20,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from kubernetes.aio import config
 
 from controller import errors, names, times
-from controller.cluster import LEASES, Cluster
+from controller.cluster import LEASES, Body, Cluster
 from controller.logs import fields
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ K = TypeVar("K")
 #: Seconds between renewals, and for one request.
 RENEW_SECONDS = 10.0
 TIMEOUT = 5.0
-#: What is not heard of for so many seconds is not known to live.
+#: Seconds without a renewal after which a process is not known to live.
 SILENCE_SECONDS = 60.0
-#: A process that has not been renewed for so long says itself that it is not known to live: before others do.
+#: Seconds without a renewal after which a process reports that itself, before others do.
 UNSEEN_SECONDS = 40.0
 #: What has been seen and is not any more is forgotten after so many seconds.
 FORGET_SECONDS = 3600.0
@@ -63,7 +63,7 @@ class Presence:
         self._identity = identity
         #: When (monotonic) it was renewed last; before the first time, when that began.
         self._renewed = time.monotonic()
-        #: What the last renewal failed of; empty: it did not.
+        #: Why the last renewal failed; empty: it did not.
         self._error = ""
 
     @property
@@ -124,11 +124,29 @@ class Presence:
         return f"{self.namespace}/{self.name}"
 
 
-class Heard(Generic[K]):
-    """Of what changes as long as somebody lives: when it was last seen to change. Pure: time is passed in, monotonic.
+async def list_leases(
+    cluster: Cluster, label: str, seconds: float, *, metadata_only: bool = False
+) -> AsyncIterator[list[Body]]:
+    """All Leases with that label, again and again, so many seconds apart. Never ends; what fails is logged once."""
+    failing = False
+    while True:
+        try:
+            listing = await cluster.list(LEASES, label_selector=label, metadata_only=metadata_only)
+        except errors.ApiError as error:
+            if not failing:
+                logger.warning("Leases not listed", extra=fields(label=label, cause=str(error)))
+            failing = True
+        else:
+            failing = False
+            yield listing.items
+        await asyncio.sleep(seconds)
 
-    What happens between two looks that lie far apart is not known: the one who looks was frozen or cut off, or the API
-    server was away, for others too. From there on everybody is given their time anew.
+
+class Heard(Generic[K]):
+    """When Leases that change while their process lives were last seen to change. Pure: time is passed in, monotonic.
+
+    After two looks that lie far apart every silence begins anew: this process was frozen or cut off, or the API server
+    was away, perhaps for the others too.
     """
 
     def __init__(self, every: float) -> None:

@@ -154,7 +154,7 @@ class UpdateStream:
 
 
 def _one_of(words: Any, word: Any) -> Any:
-    """Raises ValueError for a word that a newer version may know: what it asks for is not to be guessed."""
+    """The word, if it is one of `words`. Raises ValueError for another one, which a newer version may know."""
     if word not in get_args(words):
         raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
     return word

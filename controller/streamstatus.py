@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
-#: Reasons of Consuming and Processing that another process gives: it has not heard of who should give them.
+#: Reasons of Consuming and Processing that one process writes for another one that has not renewed its Lease.
 NO_BRIDGE = "NoBridge"
 NO_CONTROLLER = "NoController"
 
@@ -34,8 +34,8 @@ WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
 #: What the API server asks for is honoured up to here.
 MAX_ASKED = 60.0
-#: Writers of one status meet; so often in a row is no meeting any more, and each further time is waited for.
-MEETINGS = 3
+#: Several processes write one status. So many conflicts in a row are retried at once; each further one is waited for.
+CONFLICTS = 3
 #: Characters of a condition's message: the schema takes no more.
 MAX_MESSAGE = 32_768
 
@@ -45,7 +45,7 @@ REFUSED = Counter(
 
 
 @dataclass(slots=True, eq=False)
-class _Wanted:
+class _PendingChange:
     change: Change
     #: The status once the change is in it; cancelled where nobody waits for it any more.
     done: asyncio.Future[dict[str, Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -59,7 +59,7 @@ class StreamStatus:
         self._namespace = namespace
         self._name = name
         self._uid = uid
-        self._wanted: list[_Wanted] = []
+        self._pending: list[_PendingChange] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
         #: As the watch has shown it last.
@@ -70,7 +70,7 @@ class StreamStatus:
         if body["metadata"]["uid"] == self._uid:
             self._seen = body.get("status") or {}
 
-    def wants(self, change: Change) -> bool:
+    def would_change(self, change: Change) -> bool:
         """Whether it would change what the watch has shown last: without a request. True where that is nothing yet."""
         return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
@@ -80,49 +80,49 @@ class StreamStatus:
         Raises NotFound when the stream is gone or another one of its name is there, another ApiError when the change is
         refused, and whatever `change` raises. What is refused is not tried again: that is for the caller.
         """
-        wanted = _Wanted(change)
-        self._wanted.append(wanted)
+        pending = _PendingChange(change)
+        self._pending.append(pending)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        return await wanted.done
+        return await pending.done
 
     async def read(self) -> dict[str, Any]:
         """Raises ApiError; NotFound also when another stream of that name is there."""
         return (await self._read())[0]
 
     async def _write(self) -> None:
-        while self._wanted:
+        while self._pending:
             await asyncio.sleep(self._next_write - time.monotonic())
             self._next_write = time.monotonic() + WRITE_SECONDS
-            batch, self._wanted = self._wanted, []
+            batch, self._pending = self._pending, []
             await self._settle(batch)
 
-    async def _settle(self, batch: list[_Wanted]) -> None:
+    async def _settle(self, batch: list[_PendingChange]) -> None:
         """All in one write; where that fails for good each by itself, to find the one that is at fault."""
         try:
             status = await self._insist(batch)
         except Exception as error:
-            waiting = [wanted for wanted in batch if not wanted.done.done()]
+            waiting = [pending for pending in batch if not pending.done.done()]
             if len(waiting) > 1 and not isinstance(error, NotFound):
-                for wanted in waiting:
-                    await self._settle([wanted])
+                for pending in waiting:
+                    await self._settle([pending])
                 return
-            for wanted in waiting:
-                wanted.done.set_exception(error)
+            for pending in waiting:
+                pending.done.set_exception(error)
         else:
-            for wanted in batch:
-                if not wanted.done.done():
-                    wanted.done.set_result(status)
+            for pending in batch:
+                if not pending.done.done():
+                    pending.done.set_result(status)
 
-    async def _insist(self, batch: list[_Wanted]) -> dict[str, Any]:
+    async def _insist(self, batch: list[_PendingChange]) -> dict[str, Any]:
         """Until the API server has answered. Raises ApiError where it refuses."""
-        delay, meetings = 0.1, 0
+        delay, conflicts = 0.1, 0
         while True:
             try:
-                return await self._attempt([wanted.change for wanted in batch if not wanted.done.done()])
+                return await self._attempt([pending.change for pending in batch if not pending.done.done()])
             except Conflict:
-                meetings += 1
-                if meetings < MEETINGS:
+                conflicts += 1
+                if conflicts < CONFLICTS:
                     continue  # whoever was faster is done by now
                 asked = None
             except (Unavailable, Expired) as error:
@@ -155,14 +155,17 @@ class StreamStatus:
         return body.get("status") or {}, int(body["metadata"]["resourceVersion"])
 
 
-async def tell_unreadable(
+async def report_unreadable(
     cluster: Cluster,
     kind: Literal["Consuming", "Processing"],
     body: Body,
     cause: Exception,
     now: Callable[[], datetime],
 ) -> None:
-    """Write that this version does not understand the stream's spec, as long as it takes. Raises NotFound."""
+    """Write in the condition that this version does not understand the stream's spec, however long that takes.
+
+    Raises NotFound when the stream is gone.
+    """
     metadata = body["metadata"]
     stands = "nothing is consumed" if kind == "Consuming" else "its updates wait"
     message = (

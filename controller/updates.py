@@ -280,7 +280,7 @@ class Unreadable:
 
     #: What was not understood, for people.
     cause: str
-    #: Whether its place in the queue can be told: the spec was understood, the status was not.
+    #: Whether its place in the queue is known: the spec was understood, the status was not.
     placed: bool
 
 
@@ -296,7 +296,7 @@ class UserUpdate:
     status: Status
     #: Value of the request annotation.
     request: str | None = None
-    #: Set on what stands in for an object that was not understood: it keeps its place in the queue, and never runs.
+    #: Set on a placeholder for an object that was not understood: it keeps its place in the queue, and never runs.
     unreadable: Unreadable | None = None
 
     @classmethod
@@ -315,11 +315,11 @@ class UserUpdate:
         )
 
     @classmethod
-    def stand_in(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
-        """For an object that `from_body` did not understand: whose it is, and as much of its place as can be told.
+    def placeholder(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
+        """In place of an object that `from_body` did not understand: its user, and what is known of its place.
 
-        Where it has a status it may have been called, and counts as called. Raises KeyError or TypeError where not
-        even its user can be told, which no version of the CRD lets pass.
+        If it has a status it may have been called, and counts as called. Raises KeyError or TypeError where not even
+        its user is known, which no version of the CRD lets pass.
         """
         metadata, spec, status = body["metadata"], body["spec"], body.get("status")
         understood = _understood(metadata, spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,12 +147,6 @@ def group_consumer(bootstrap: str, group: str) -> Iterator[ck.Consumer]:
         yield consumer
     finally:
         consumer.close()
-
-
-def always(check: Callable[[], bool], looks: int) -> None:
-    """Look so many times, by the pace of the calls themselves."""
-    for _ in range(looks):
-        assert check()
 
 
 def _fail(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Who may refuse what is created: admission policies, and a webhook, as real clusters have them."""
+"""Who may refuse what is written: admission policies, and a webhook, as real clusters have them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from tests.eventually import eventually
 from tests.kube import Kube
 
 GROUP = "/apis/admissionregistration.k8s.io/v1"
+#: Seconds until a policy acts that was made, or acts no more: the API server compiles it in the background.
+ACTS_WITHIN = 60
 _SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
-#: An object of each kind that is well but for who refuses it.
+#: A valid object of each kind.
 PROBES: dict[str, dict[str, Any]] = {
     "userupdates": {
         "kind": "UserUpdate",
@@ -35,7 +37,7 @@ PROBES: dict[str, dict[str, Any]] = {
 
 
 def asked(kube: Kube, namespace: str, plural: str, **spec: Any) -> int:
-    """What a create that is not carried out is answered."""
+    """The status code of a create that is a dry run."""
     probe = PROBES[plural]
     body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **probe}
     body["spec"] = {**probe["spec"], **spec}
@@ -46,39 +48,53 @@ def asked(kube: Kube, namespace: str, plural: str, **spec: Any) -> int:
 def policy(
     kube: Kube,
     namespace: str,
-    plural: str,
+    resource: str,
+    allowed: str = "false",
+    operations: tuple[str, ...] = ("CREATE", "UPDATE"),
     *,
-    operation: str = "CREATE",
-    allows: str = "false",
-    message: str = "not today",
-    **reason: str,
+    reason: str = "",
+    message: str = "refused by a test's policy",
+    group: str = "enrichment.dev",
 ) -> Iterator[None]:
-    """A policy on what is done in that namespace; entered when it acts, if it refuses all creates.
+    """In that namespace `resource` ("userbacklogs", "updatestreams/status") is taken only where CEL says `allowed`.
 
-    Where no `reason` is given it answers 422.
+    The answer is 422 without a `reason`, else the code that belongs to it. Entered when the policy acts, and left when
+    it acts no more.
     """
-    name = f"no-{plural}-{namespace}"
-    specs = {
-        "validatingadmissionpolicies": {
-            "matchConstraints": {"resourceRules": [_rule(plural, operation)]},
-            "validations": [{"expression": allows, "message": message, **reason}],
-        },
-        "validatingadmissionpolicybindings": {
-            "policyName": name,
-            "validationActions": ["Deny"],
-            "matchResources": {"namespaceSelector": _only(namespace)},
-        },
+    name = f"refuse-{resource.replace('/', '-')}-{namespace}"
+    # That it acts is seen by a probe, which it refuses too.
+    probes = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    is_probe = "request.resource.resource == 'configmaps'"
+    refusal = {"message": message} | ({"reason": reason} if reason else {})
+    rules = {
+        "matchConstraints": {"resourceRules": [_rule(resource, operations, group), probes]},
+        "validations": [
+            {**refusal, "expression": f"{is_probe} || ({allowed})"},
+            {"expression": f"!({is_probe}) || !has(object.metadata.labels) || !('probe' in object.metadata.labels)"},
+        ],
     }
-    before = asked(kube, namespace, plural)
-    for kind, spec in specs.items():
-        kube.call("POST", f"{GROUP}/{kind}", {"metadata": {"name": name}, "spec": spec})
+    binding = {
+        "policyName": name,
+        "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": _only(namespace)},
+    }
+    parts = (("validatingadmissionpolicies", rules), ("validatingadmissionpolicybindings", binding))
     try:
-        if allows == "false" and operation == "CREATE":
-            eventually(lambda: asked(kube, namespace, plural) != before, 20)
+        for plural, spec in parts:
+            kube.call("POST", f"{GROUP}/{plural}", {"metadata": {"name": name}, "spec": spec})
+        eventually(lambda: not _probed(kube, namespace), ACTS_WITHIN)
         yield
     finally:
-        for kind in reversed(specs):
-            kube.call("DELETE", f"{GROUP}/{kind}/{name}")
+        for plural, _ in reversed(parts):
+            kube.client.delete(f"{GROUP}/{plural}/{name}")
+        eventually(lambda: _probed(kube, namespace), ACTS_WITHIN)
+
+
+def _probed(kube: Kube, namespace: str) -> bool:
+    """Whether a ConfigMap with the label `probe` would be taken."""
+    body: dict[str, Any] = {"metadata": {"name": "probe", "labels": {"probe": ""}}}
+    path = f"/api/v1/namespaces/{namespace}/configmaps?dryRun=All"
+    return kube.client.post(path, json=body).is_success
 
 
 @dataclass
@@ -111,7 +127,7 @@ def webhook(kube: Kube, namespace: str, refusals: dict[str, dict[str, Any]]) -> 
     body = {
         "name": "refuses.example.com",
         "clientConfig": client,
-        "rules": [_rule("userupdates", "CREATE")],
+        "rules": [_rule("userupdates", ("CREATE",))],
         "namespaceSelector": _only(namespace),
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
@@ -145,8 +161,8 @@ def webhooks_called(environment: Environment) -> Iterator[None]:
         environment.start("apiserver")
 
 
-def _rule(plural: str, operation: str) -> dict[str, Any]:
-    return {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": [operation], "resources": [plural]}
+def _rule(resource: str, operations: tuple[str, ...], group: str = "enrichment.dev") -> dict[str, Any]:
+    return {"apiGroups": [group], "apiVersions": ["*"], "operations": list(operations), "resources": [resource]}
 
 
 def _only(namespace: str) -> dict[str, Any]:

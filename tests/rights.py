@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from controller.devenv import apiserver, kubectl
+from controller.devenv import apiserver, kubectl, lifecycle
 from controller.devenv.environment import Environment
 from controller.devenv.processes import Command
+from controller.devenv.sources import Sources
 from tests.kube import Kube
 
 ACCOUNTS = kubectl.ACCOUNTS[-1]
@@ -83,6 +86,21 @@ class AuditedEnvironment(Environment):
         apiserver.write_kubeconfigs(self.layout, self.ports)
         kubectl.install(self.kubectl)
         return Kube.connect(self.kubeconfig)
+
+
+@contextmanager
+def audited_environment(sources: Sources, name: str) -> Iterator[tuple[AuditedEnvironment, Kube]]:
+    """An API server with a log of its own, in a temporary directory; Kafka is that of `sources`."""
+    directory = Path(tempfile.mkdtemp(prefix=f"userupdates-{name}-"))
+    own = AuditedEnvironment(directory)
+    own.sources = sources
+    try:
+        kube = own.begin()
+        with kube.client:
+            yield own, kube
+    finally:
+        lifecycle.down(own)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _right(event: dict[str, Any]) -> Right:

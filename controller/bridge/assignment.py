@@ -37,8 +37,8 @@ _T = TypeVar("_T")
 RETRY_SECONDS = 0.5
 #: A partition without a leader is asked again so often.
 UNANSWERED_SECONDS = 2.0
-#: An Event that comes once is tried for a minute.
-TELL_ATTEMPTS = 12
+#: Attempts to write an Event: for about a minute.
+EVENT_ATTEMPTS = 12
 #: A partition that ends before its position is looked at again so often.
 CUT_OFF_SECONDS = 2.0
 
@@ -74,7 +74,7 @@ class Assignment:
         self._member = member
         #: Told what keeps partitions from being begun, and that nothing does.
         self._refused = refused
-        #: What keeps some partitions from being begun, by partition; the others go on.
+        #: Why some partitions are not begun, by partition or by the call that fails; the others go on.
         self._troubles = troubles
         self._recorder = recorder
 
@@ -181,11 +181,11 @@ class Assignment:
             status = await self._first_positions(max(numbers))
         ranges = await self._lookup.ranges(numbers)
         if begun and ranges:
-            await self._tell_of_moved(status, ranges)
+            await self._report_moved_offsets(status, ranges)
         return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
 
-    async def _tell_of_moved(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
-        """Somebody has set the group's offsets, to read records again or to skip some: the next commit undoes it."""
+    async def _report_moved_offsets(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
+        """Write an Event where somebody has set the group's offsets: these do not count, and are overwritten."""
         stream = self._dispatch.stream
         group = stream.kafka.group_id
         try:
@@ -201,7 +201,7 @@ class Assignment:
             )
             logger.warning("%s", note, extra=self._fields(()))
             regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
-            self._recorder.event(regarding, "Warning", "OffsetsIgnored", "Consuming", note, attempts=TELL_ATTEMPTS)
+            self._recorder.event(regarding, "Warning", "OffsetsIgnored", "Consuming", note, attempts=EVENT_ATTEMPTS)
 
     async def _first_positions(self, highest: int) -> dict[str, Any]:
         """The stream has no position yet: those of all partitions are written at once, other replicas' too.
@@ -266,7 +266,7 @@ class Assignment:
             except NotFound:
                 raise
             except (ApiError, kafka.KafkaError) as error:
-                self._tell(call, error)
+                self._report(call, error)
                 if said != str(error):
                     said = str(error)
                     logger.warning("Not begun yet: %s", error, extra=self._fields(()))
@@ -276,8 +276,8 @@ class Assignment:
                 self._refused(None)
                 return answer
 
-    def _tell(self, call: object, error: ApiError | kafka.KafkaError) -> None:
-        """What keeps partitions from being begun. Raises it where nobody can mend it by waiting."""
+    def _report(self, call: object, error: ApiError | kafka.KafkaError) -> None:
+        """Say in the condition why partitions are not begun. Raises the error where waiting cannot help."""
         if isinstance(error, ApiError):
             self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
         elif error.reason == UNREADABLE:

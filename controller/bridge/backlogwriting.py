@@ -1,7 +1,7 @@
 """Brings the backlogs into the API server: each by one write for many offsets, all together at a bounded rate.
 
-Any await may see a rebalance: what is known before one is looked at again behind it. A backlog may have been given up,
-and its user have another; a partition may have been taken up whose records the object lists.
+A rebalance may happen during any await, so what was known before it is checked again after it: the backlog may have
+been given up, and its user have another one; a partition may have been taken up whose records the object lists.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
 #: Objects in a page of a list: up to 200 KB each, parsed at once.
 PAGE = 50
-#: Replicas that share an object meet; what goes on for longer is no meeting, and is refused like anything else.
+#: Replicas may write one object at the same time. So many conflicts in a row are retried at once; what goes on for longer
+#: is refused like anything else.
 TRIES = 3
-#: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
-#: often, to find out.
+#: Seconds between backlogs of further users that are begun while some are refused and none is written: it may be that
+#: all are refused.
 PROBE_SECONDS = 5.0
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
 
-from controller import errors, names
-from controller.cluster import LEASES, Cluster
-from controller.logs import fields
-from controller.presence import SILENCE_SECONDS, Heard
+from controller import names
+from controller.cluster import Cluster
+from controller.presence import SILENCE_SECONDS, Heard, list_leases
 from controller.streams import UpdateStream
-
-logger = logging.getLogger(__name__)
 
 #: Seconds between looks: one for all streams, of metadata alone, since another version is a renewal.
 LOOK_SECONDS = 15.0
@@ -38,19 +33,9 @@ class Controllers:
         return ""
 
     async def follow(self, looked: Callable[[], None]) -> None:
-        """Look for ever; `looked` is called after each look. What fails is logged once."""
-        failing = False
-        while True:
-            try:
-                listing = await self._cluster.list(LEASES, label_selector=names.STREAM_LABEL, metadata_only=True)
-            except errors.ApiError as error:
-                if not failing:
-                    logger.warning("Leases of streams not listed", extra=fields(cause=str(error)))
-                failing = True
-            else:
-                failing = False
-                found = [body["metadata"] for body in listing.items]
-                versions = {(each["namespace"], each["name"]): each["resourceVersion"] for each in found}
-                self._heard.look(versions, time.monotonic())
-                looked()
-            await asyncio.sleep(LOOK_SECONDS)
+        """Look for ever; `looked` is called after each look."""
+        async for leases in list_leases(self._cluster, names.STREAM_LABEL, LOOK_SECONDS, metadata_only=True):
+            found = [body["metadata"] for body in leases]
+            versions = {(each["namespace"], each["name"]): each["resourceVersion"] for each in found}
+            self._heard.look(versions, time.monotonic())
+            looked()

@@ -59,7 +59,7 @@ class Ingest:
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
         self._refused = False
-        self._telling: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     @property
     def settled(self) -> bool:
@@ -83,12 +83,12 @@ class Ingest:
 
     def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
         """Say that no controller works on it, where that is so. Who does says so again by themselves."""
-        if (self._telling is None or self._telling.done()) and (message := missing(self._stream)):
+        if (self._writing is None or self._writing.done()) and (message := missing(self._stream)):
             change = partial(_without_controller, message)
-            if self._status.wants(change):
-                self._telling = asyncio.create_task(self._tell(change))
+            if self._status.would_change(change):
+                self._writing = asyncio.create_task(self._write(change))
 
-    async def _tell(self, change: Change) -> None:
+    async def _write(self, change: Change) -> None:
         try:
             await self._status.apply(change)
         except ApiError as error:
@@ -105,7 +105,7 @@ class Ingest:
             await self._run()
         finally:
             if self._admin is not None:
-                self._admins.give_back(self._admin)
+                self._admins.release(self._admin)
 
     async def _run(self) -> None:
         while True:
@@ -163,10 +163,10 @@ class Ingest:
 
     def _reach(self, config: dict[str, Any]) -> kafka.Admin:
         """The admin client for that way to Kafka, in place of the one that this stream has had."""
-        new, old = self._admins.take(config), self._admin
+        new, old = self._admins.acquire(config), self._admin
         self._admin = new
         if old is not None:
-            self._admins.give_back(old)
+            self._admins.release(old)
         return new
 
     async def _new_way(self, secrets: dict[str, str]) -> None:

@@ -48,7 +48,7 @@ class Consuming:
 
 
 def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
-    """What this bridge says where others may take it for dead, and say so: the same, so that they do not take turns."""
+    """The condition; NoBridge where controllers may write that too, so that nobody overwrites the other in turns."""
     trouble = presence.trouble
     return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
 
@@ -138,13 +138,13 @@ class Reporter:
             raise
         except ApiError as error:
             self._written = None
-            await self._tell(error)
+            await self._report_refused(error)
             raise
         reach("bridge.positioned")
         for partition, position in proposed.items():
             partition.recorded = position
 
-    async def _tell(self, error: ApiError) -> None:
+    async def _report_refused(self, error: ApiError) -> None:
         """A condition is taken where a list of positions is not."""
         message = f"the API server refuses the positions, so that none is committed: {error}"
         if condition := self._condition():

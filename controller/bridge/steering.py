@@ -22,16 +22,16 @@ LOW_WATER = 12 << 20
 UNSAVED_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
-#: Commits that have not been accepted for so long are told of, before creates stand still for want of them.
+#: Seconds without an accepted commit until the condition says so: before creates stop for lack of one.
 UNCOMMITTED_SECONDS = 5.0
 #: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
 #: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
 MADE_HIGH = 20_000
 MADE_LOW = 15_000
-#: A write that has been refused for so long is told of, and for a while after: it is asked for anew when its user is
-#: moved into a backlog.
+#: Seconds of refusals until the condition names a write, and for which it goes on naming it: the write begins anew when
+#: its user is moved into a backlog.
 REFUSED_SECONDS = 2.0
-TOLD_SECONDS = 4.0
+REPORTED_SECONDS = 4.0
 MAX_MESSAGE = 1000
 
 
@@ -65,11 +65,11 @@ class Steering:
         self.paused = False
         #: Memory of offsets that are not written yet, as last looked at.
         self._unsaved = 0
-        #: Too much is made above a position: what adds to it waits in Kafka.
+        #: Too many updates are made above a position: further records wait in Kafka.
         self.held_up = False
-        #: What the API server refuses, and until when that is told of.
-        self._told = ""
-        self._told_until = 0.0
+        #: What the API server refuses, and until when the condition says so.
+        self._reported = ""
+        self._reported_until = 0.0
         self._looked = time.monotonic()
 
     @property
@@ -81,7 +81,7 @@ class Steering:
         now = time.monotonic()
         self._unsaved = UNSAVED_COST * self._overflow.unsaved
         if words := self._refused(REFUSED_SECONDS):
-            self._told, self._told_until = words, now + TOLD_SECONDS
+            self._reported, self._reported_until = words, now + REPORTED_SECONDS
         if self._creating:
             if self.memory > HIGH_WATER * self._share():
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
@@ -120,11 +120,11 @@ class Steering:
         if self._starving:
             taken = self._dispatch.slots.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
-        told = self._told if time.monotonic() < self._told_until else ""
+        reported = self._reported if time.monotonic() < self._reported_until else ""
         if self.held_up:
-            return self._no("PositionHeld", self._held_up(told or self._refused(0)))
-        if told:
-            return self._no("CreatesRefused", told)
+            return self._no("PositionHeld", self._held_up(reported or self._refused(0)))
+        if reported:
+            return self._no("CreatesRefused", reported)
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
@@ -161,12 +161,12 @@ class Steering:
     def _made_above(self) -> int:
         return sum(partition.tracker.made_above for partition in self._partitions if partition.tracker)
 
-    def _held_up(self, told: str) -> str:
+    def _held_up(self, refused: str) -> str:
         known = [partition for partition in self._partitions if partition.tracker]
         most = max(known, key=lambda partition: partition.tracker.made_above if partition.tracker else 0)
         return (
             f"over {MADE_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at position"
-            f" {most.position}: its record waits. {told}"
+            f" {most.position}: its record waits. {refused}"
         ).strip()
 
     @property

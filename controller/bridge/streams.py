@@ -25,7 +25,7 @@ from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
-from controller.streamstatus import tell_unreadable
+from controller.streamstatus import report_unreadable
 from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Streams:
         try:
             stream = UpdateStream.from_body(body)
         except NOT_UNDERSTOOD as error:
-            self._stand_still(key, body, error)
+            self._set_unreadable(key, body, error)
             return
         self._unreadable.pop(key, None)
         if key in self._running:
@@ -144,9 +144,10 @@ class Streams:
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
-    def _stand_still(self, key: Key, body: dict[str, Any], error: Exception) -> None:
-        """By an earlier spec something might be consumed that this one forbids. Told of once for each spec: where a
-        newer bridge works on the stream beside this one, it tells otherwise.
+    def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+        """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
+
+        That is reported once for each spec: a newer bridge may work on the stream beside this one and report otherwise.
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation
@@ -155,15 +156,15 @@ class Streams:
         if known != generation:
             namespace, name, _ = key
             logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
-            report = asyncio.create_task(self._tell(key, body, error))
+            report = asyncio.create_task(self._report_unreadable(key, body, error))
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
 
-    async def _tell(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+    async def _report_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         if before := [task for task, ended in self._ending.items() if ended[:2] == key[:2]]:
             await asyncio.wait(before)  # they may have something to tell too, which is over then
         with contextlib.suppress(NotFound):
-            await tell_unreadable(self._cluster, "Consuming", body, error, lambda: datetime.now(UTC))
+            await report_unreadable(self._cluster, "Consuming", body, error, lambda: datetime.now(UTC))
 
     def _look_for_controllers(self) -> None:
         for ingest, _ in self._running.values():

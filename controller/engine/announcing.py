@@ -13,13 +13,14 @@ from controller.recorder import EventRecorder, reference
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, Status, UserUpdate
 
-#: Of a stream at most so many at once, and so many more each second; of all that a process works on together.
+#: Events of one stream: so many at once, and so many more each second.
 BURST, PER_SECOND = 25, 1.0
-WHOLE_BURST, WHOLE_PER_SECOND = 100, 10.0
+#: Events of all streams of a process together.
+PROCESS_BURST, PROCESS_PER_SECOND = 100, 10.0
 
 
-class Bucket:
-    """Of tokens: so many at once, and so many more each second."""
+class TokenBucket:
+    """So many at once, and so many more each second, as client-go's flowcontrol has it."""
 
     def __init__(self, burst: float, per_second: float) -> None:
         self._burst = self._tokens = burst
@@ -40,12 +41,12 @@ class Bucket:
 class Announcer:
     """Writes Events in the background, as many as the stream's bucket allows, and that of the whole process."""
 
-    def __init__(self, cluster: Cluster, identity: str, whole: Bucket) -> None:
+    def __init__(self, cluster: Cluster, identity: str, process: TokenBucket) -> None:
         self._recorder = EventRecorder(cluster, "controller", identity)
-        self._buckets = Bucket(BURST, PER_SECOND), whole
+        self._buckets = TokenBucket(BURST, PER_SECOND), process
 
     def update_changed(self, update: UserUpdate, before: Status) -> None:
-        """Tell of an update whose status has just been written."""
+        """Announce an update whose status has just been written."""
         after = update.status
         if told := transition(before, after):
             kind, reason = told

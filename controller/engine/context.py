@@ -96,7 +96,7 @@ class StreamContext:
     stream: UpdateStream
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
-    #: What stands in for objects that are not understood, and that an outcome in hand is to be written to, by name.
+    #: Placeholders for objects that are not understood, and that an outcome in hand is to be written to, by name.
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
     #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
     refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)

@@ -244,7 +244,7 @@ class Engine:
             self.observe(kind, body)
 
     async def _adopt(self) -> bool:
-        """Whether the stream bears its mark now, before anything is called."""
+        """Write the annotation by which a copy is recognized, before anything is called. Whether that is done."""
         try:
             await adopt(self._context.cluster, self._context.stream)
         except errors.ApiError as error:

@@ -18,7 +18,7 @@ from controller.adoption import report_restored
 from controller.cluster import STREAMS, Body, Cluster, Listing
 from controller.downstream import Downstream
 from controller.engine import metrics
-from controller.engine.announcing import WHOLE_BURST, WHOLE_PER_SECOND, Bucket
+from controller.engine.announcing import PROCESS_BURST, PROCESS_PER_SECOND, TokenBucket
 from controller.engine.lease import Lease
 from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
@@ -27,7 +27,7 @@ from controller.engine.sharing import Sharing
 from controller.engine.signs import Signs
 from controller.logs import fields
 from controller.streams import UpdateStream
-from controller.streamstatus import tell_unreadable
+from controller.streamstatus import report_unreadable
 from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Engines:
         self._leases = Leases(cluster)
         self._signs = Signs(cluster, namespace)
         self._sharing = Sharing(identity, self._leases, self._signs)
-        self._announcements = Bucket(WHOLE_BURST, WHOLE_PER_SECOND)
+        self._announcements = TokenBucket(PROCESS_BURST, PROCESS_PER_SECOND)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
@@ -168,7 +168,7 @@ class Engines:
         try:
             stream = UpdateStream.from_body(body)
         except NOT_UNDERSTOOD as error:
-            self._stand_still(key, body, error)
+            self._set_unreadable(key, body, error)
             return
         self._unreadable.pop(key, None)
         self._streams[key] = stream
@@ -188,15 +188,16 @@ class Engines:
             self._engines[key].reconfigure(stream)
 
     def _hold(self, key: tuple[str, str], stream: UpdateStream) -> None:
-        """Nothing is done for a restored stream but to say so, until a person takes the mark off."""
+        """Nothing is done for a restored stream but to say so, until a person removes the annotation."""
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
         if key in self._engines:
             self._stop(key)
         self._report(key, report_restored(self._cluster, stream))
 
-    def _stand_still(self, key: tuple[str, str], body: Body, error: Exception) -> None:
-        """By an earlier spec something might be done that this one forbids. Told of once for each spec: where a newer
-        controller works on the stream beside this one, it tells otherwise.
+    def _set_unreadable(self, key: tuple[str, str], body: Body, error: Exception) -> None:
+        """Stop work on the stream: by its earlier spec something might be done that the new one forbids.
+
+        That is reported once for each spec: a newer controller may work on it beside this one and report otherwise.
         """
         metadata = body["metadata"]
         before, version = self._unreadable.get(key), int(metadata["resourceVersion"])
@@ -213,7 +214,7 @@ class Engines:
                 "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
                 extra=fields(stream="/".join(key), cause=repr(error)),
             )
-            self._report(key, tell_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC)))
+            self._report(key, report_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC)))
 
     def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
         """Write a condition in the background, after the engine before it, which may have something to say too."""

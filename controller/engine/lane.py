@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import assert_never
 
 from controller import crashpoints, errors
-from controller.engine import rumours
+from controller.engine import newer
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
@@ -64,7 +64,7 @@ class Lane:
         "_context",
         "_follows",
         "_in_hand",
-        "_rumours",
+        "_newer",
         "_stirred",
         "_task",
         "_timer",
@@ -86,7 +86,7 @@ class Lane:
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
         self._unwritten = Unwritten(context)
-        self._rumours = rumours.NONE
+        self._newer = newer.NONE
         #: Done when a task that waits for a slot is to look at its queue again.
         self._stirred: asyncio.Future[None] | None = None
         #: The predecessor that was found finished or gone, or was finished here.
@@ -107,7 +107,7 @@ class Lane:
         held = self._in_hand or self._unwritten.update
         if held is None or (held.name, held.uid) != (update.name, update.uid):
             return False
-        self._rumours = rumours.heard(self._rumours, update.name, update.resource_version)
+        self._newer = newer.with_version(self._newer, update.name, update.resource_version)
         return True
 
     def wake(self) -> None:
@@ -152,7 +152,7 @@ class Lane:
     def finished(self, name: str) -> None:
         """An update is finished or gone: what follows it may start."""
         self.queue.remove(name)
-        self._rumours = rumours.settled(self._rumours, name)
+        self._newer = newer.without(self._newer, name)
         self._follows = name
 
     def gone(self, update: UserUpdate) -> None:
@@ -186,7 +186,7 @@ class Lane:
             await self._write_outcomes()
             return True  # the Lease may be back by now
         decision = self._decide(update)
-        changed = self._rumours.get(update.name, 0) > update.resource_version
+        changed = self._newer.get(update.name, 0) > update.resource_version
         if self._unwritten and (changed or not isinstance(decision, RunStep)):
             await self._write_outcomes()
         elif changed:
@@ -358,7 +358,7 @@ class Lane:
         if not (found := await read(self._context.cluster, update.namespace, update.name)):
             self.gone(update)
             return
-        self._rumours = rumours.settled(self._rumours, update.name)
+        self._newer = newer.without(self._newer, update.name)
         if found.uid != update.uid or found.status.finished:
             self.finished(update.name)
         if not found.status.finished:

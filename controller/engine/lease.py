@@ -32,7 +32,7 @@ RENEW_PERIOD = 2.0
 SPREAD_SECONDS = 1.5
 #: Seconds between looks at one that is free and left to others for a moment: who has waited goes first.
 FREE_POLL_PERIOD = 0.05
-#: Seconds after which writes that fail are told of.
+#: Seconds after which writes that fail are reported.
 REFUSED_SECONDS = 5.0
 #: Seconds for which one that was given away is left to others.
 YIELD_SECONDS = 2.0
@@ -74,7 +74,7 @@ class Lease:
         self._reaching = False
         #: Until when (monotonic) it is left to others, who are to have it.
         self._yielded = float("-inf")
-        #: What the last attempt failed of, since when (monotonic) attempts have failed; empty: it did not.
+        #: Why the last attempt failed, empty if it did not; and since when (monotonic) attempts have failed.
         self._error = ""
         self._failing = 0.0
         #: Whether it was the API server that said so.
@@ -123,7 +123,7 @@ class Lease:
     async def keep(self) -> None:
         """Acquire and renew for ever, whatever the API server answers."""
         self._sharing.join(self)
-        await self._leases.shown()
+        await self._leases.synced()
         while True:
             if self.taken or self._may_reach():
                 await self._try()
@@ -150,7 +150,7 @@ class Lease:
             self._reaching = False
 
     def _failed(self, error: Exception) -> None:
-        """Told of once, held or not: a policy, a quota or a webhook may refuse it for as long as it likes."""
+        """Log each cause once, held or not: a policy, a quota or a webhook may refuse the Lease for hours."""
         if isinstance(error, errors.Conflict | errors.AlreadyExists) and not self.held:
             self._error = ""  # another one was faster
             return
@@ -164,7 +164,7 @@ class Lease:
 
     @property
     def refused(self) -> str:
-        """Why nobody can work here, where the API server has said no for a while; empty also where it says nothing."""
+        """Why nobody can have it: what the API server has answered for a while. Empty where it gives no answer."""
         refused = self._error and self._answered and not self.held
         if not refused or time.monotonic() - self._failing < REFUSED_SECONDS:
             return ""

@@ -18,7 +18,7 @@ TIMEOUT = 4.0
 #: Seconds between looks of those who wait, at what the watch has shown: what a take-over after a graceful stop costs.
 POLL_PERIOD = 0.5
 #: Seconds for which one who begins waits for the watch's first list.
-SHOWN_SECONDS = 1.0
+SYNC_SECONDS = 1.0
 #: Seconds after which a Lease that is not there, though it was seen, is forgotten.
 FORGET_SECONDS = 600.0
 
@@ -53,7 +53,7 @@ class Leases:
         #: What is there, by the watch.
         self._there: set[tuple[str, str]] = set()
         #: Done when the watch has shown what is there for the first time.
-        self._shown = asyncio.Event()
+        self._synced = asyncio.Event()
         #: By namespace, the LIST that has not been asked for yet, and the one that is under way.
         self._next: dict[str, asyncio.Task[dict[str, Sighting]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
@@ -83,7 +83,7 @@ class Leases:
                 for body in change.items:
                     self.observe(body)
                 self._there = {_key(body) for body in change.items}
-                self._shown.set()
+                self._synced.set()
                 self._forget()
             elif change.type == "DELETED":
                 self._there.discard(_key(change.object))
@@ -94,11 +94,11 @@ class Leases:
                 if known is None or int(known.version) < change.resource_version:  # what was read may be ahead
                     self.observe(change.object)
 
-    async def shown(self) -> None:
-        """Wait for what the watch shows first; not for ever: without it each Lease is read by itself."""
+    async def synced(self) -> None:
+        """Wait for the first list of the watch, for SYNC_SECONDS at most: without it each Lease is read by itself."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SHOWN_SECONDS):
-                await self._shown.wait()
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._synced.wait()
 
     async def others(self, namespace: str, stream: str, shape: frozenset[str]) -> dict[str, Sighting]:
         """The stream's Leases but for those of that shape, by a consistent read. Raises ApiError."""

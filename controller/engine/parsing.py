@@ -1,4 +1,4 @@
-"""Objects from outside: what cannot be understood keeps its place, never runs, is told of, and stops nothing else."""
+"""Objects from outside: one that is not understood keeps its place, never runs, is reported, and stops nothing else."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from controller.updates import NOT_UNDERSTOOD, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Of so many objects it is remembered which version of them was told of in the log.
+#: Objects of which it is remembered which version was logged.
 REMEMBERED = 1000
-_told: dict[str, int] = {}
+_logged: dict[str, int] = {}
 
 
 def parse(body: Body) -> UserUpdate:
-    """The update, or what stands in for it (`unreadable`); of the latter a line in the log, once for each version."""
+    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each version."""
     try:
         return UserUpdate.from_body(body)
     except NOT_UNDERSTOOD as error:
-        update = UserUpdate.stand_in(body, error)
-        _tell(update, error)
+        update = UserUpdate.placeholder(body, error)
+        _log_once(update, error)
         return update
 
 
@@ -34,12 +34,12 @@ async def read(cluster: Cluster, namespace: str, name: str) -> UserUpdate | None
         return None
 
 
-def _tell(update: UserUpdate, error: Exception) -> None:
-    if _told.get(update.uid) == update.resource_version:
+def _log_once(update: UserUpdate, error: Exception) -> None:
+    if _logged.get(update.uid) == update.resource_version:
         return
-    if len(_told) >= REMEMBERED:
-        _told.clear()
-    _told[update.uid] = update.resource_version
+    if len(_logged) >= REMEMBERED:
+        _logged.clear()
+    _logged[update.uid] = update.resource_version
     logger.error(
         "UserUpdate not understood: its user waits. Upgrade the controller, or delete the object",
         extra=fields(namespace=update.namespace, update=update.name, cause=repr(error)),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from controller import names
 from controller.cluster import Body, Cluster
 from controller.downstream import Downstream
-from controller.engine.announcing import Announcer, Bucket
+from controller.engine.announcing import Announcer, TokenBucket
 from controller.engine.context import Shared
 from controller.engine.credentials import Credentials
 from controller.engine.engine import Engine
@@ -28,7 +28,7 @@ class Parts:
         downstream: Downstream,
         sharing: Sharing,
         no_bridge: Callable[[], str],
-        announcements: Bucket,
+        announcements: TokenBucket,
         stream: UpdateStream,
         identity: str,
         on_gone: Callable[[], None],

@@ -68,7 +68,7 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
         for state, count in own.users.items():
             gauges.set(metrics.USERS.labels(context.label, state), count)
         change = partial(_laid_over, own, context)
-        if not context.shared.status.wants(change):
+        if not context.shared.status.would_change(change):
             continue
         try:
             await context.shared.status.apply(change)
@@ -96,7 +96,7 @@ async def report_refused(context: StreamContext) -> None:
         if not (message := context.lease.refused):
             continue
         change = partial(_refused, message[:MAX_MESSAGE], context)
-        if context.shared.status.wants(change):
+        if context.shared.status.would_change(change):
             await context.shared.status.apply(change)
 
 
@@ -170,7 +170,7 @@ def summary(
 ) -> Summary:
     """Counts of the stream, or of one of its shards, from what is known of its updates.
 
-    `in_doubt`: what stands in for some of them, which an outcome could not be written to.
+    `in_doubt`: placeholders for some of them, which an outcome could not be written to.
     """
     phases: Counter[str] = Counter()
     users: defaultdict[Reason, set[str]] = defaultdict(set)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TypeAlias
@@ -10,7 +9,7 @@ from typing import TypeAlias
 from controller import errors, names
 from controller.cluster import LEASES, Body, Cluster
 from controller.logs import fields
-from controller.presence import RENEW_SECONDS, SILENCE_SECONDS, Heard
+from controller.presence import RENEW_SECONDS, SILENCE_SECONDS, Heard, list_leases
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +57,10 @@ class Signs:
         )
 
     async def follow(self) -> None:
-        """Look for ever. What fails is logged once."""
-        failing = False
-        while True:
-            try:
-                listing = await self._cluster.list(LEASES, label_selector=names.COMPONENT_LABEL)
-            except errors.ApiError as error:
-                if not failing:
-                    logger.warning("Leases of processes not listed", extra=fields(cause=str(error)))
-                failing = True
-            else:
-                failing = False
-                self._observe(listing.items)
-                await self._bury(listing.items)
-            await asyncio.sleep(LOOK_SECONDS)
+        """Look for ever."""
+        async for leases in list_leases(self._cluster, names.COMPONENT_LABEL, LOOK_SECONDS):
+            self._observe(leases)
+            await self._delete_dead(leases)
 
     def _observe(self, leases: list[Body]) -> None:
         versions = {}
@@ -84,7 +73,7 @@ class Signs:
         self._heard.look(versions, time.monotonic())
         self._processes = {key: self._processes[key] for key in self._heard.known if key in self._processes}
 
-    async def _bury(self, leases: list[Body]) -> None:
+    async def _delete_dead(self, leases: list[Body]) -> None:
         """Delete what is dead for long, as it was seen: who comes back makes it again."""
         now = time.monotonic()
         for body in leases:

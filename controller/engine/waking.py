@@ -1,4 +1,4 @@
-"""All lanes of a shard are to look again: a changed spec, a Lease that is back. Which begin when.
+"""Wakes all lanes of a shard, a few at a time, after a changed spec or when a Lease is back.
 
 Were thousands to begin at once, each would open a connection before the first of them had its answer; so they begin a
 few at a time. Nobody waits for a call that hangs: a changed spec acts within two seconds beside a thousand of them.

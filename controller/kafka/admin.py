@@ -51,7 +51,7 @@ class Admin:
     async def _answers(self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
         """What was answered, or the KafkaException."""
         if (client := self._client) is None:
-            raise KafkaError("BrokerUnreachable", "this way to Kafka is used no more")
+            raise KafkaError("BrokerUnreachable", "the admin client is closed")
         waiting = {key: asyncio.wrap_future(future) for key, future in request(client).items()}
         try:
             if waiting:
@@ -67,22 +67,22 @@ class Admin:
 
 
 class Admins:
-    """Who needs an admin client gets that of the same way to Kafka where there is one."""
+    """Admin clients, each shared by all who reach Kafka by the same configuration."""
 
     def __init__(self) -> None:
-        #: By configuration: the client, and how many have it.
+        #: By configuration: the client, and how many use it.
         self._shared: dict[tuple[tuple[str, Any], ...], tuple[Admin, int]] = {}
 
-    def take(self, config: Mapping[str, Any]) -> Admin:
-        """To be given back. Raises KafkaError(ConfigRefused)."""
+    def acquire(self, config: Mapping[str, Any]) -> Admin:
+        """The client for that configuration, until `release`. Raises KafkaError(ConfigRefused)."""
         own = {key: value for key, value in config.items() if not key.startswith(("fetch.", "isolation."))}
         key = tuple(sorted(own.items()))
         admin, users = self._shared.get(key) or (Admin(own), 0)
         self._shared[key] = admin, users + 1
         return admin
 
-    def give_back(self, old: Admin) -> None:
-        """It ends when nobody has it any more."""
+    def release(self, old: Admin) -> None:
+        """It is closed when nobody uses it any more."""
         key = next(key for key, (admin, _) in self._shared.items() if admin is old)
         admin, users = self._shared[key]
         if users > 1:
@@ -133,7 +133,7 @@ REASONS = {
 
 #: The reason where a partition has no leader for now.
 LEADERLESS = "LeaderNotAvailable"
-#: So says librdkafka, or that no broker knows which it is.
+#: What librdkafka or a broker says of such a partition.
 _LEADERLESS = (
     ck.KafkaError._NOENT,
     ck.KafkaError.LEADER_NOT_AVAILABLE,

@@ -60,7 +60,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class CommitRefused:
-    """The coordinator did not take a commit: it says so, or there is none that could."""
+    """A commit was not accepted: the coordinator refused it, or there is no coordinator."""
 
     message: str
 

@@ -61,7 +61,7 @@ class TopicLookup:
         """Of all of them. Raises KafkaError(LeaderNotAvailable) where one does not answer."""
         wanted = list(partitions)
         found = await self.ranges(wanted)
-        if silent := wanted_but(wanted, found):
+        if silent := without_answer(wanted, found):
             raise unanswered(self._topic, silent)
         return found
 
@@ -75,7 +75,7 @@ class TopicLookup:
         answer = found[group].topic_partitions
         for refused in (p.error for p in answer if p.error is not None):
             raise explained(refused, self._topic)
-        if silent := wanted_but(wanted, {p.partition for p in answer}):
+        if silent := without_answer(wanted, {p.partition for p in answer}):
             raise unanswered(self._topic, silent)
         return {p.partition: p.offset for p in answer if p.offset >= 0}
 
@@ -100,12 +100,12 @@ class TopicLookup:
             if error.reason != LEADERLESS:
                 raise
             return {}
-        # A leader that does not answer is told by no error, but by an offset that is none.
+        # librdkafka reports a leader that does not answer by no error, but by a negative offset.
         return {where.partition: each.offset for where, each in found.items() if each.offset >= 0}
 
 
-def wanted_but(wanted: Iterable[int], found: Container[int]) -> list[int]:
-    """Of the partitions that were asked for those that are not among the answers."""
+def without_answer(wanted: Iterable[int], found: Container[int]) -> list[int]:
+    """Partitions that were asked for and have no answer, rising."""
     return sorted(partition for partition in wanted if partition not in found)
 
 
@@ -114,7 +114,8 @@ def unassigned(group: str, topic: str, partitions: Iterable[int]) -> KafkaError:
     numbers = ", ".join(map(str, partitions))
     return KafkaError(
         "PartitionsUnassigned",
-        f"of topic {topic} no member of group {group} has these partitions: {numbers}; it is made to count them again",
+        f"of topic {topic} no member of group {group} has these partitions: {numbers};"
+        " the bridge makes the group rebalance",
     )
 
 

@@ -104,7 +104,7 @@ async def test_questions_go_on_when_the_broker_that_was_asked_has_died(
 ) -> None:
     """The one that librdkafka takes for the controller; each answer about the cluster names another."""
     admins = Admins()
-    admin = admins.take({"bootstrap.servers": ingested.bootstrap, "log_level": 0})
+    admin = admins.acquire({"bootstrap.servers": ingested.bootstrap, "log_level": 0})
     lookup = TopicLookup(admin, ingested.topic)
     await asyncio.to_thread(eventually, lambda: takes_for_controller(admin) == NODE)
     await asyncio.to_thread(brokers.kill, SECOND)
@@ -116,7 +116,7 @@ async def test_questions_go_on_when_the_broker_that_was_asked_has_died(
             raise AssertionError(error) from error
 
     await eventually_async(answered, 25)
-    admins.give_back(admin)
+    admins.release(admin)
 
 
 def takes_for_controller(admin: Admin) -> int:

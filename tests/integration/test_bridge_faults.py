@@ -178,9 +178,9 @@ def test_an_api_server_that_is_away_is_outlived(
     assert bridge.running
 
 
-@pytest.mark.parametrize("reason", [{"reason": "Forbidden"}, {}], ids=["403", "422"])
+@pytest.mark.parametrize("reason", ["Forbidden", ""], ids=["403", "422"])
 def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
-    ingested: Ingested, start_bridge: StartReplica, reason: dict[str, str]
+    ingested: Ingested, start_bridge: StartReplica, reason: str
 ) -> None:
     """As a quota does, which is judged by the same code: 403 for what is there and for what is not.
 
@@ -190,7 +190,7 @@ def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
     ingested.apply()
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
-    with policy(ingested.kube, ingested.namespace, "userupdates", message="no more updates today", **reason):
+    with policy(ingested.kube, ingested.namespace, "userupdates", message="no more updates today", reason=reason):
         ingested.produce(good(["bo", "cy", "bo"]))
         ingested.reason("CreatesRefused", 20)
         assert "no more updates today" in ingested.condition()["message"]

@@ -17,8 +17,8 @@ from controller.kafka import member
 from controller.serving import Health
 from tests.background import repeating
 from tests.conftest import StartReplica
-from tests.eventually import eventually
-from tests.ingest import Ingested, always, check_links, good
+from tests.eventually import eventually, throughout
+from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
 from tests.refusing import asked, policy, webhook, webhooks_called
 
@@ -60,8 +60,10 @@ def test_forty_users_whose_updates_a_policy_refuses_as_too_large_keep_nobody_wai
     start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
     bad = [f"bad{number}" for number in range(40)]
-    refusing = {"allows": NOT_BAD, "message": "too much", "reason": "RequestEntityTooLarge"}
-    with policy(ingested.kube, ingested.namespace, "userupdates", **refusing):
+    refused_by = policy(
+        ingested.kube, ingested.namespace, "userupdates", NOT_BAD, message="too much", reason="RequestEntityTooLarge"
+    )
+    with refused_by:
         eventually(lambda: _acts(ingested))
         ingested.produce(good(bad * 3))
         ingested.produce(good(["good"]))
@@ -89,7 +91,7 @@ def test_a_refused_user_lets_the_position_move_on_though_nothing_else_happens(
 ) -> None:
     start_bridge()
     ingested.apply()
-    with policy(ingested.kube, ingested.namespace, "userupdates", allows=NOT_BAD, reason="Forbidden"):
+    with policy(ingested.kube, ingested.namespace, "userupdates", NOT_BAD, reason="Forbidden"):
         eventually(lambda: asked(ingested.kube, ingested.namespace, "userupdates", user="bad") == 403)
         ingested.produce(good(["bad", "bad"]))
         ingested.reason("CreatesRefused", 10)
@@ -141,8 +143,8 @@ def test_a_rejected_event_that_is_refused_is_not_given_up(ingested: Ingested, st
     """Not even without its record; and those of other records are shown."""
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
-    refusing = {"allows": "object.spec.reason != 'NotJSON'", "reason": "Invalid"}
-    with policy(ingested.kube, ingested.namespace, "rejectedevents", **refusing):
+    no_json = "object.spec.reason != 'NotJSON'"
+    with policy(ingested.kube, ingested.namespace, "rejectedevents", no_json, reason="Invalid"):
         eventually(lambda: _shows_no_json(ingested))
         ingested.produce([("ana", b"poison"), *good(["ana"]), *[("bo", None)] * 2, *good(["bo"])])
         eventually(lambda: len(ingested.rejected()) == 2, 20)
@@ -150,7 +152,7 @@ def test_a_rejected_event_that_is_refused_is_not_given_up(ingested: Ingested, st
         assert ingested.offsets() == [(0, 1), (0, 4)]
         ingested.reason("CreatesRefused", 10)
         assert "the RejectedEvent of partition 0, offset 0" in ingested.condition()["message"]
-        always(lambda: ingested.entry()["position"] == 0, 40)
+        throughout(lambda: ingested.entry()["position"] == 0, 2)
     ingested.positioned(5, 40)
     assert sorted(entry["source"]["offset"] for entry in ingested.rejected()) == [0, 2, 3]
     assert bridge.running
@@ -207,7 +209,7 @@ def test_a_position_that_is_held_up_bounds_what_is_made_above_it(
             ingested.reason("PositionHeld", 30)
             assert "partition 0 stays at position 0" in ingested.condition()["message"]
             eventually(lambda: "no poison today" in ingested.condition()["message"])
-            always(lambda: 200 <= len(ingested.updates()) < 600, 20)
+            throughout(lambda: 200 <= len(ingested.updates()) < 600, 1)
         ingested.positioned(count + 1, 60)
         eventually(lambda: ingested.condition()["reason"] == "Consuming", 20)
     assert len(ingested.updates()) == count

@@ -17,8 +17,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
-from tests.policies import policy
-from tests.refusing import asked
+from tests.refusing import asked, policy
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
@@ -142,7 +141,7 @@ def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_
 
 
 def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested, start_bridge: StartReplica) -> None:
-    """More of them than are written at a time; they are told of, and written when they may be."""
+    """More of them than are written at a time; the condition names them, and they are written once accepted."""
     start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
     refused = [f"bad{number}" for number in range(2 * PARALLEL)]
@@ -153,7 +152,7 @@ def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested,
         ingested.reason("CreatesRefused", 40)
         assert "refused by a test's policy" in ingested.condition()["message"]
         eventually(lambda: [body["spec"]["user"] for body in ingested.backlogs()] == ["good"], 10)
-        # The next of them is not slowed down by what goes on being refused.
+        # Further backlogs are not slowed down by those that are still refused.
         ingested.produce(good(f"good{number}" for _ in range(3) for number in range(50)))
         eventually(lambda: len(ingested.backlogs()) == 51, 20)
         assert ingested.kube.requests("userbacklogs")["POST", "422"] < 500, "asked without a break"
@@ -172,7 +171,7 @@ def test_records_that_no_backlog_takes_wait_in_kafka(ingested: Ingested, start_b
         ingested.produce(good(users * 15_000))
         most = HIGH_WATER // UNSAVED_COST
         eventually(lambda: _read(bridge) > most, 30)
-        # It makes something of what is there meanwhile, and reads no more than what is on its way.
+        # It creates updates of what it has read, and reads no more than what is on its way.
         ingested.change(limits={"maxPerUser": 2})
         eventually(lambda: len(ingested.updates()) == 8, 10)
         assert _read(bridge) < 2 * most

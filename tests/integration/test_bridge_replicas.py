@@ -172,7 +172,7 @@ def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: Star
 def test_a_backlog_that_only_another_bridge_works_off_is_left_to_it(
     ingested: Ingested, start_bridge: StartReplica
 ) -> None:
-    """The one that has no more in it wrote the other's entries ten times a second."""
+    """The bridge without entries in it wrote the other one's entries ten times a second."""
     replicas = [start_bridge(), start_bridge()]
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 8})
     for replica in replicas:

@@ -13,7 +13,7 @@ from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
 from tests.kube import Kube
-from tests.policies import policy
+from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -135,18 +135,18 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
 
 
 async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
-    """At once, also while an error that was told of is kept: nothing here waits for a collection of garbage."""
+    """At once, also while somebody keeps an error: the threads do not wait for the garbage collector."""
     admins = Admins()
     before = _threads(os.getpid())
     config = {"bootstrap.servers": ingested.bootstrap}
-    first, second = admins.take(config), admins.take({**config, "fetch.min.bytes": 1})
+    first, second = admins.acquire(config), admins.acquire({**config, "fetch.min.bytes": 1})
     assert first is second
     with pytest.raises(KafkaError) as kept:
         await TopicLookup(first, "missing").describe()
-    admins.give_back(first)
+    admins.release(first)
     await TopicLookup(second, ingested.topic).describe()
     assert _threads(os.getpid()) > before
-    admins.give_back(second)
+    admins.release(second)
     await eventually_async(partial(_has_threads, before), 5)
     assert kept.value.reason == "TopicMissing"
 

@@ -94,8 +94,8 @@ async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Ku
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
         rejecter = Rejecter(cluster, stream, partitions)
-        refusing = {"allows": "!has(object.spec.value)", "reason": "RequestEntityTooLarge"}
-        with policy(kube, stream.namespace, "rejectedevents", **refusing):
+        no_value = "!has(object.spec.value)"
+        with policy(kube, stream.namespace, "rejectedevents", no_value, reason="RequestEntityTooLarge"):
             await asyncio.to_thread(_refuses_values, kube, stream.namespace)
             for offset in (5, 6):
                 rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
@@ -128,7 +128,7 @@ async def test_rejected_events_that_may_not_be_deleted_do_not_pile_up(
         async def shown() -> bool:
             return len(done) == count
 
-        with policy(kube, stream.namespace, "rejectedevents", operation="DELETE"):
+        with policy(kube, stream.namespace, "rejectedevents", operations=("DELETE",)):
             await asyncio.to_thread(_refuses_deletes, kube, stream.namespace)
             async with running(rejecter):
                 for offset in range(30):
@@ -157,7 +157,7 @@ def _refuses_values(kube: Kube, namespace: str) -> None:
 async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_break(
     kube: Kube, stream: UpdateStream
 ) -> None:
-    """404 to the create, 404 to the look at what is there: that changes nothing, however often it is asked."""
+    """Both the create and the GET answer 404, however often they are sent."""
 
     def gone() -> int:
         return kube.requests("userbacklogs")["POST", "404"]

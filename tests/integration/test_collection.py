@@ -90,7 +90,7 @@ def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
 
 
 def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(stream: Processing) -> None:
-    """It stayed for ever, and counted: with `maxFinished` of it nothing of today's topic was kept."""
+    """They stayed for ever and were counted: with `maxFinished` of them no update of the present topic was kept."""
     gone, absent = [
         [finish(stream, stream.record("ana", offset, NOW, topic_id=topic_id), seconds_ago=600) for offset in range(3)]
         for topic_id in (OTHER_TOPIC_ID, "absentAAAAAAAAAAAAAAAA")
@@ -100,7 +100,7 @@ def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(s
     entry = {"topicId": OTHER_TOPIC_ID, "partition": 0, "position": 1, "committed": 1}
     stream.apply(retention={"succeededSeconds": 500})
     reach(stream, 9, 9, entry)
-    # It is there, or may be: what its position and commit have not passed stays, and so does what is not listed.
+    # The topic exists, or may exist: updates above position or commit stay, and those of an id that is not listed.
     eventually(lambda: gone[0] not in stream.phases(), COLLECTED)
     assert {*gone[1:], *absent} <= set(stream.phases())
     reach(stream, 9, 9, {**entry, "gone": True})
@@ -120,7 +120,7 @@ def test_an_entry_that_cannot_be_read_keeps_what_it_may_list_and_nothing_else(st
 
 
 def test_what_somebody_has_changed_since_is_judged_anew(stream: Processing) -> None:
-    """A delete is of the object as it was judged; what is finished all the same goes with the next round."""
+    """A delete names the version that was judged; an update that was changed and is still finished goes later."""
     made = [finish(stream, stream.record("ana", offset, NOW), seconds_ago=300) for offset in range(2)]
     stream.apply(retention={"succeededSeconds": 600})
     reach(stream, 9, 9)
@@ -150,7 +150,7 @@ def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
 
 
 def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: Processing) -> None:
-    """More of it than go in a round, and first in every order: nothing behind it was ever collected."""
+    """There are more of them than a round deletes, and they come first: nothing behind them was ever collected."""
     count = BATCH + 20
     made = [name for user, offset in stream.records(["ana"], count, NOW) for name in [stream.record_name(offset)]]
     with ThreadPoolExecutor(8) as pool:

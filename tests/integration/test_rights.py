@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import confluent_kafka as ck
 import pytest
 
 from controller import names
-from controller.devenv import apiserver, lifecycle, probes
+from controller.devenv import apiserver, probes
 from controller.devenv.environment import Environment
 from tests.applying import SOURCE
 from tests.eventually import eventually
@@ -28,7 +25,7 @@ from tests.integration.test_collection import finish, reach
 from tests.kube import Kube
 from tests.processing import Processing, processing
 from tests.replicas import Replica
-from tests.rights import AuditedEnvironment, Right, granted, taken_away
+from tests.rights import AuditedEnvironment, Right, audited_environment, granted, taken_away
 
 #: True when what the right is for has come about.
 Goal = Callable[[], bool]
@@ -40,16 +37,8 @@ FINALIZER = {"finalizers": [names.BACKLOG_FINALIZER]}
 @pytest.fixture(scope="module")
 def audited(environment: Environment) -> Iterator[tuple[AuditedEnvironment, Kube]]:
     """An API server with a log of its own; Kafka is the session's."""
-    directory = Path(tempfile.mkdtemp(prefix="userupdates-rights-"))
-    own = AuditedEnvironment(directory)
-    own.sources = environment.sources
-    try:
-        kube = own.begin()
-        with kube.client:
-            yield own, kube
-    finally:
-        lifecycle.down(own)
-        shutil.rmtree(directory, ignore_errors=True)
+    with audited_environment(environment.sources, "rights") as found:
+        yield found
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +87,7 @@ def consumes(stage: Stage) -> Goal:
 
 
 def adopted(kube: Kube, namespace: str, name: str) -> bool:
-    """Whether a stream bears its mark."""
+    """Whether a stream has the annotation of its uid."""
     stream = kube.get(namespace, "updatestreams", name)
     annotations = stream["metadata"].get("annotations") or {}
     return bool(annotations.get(names.UID_ANNOTATION) == stream["metadata"]["uid"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,16 +13,14 @@ import pytest
 from controller.devenv.journal import STEPS
 from tests.background import repeating
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, throughout
 from tests.kube import Kube
 from tests.processing import Processing
+from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(150)
 
 STREAMS = 20
-#: A policy acts some seconds after it was made.
-COMPILED = 60
-ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 
 
 @pytest.fixture
@@ -33,6 +30,11 @@ def streams(stream: Processing) -> list[Processing]:
     for each in found:
         each.apply()
     return found
+
+
+def leases_refused(kube: Kube, namespace: str) -> AbstractContextManager[None]:
+    """No Lease of that namespace is written: a policy refuses, with 422."""
+    return policy(kube, namespace, "leases", message="no Leases today", group="coordination.k8s.io")
 
 
 def holders(stream: Processing) -> Counter[str]:
@@ -95,7 +97,7 @@ def all_once(stream: Processing, count: int) -> None:
 def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
     streams: list[Processing], start_controller: StartReplica
 ) -> None:
-    """Balance is worth no call that is cut: all goes on where it was."""
+    """An even share is not worth a call that is cut off: each stream stays where it was."""
     slow = {"step": "profile", "action": "slow", "seconds": 14, "count": 1}
     streams[0].rules(*({"stream": each.stream, **slow} for each in streams))
     first = start_controller("controller-a")
@@ -113,7 +115,7 @@ def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
 def test_who_may_not_have_a_lease_says_so_and_calls_nothing(
     stream: Processing, kube: Kube, start_controller: StartReplica
 ) -> None:
-    with refusing(kube, stream.namespace):
+    with leases_refused(kube, stream.namespace):
         stream.apply()
         controller = start_controller(wait=False)
         name = stream.add()
@@ -141,51 +143,10 @@ def test_a_lease_whose_renewal_is_refused_lapses_and_comes_back(
     stream.held_by("controller-a")
     stream.add("ana", 1)
     stream.called(1)
-    with refusing(kube, stream.namespace):
+    with leases_refused(kube, stream.namespace):
         eventually(lambda: stream.condition().get("reason") == "LeaseRefused", 40)
         calls = stream.calls()
         name = stream.add("bob", 1)
-        stays_so(lambda: stream.calls() == calls, seconds=2)
+        throughout(lambda: stream.calls() == calls, 2)
     stream.until(name, "Succeeded", within=20)
     assert stream.violations(finished=[("ana", 1), ("bob", 1)]) == []
-
-
-def stays_so(check: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-
-    def over() -> bool:
-        assert check()
-        return time.monotonic() > until
-
-    eventually(over, seconds + 5, every=0.2)
-
-
-@contextmanager
-def refusing(kube: Kube, namespace: str) -> Iterator[None]:
-    """No Lease of that namespace is written by the controller: a policy refuses."""
-    name = f"no-leases-{namespace}"
-    rule = {
-        "apiGroups": ["coordination.k8s.io"],
-        "apiVersions": ["v1"],
-        "operations": ["CREATE", "UPDATE"],
-        "resources": ["leases"],
-    }
-    matching = {"resourceRules": [rule]}
-    spec = {"matchConstraints": matching, "validations": [{"expression": "false", "message": "no Leases today"}]}
-    selector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": selector}
-    for plural, body in (("validatingadmissionpolicies", spec), ("validatingadmissionpolicybindings", binding)):
-        kube.call("POST", f"{ADMISSION}/{plural}", {"metadata": {"name": name}, "spec": body})
-    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
-    probe = {"metadata": {"name": "probe"}, "spec": {}}
-
-    def acts(refused: bool) -> bool:
-        return (kube.client.post(f"{path}?dryRun=All", json=probe).status_code == 422) == refused
-
-    try:
-        eventually(lambda: acts(True), COMPILED, every=0.5)
-        yield
-    finally:
-        for plural in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
-            kube.call("DELETE", f"{ADMISSION}/{plural}/{name}")
-        eventually(lambda: acts(False), COMPILED, every=0.5)

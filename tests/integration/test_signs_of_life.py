@@ -1,48 +1,37 @@
-"""Each process watches the other's sign of life: a stream whose bridge or controllers are not heard of says so."""
+"""Each process watches the other one's Lease: a stream whose bridge or controllers do not renew theirs says so."""
 
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller import names
-from controller.devenv import broker, lifecycle
+from controller.devenv import broker
 from controller.devenv.apiserver import NAMESPACE
 from controller.devenv.environment import Environment
 from controller.presence import SILENCE_SECONDS
 from tests.eventually import eventually
 from tests.kube import Kube
 from tests.replicas import Replica, cut_off
-from tests.rights import AuditedEnvironment
+from tests.rights import audited_environment
 from tests.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(240)
 
 SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-#: Until a silence is told of: looks lie 15 s apart at most, reports two.
+#: Seconds until the condition shows a silence: lists are 15 s apart at most, reports two.
 TOLD_WITHIN = SILENCE_SECONDS + 22
 
 
 @pytest.fixture
 def second(environment: Environment) -> Iterator[tuple[Environment, Kube]]:
     """An API server of its own, so that one minute serves both directions; Kafka is the session's."""
-    directory = Path(tempfile.mkdtemp(prefix="userupdates-signs-"))
-    own = AuditedEnvironment(directory)
-    own.sources = environment.sources
-    try:
-        kube = own.begin()
-        with kube.client:
-            yield own, kube
-    finally:
-        lifecycle.down(own)
-        shutil.rmtree(directory, ignore_errors=True)
+    with audited_environment(environment.sources, "signs") as found:
+        yield found
 
 
 def applied(kube: Kube, environment: Environment, namespace: str, topic: str, servers: str) -> Whole:

@@ -15,7 +15,7 @@ from controller.errors import ApiError, Forbidden, Invalid, NotFound
 from controller.streamstatus import REFUSED, StreamStatus
 from tests.ingest import Ingested
 from tests.kube import Kube
-from tests.policies import policy
+from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,13 +56,13 @@ async def together(*works: Any) -> list[Any]:
 
 
 async def test_what_the_schema_refuses_keeps_no_other_change_waiting(ingested: Ingested, status: StreamStatus) -> None:
-    """It was tried for ever, together with those that came at the same moment."""
+    """It was tried for ever, together with the changes that came at the same moment."""
     bad, good = await together(status.apply(at(-1)), status.apply(held(3)))
     assert isinstance(bad, Invalid)
     assert good["counts"] == {"held": 3}
     assert ingested.status() == {"counts": {"held": 3}}
     assert refused(ingested) >= 1
-    # Nor is it tried again, when the next one comes.
+    # It is not tried again either when the next change comes.
     await asyncio.wait_for(status.apply(held(4)), 10)
     assert ingested.status() == {"counts": {"held": 4}}
 

@@ -1,4 +1,4 @@
-"""Objects that this version does not understand, as a newer one may have written them: they wait, and are told of."""
+"""Objects that this version does not understand, as a newer one may have written them: they wait, conditions say so."""
 
 from __future__ import annotations
 

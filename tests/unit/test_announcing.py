@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any, cast
 
-from controller.engine.announcing import BURST, Announcer, Bucket
+from controller.engine.announcing import BURST, Announcer, TokenBucket
 from controller.streams import Suspend
 from tests.builders import make_stream
 
@@ -21,7 +21,7 @@ class Written:
         self.regarding.append(manifest["regarding"]["name"])
 
 
-async def announced(whole: Bucket, *times: int) -> list[int]:
+async def announced(whole: TokenBucket, *times: int) -> list[int]:
     """How many Events of each stream are written, of so many that there are to write."""
     written = Written()
     running = make_stream()
@@ -35,8 +35,8 @@ async def announced(whole: Bucket, *times: int) -> list[int]:
 
 
 def test_a_noisy_stream_has_its_own_bucket() -> None:
-    assert asyncio.run(announced(Bucket(1000, 0), 100, 3)) == [BURST, 3]
+    assert asyncio.run(announced(TokenBucket(1000, 0), 100, 3)) == [BURST, 3]
 
 
 def test_many_streams_have_one_together() -> None:
-    assert asyncio.run(announced(Bucket(40, 0), *[10] * 8)) == [10, 10, 10, 10, 0, 0, 0, 0]
+    assert asyncio.run(announced(TokenBucket(40, 0), *[10] * 8)) == [10, 10, 10, 10, 0, 0, 0, 0]

@@ -10,7 +10,7 @@ import pytest
 
 from controller.backlogs import OffsetQueue
 from controller.bridge.backlogwriting import BacklogWriter
-from controller.bridge.overflow import ADDED_SECONDS, Overflow, Queue
+from controller.bridge.overflow import ADDED_SECONDS, Backlog, Overflow, Queue
 from controller.bridge.partitions import Lost, Partitions
 from controller.errors import Forbidden
 from controller.kafka import Topic
@@ -38,14 +38,20 @@ def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
     assert writer._others(backlog) == []
 
 
-async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
-    """It hears of it before anybody has given the backlog up, and must let them get to that."""
+def one_backlog() -> tuple[Partitions, Overflow, Backlog, BacklogWriter]:
+    """A record of ana in partition 0 waits to be written into her backlog. Writes fail: there is no API server."""
     partitions = Partitions()
     (partition,) = partitions.assign([0])
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", partition, 5)
     (backlog,) = overflow
     writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    return partitions, overflow, backlog, writer
+
+
+async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
+    """It hears of it before anybody has given the backlog up, and must let them get to that."""
+    partitions, overflow, backlog, writer = one_backlog()
     running = asyncio.create_task(writer.run())
 
     async def writes() -> bool:
@@ -55,14 +61,14 @@ async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
     # It is not under way yet: whoever lets partitions go need not wait for it.
     await asyncio.wait_for(writer.idle(), 5)
     assert backlog.saving
-    partitions.revoke([0])
+    gone = partitions.revoke([0])
 
     async def ended() -> bool:
         return not backlog.saving
 
     await eventually_async(ended, within=5)
     assert overflow.current(backlog)
-    overflow.forget([partition])
+    overflow.forget(gone)
     assert len(overflow) == 0
     running.cancel()
 
@@ -107,17 +113,11 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
 
 
 async def test_a_refused_write_whose_partition_is_lost_leaves_nothing_failing() -> None:
-    """A trouble that nobody has any more would keep users from being spilled, and with that be there for ever."""
-    partitions = Partitions()
-    (partition,) = partitions.assign([0])
-    overflow = Overflow(partitions, lambda partition, offset: None)
-    overflow.append("ana", partition, 5)
-    (backlog,) = overflow
-    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    """Else the brake would count it as an outage for ever, and no user would be moved into a backlog."""
+    partitions, overflow, backlog, writer = one_backlog()
     backlog.again = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
     assert writer.brake.failing_for() > 0
-    partitions.revoke([0])
-    overflow.forget([partition])
+    overflow.forget(partitions.revoke([0]))
     running = asyncio.create_task(writer.run())
 
     async def nothing_fails() -> bool:

@@ -138,7 +138,7 @@ async def test_what_is_refused_for_what_is_in_it_slows_nothing_but_itself(error:
         await works(brake, f"good-{number}")
         delays.append(await refused(brake, "bad", error))
     assert 30 <= max(delays) <= 33
-    # By now it costs the others nothing, whether any of them has worked since or not.
+    # By now the others are not delayed by it, whether any of them has worked since or not.
     for good in ("good", None):
         if good:
             await works(brake, good)
@@ -179,7 +179,7 @@ async def test_what_works_lets_two_of_the_others_try_at_once() -> None:
     for number in range(5):
         await refused(brake, f"same-{number}")
     assert await works(brake, "same-0") == ["same-1", "same-2"]
-    # One that is refused again though another one worked is let alone.
+    # One that is refused again although another one worked is not tried at once.
     await refused(brake, "same-1")
     assert await works(brake, "same-2") == ["same-3", "same-4"]
     assert await works(brake, "good") == []
@@ -187,7 +187,7 @@ async def test_what_works_lets_two_of_the_others_try_at_once() -> None:
 
 
 async def test_nothing_fails_when_nobody_has_anything_left_to_write() -> None:
-    """Their partitions are another replica's: a trouble that nobody has any more must not switch anything off."""
+    """Their partitions are another replica's: their refusals must not count as an outage any more."""
     brake = Brake(8)
     await refused(brake, "one")
     await refused(brake, "two")

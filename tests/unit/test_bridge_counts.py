@@ -1,4 +1,4 @@
-"""What the bridge counts: before it has listed, it does not know, and says nothing."""
+"""What the bridge counts: before the first list it does not know the counts, and does not write them."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_room_that_other_replicas_make_is_looked_for() -> None:
 
 
 def test_a_revoked_partition_makes_room_for_what_waits_in_another() -> None:
-    """Nothing else would: of what waits in that one nothing is in the backlog that could be taken from it."""
+    """Nothing else makes room for those that wait: no record of that partition is in the backlog."""
     bench = Two()
     bench.add(bench.partition, MAX_OFFSETS)
     bench.add(bench.other, 2)

@@ -124,7 +124,7 @@ def test_former_ids_leave_when_the_list_is_full_and_no_earlier() -> None:
         # The group's commit is of an id that is no more: read for the one of today it would skip what is in it.
         assert not needs_commits(known)
         assert starts(known, Topic("events", f"id{number + 1}", 300), THERE, {0: 5}, "latest") == {0: Start(3)}
-    # An entry of each is left for longest: with it goes what the controller knows of an id that is gone.
+    # One entry of each id stays for longest: without any the controller does not know that the id is gone.
     assert [len(numbers) for numbers in listed(known).values()][:2] == [1, 1]
 
 

@@ -94,7 +94,7 @@ def test_what_is_of_a_topic_that_is_gone_goes_by_age() -> None:
 
 
 def test_what_is_of_a_topic_that_is_gone_takes_no_others_place() -> None:
-    """Those of yesterday's topic filled `maxFinished`, and so pushed out today's, what had failed too."""
+    """The updates of a former topic filled `maxFinished`, and pushed out those of the present one, failed ones too."""
     kept = of_another_topic(finished(*[(S, 0)] * 5, (F, 0), (S, 1), (S, 2)), *"01234")
     retention = Retention(max_finished=3)
     now_there = {"5", "6", "7"}

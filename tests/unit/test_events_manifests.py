@@ -168,7 +168,7 @@ def test_what_is_built_is_read_back(record: Record) -> None:
 
 
 def event(**changes: Any) -> UpdateEvent:
-    """What no record says: nobody has looked whether it is within bounds."""
+    """Values that come from no record: nothing has checked that they are within bounds."""
     read = read_record(make_record())
     assert isinstance(read, UpdateEvent)
     return replace(read, **changes)
@@ -177,7 +177,7 @@ def event(**changes: Any) -> UpdateEvent:
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("length", [0, 1, MAX_FIELD_LENGTH, MAX_FIELD_LENGTH + 1])
 def test_the_schema_and_the_reader_refuse_the_same_fields(field: str, length: int) -> None:
-    """What only the schema refused would wait for ever; what only the reader refuses is shown for no reason."""
+    """What only the schema refuses would wait for ever; what only the reader refuses is rejected needlessly."""
     for character in ("x", "\U0001f600"):
         text = character * length
         read = read_record(make_record(GOOD | {field: text}))
@@ -208,7 +208,7 @@ def test_every_rule_on_what_the_bridge_makes_is_one_that_it_knows() -> None:
         ("userupdates.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
         ("userbacklogs.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
     }
-    # Whatever may be a stream may be named by what is made of it.
+    # Each name of a stream is accepted where another object names the stream.
     (name,) = [rule["rule"] for rule in schema("updatestreams")["x-kubernetes-validations"]]
     assert name == f"{label.replace('self', 'self.metadata.name')} && size(self.metadata.name) <= 63"
 

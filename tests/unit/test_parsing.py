@@ -1,4 +1,4 @@
-"""Objects that somebody else has written: understood, or stood in for; never an error that would stop the others."""
+"""Objects that somebody else has written: understood, or a placeholder; never an error that would stop the others."""
 
 from __future__ import annotations
 

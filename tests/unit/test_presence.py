@@ -1,4 +1,4 @@
-"""Signs of life: what was heard, for how long nothing was, and what is not known."""
+"""Signs of life: when a Lease was renewed last, for how long it was not, and what is not known."""
 
 from __future__ import annotations
 

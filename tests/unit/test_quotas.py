@@ -1,4 +1,4 @@
-"""How controllers share the Leases of all streams: evenly, at once, and without moving more than has to move."""
+"""How controllers share the Leases of all streams: evenly, in one round, and without moving more than necessary."""
 
 from __future__ import annotations
 

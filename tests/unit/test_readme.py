@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 import controller
 import controller.bridge.metrics
 import controller.engine.metrics
+from controller.adoption import RESTORED
 from controller.updates import Reason
 from tests.schemas import closed, schema
 from tests.transcripts import README, missing, shown
@@ -86,6 +87,21 @@ def test_every_reason_of_consumption_is_explained() -> None:
         "UserBacklog"
     }
     assert reasons >= {"TopicMissing", "MaxObjectsReached", "SecretMissing", "MemberFenced"}
+    assert [reason for reason in sorted(reasons) if f"{reason}`" not in TEXT] == []
+
+
+def test_every_other_reason_of_a_streams_condition_is_explained() -> None:
+    files = ("streamstatus.py", "adoption.py", "bridge/reporting.py", "engine/reporting.py")
+    source = "".join((ROOT / "controller" / file).read_text() for file in files)
+    reasons = set(re.findall(r"\"((?:[A-Z][a-z]+){2,})\"", source)) | {RESTORED}
+    assert reasons >= {
+        "NoBridge",
+        "NoController",
+        "LeaseRefused",
+        "StatusRefused",
+        "StreamUnreadable",
+        "UpdateUnreadable",
+    }
     assert [reason for reason in sorted(reasons) if f"{reason}`" not in TEXT] == []
 
 

@@ -1,4 +1,4 @@
-"""When a controller gives Leases away: not at once, a few at a time, and ever more seldom where nobody takes them."""
+"""When a controller gives Leases away: after a while, a few at a time, and less often where nobody takes them."""
 
 from __future__ import annotations
 

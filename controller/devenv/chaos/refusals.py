@@ -9,7 +9,7 @@ import asyncio
 import base64
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import trustme
@@ -71,12 +71,7 @@ async def commits_refused(bootstrap_servers: str) -> AsyncIterator[None]:
 
 
 async def _configure(bootstrap_servers: str, refused: bool) -> None:
-    while True:
-        try:
-            await asyncio.to_thread(broker.refuse_commits, bootstrap_servers, refused)
-            return
-        except CommandFailed:
-            await asyncio.sleep(_RETRY_SECONDS)
+    await _insist(lambda: asyncio.to_thread(broker.refuse_commits, bootstrap_servers, refused), (), CommandFailed)
 
 
 def _rules(target: str) -> list[dict[str, Any]]:
@@ -139,23 +134,22 @@ async def _webhook(port: int) -> AsyncIterator[bytes]:
 
 
 async def _create(cluster: Cluster, resource: Resource, body: dict[str, Any]) -> None:
-    """Until the API server, which may be away, has it."""
-    while True:
-        try:
-            await cluster.create(resource, "", body)
-            return
-        except errors.AlreadyExists:
-            return
-        except errors.ApiError:
-            await asyncio.sleep(_RETRY_SECONDS)
+    await _insist(lambda: cluster.create(resource, "", body), errors.AlreadyExists, errors.ApiError)
 
 
 async def _remove(cluster: Cluster, resource: Resource, name: str) -> None:
+    await _insist(lambda: cluster.delete(resource, "", name), errors.NotFound, errors.ApiError)
+
+
+async def _insist(
+    act: Callable[[], Awaitable[object]], done: type[Exception] | tuple[()], fails: type[Exception]
+) -> None:
+    """Until it has worked, or `done` says that it had before. The API server or Kafka may be away."""
     while True:
         try:
-            await cluster.delete(resource, "", name)
+            await act()
             return
-        except errors.NotFound:
+        except done:
             return
-        except errors.ApiError:
+        except fails:
             await asyncio.sleep(_RETRY_SECONDS)
