@@ -25,7 +25,7 @@ from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
-from controller.streamstatus import tell_unreadable
+from controller.streamstatus import NO_BRIDGE, condition, tell_unreadable
 from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
@@ -145,14 +145,16 @@ class Streams:
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
 
     def _stand_still(self, key: Key, body: dict[str, Any], error: Exception) -> None:
-        """By an earlier spec something might be consumed that this one forbids. Told of once for each spec: where a
-        newer bridge works on the stream beside this one, it tells otherwise.
+        """By an earlier spec something might be consumed that this one forbids. Told of once for each spec, and where
+        others say that no bridge lives: where a newer bridge works on the stream beside this one, it tells otherwise.
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
-        if known != generation:
+        told = condition(body.get("status") or {}, "Consuming")
+        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._presence.trouble
+        if known != generation or unseen:
             namespace, name, _ = key
             logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
             report = asyncio.create_task(self._tell(key, body, error))
