@@ -29,6 +29,9 @@ Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 #: Reasons of Consuming and Processing that one process writes for another one that has not renewed its Lease.
 NO_BRIDGE = "NoBridge"
 NO_CONTROLLER = "NoController"
+#: Reasons that this process gives where nothing is done: the spec is not understood; nobody may have the Lease.
+UNREADABLE = "StreamUnreadable"
+LEASE_REFUSED = "LeaseRefused"
 
 WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
@@ -175,7 +178,7 @@ async def report_unreadable(
 
     def change(status: dict[str, Any]) -> dict[str, Any]:
         generation = metadata.get("generation", 0)
-        return with_condition(status, kind, False, "StreamUnreadable", message[:1024], generation=generation, now=now())
+        return with_condition(status, kind, False, UNREADABLE, message[:1024], generation=generation, now=now())
 
     await StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"]).apply(change)
 

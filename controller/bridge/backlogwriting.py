@@ -40,7 +40,7 @@ RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
 #: Objects in a page of a list: up to 200 KB each, parsed at once.
 PAGE = 50
-#: Replicas may write one object at the same time. So many conflicts in a row are retried at once; what goes on for longer
+#: Replicas may write one object at the same time. So many conflicts in a row are retried at once; what goes on longer
 #: is refused like anything else.
 TRIES = 3
 #: Seconds between backlogs of further users that are begun while some are refused and none is written: it may be that

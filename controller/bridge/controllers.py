@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 from controller import names
+from controller.adoption import RESTORED
 from controller.cluster import Cluster
 from controller.presence import SILENCE_SECONDS, Heard, list_leases
 from controller.streams import UpdateStream
+from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
 
 #: Seconds between looks: one for all streams, of metadata alone, since another version is a renewal.
 LOOK_SECONDS = 15.0
+
+
+def without_controller(stream: UpdateStream, message: str, status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status where nobody renews the stream's Lease: Processing is Unknown.
+
+    As it is where a controller has said of this spec why nobody holds the Lease: it lives, and would say so again.
+    """
+    known = condition(status, "Processing")
+    excuses = {LEASE_REFUSED, UNREADABLE} | ({RESTORED} if stream.restored else set())
+    if known and known["reason"] in excuses and known.get("observedGeneration") == stream.generation:
+        return dict(status)
+    return with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
 
 
 class Controllers:

@@ -9,13 +9,13 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from controller import kafka, logs
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
+from controller.bridge.controllers import without_controller
 from controller.bridge.positions import Outdated
 from controller.bridge.reporting import Consuming, Counts, unless_unseen
 from controller.cluster import SECRETS, Body, Cluster
@@ -23,7 +23,7 @@ from controller.errors import ApiError, NotFound
 from controller.presence import Presence
 from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
-from controller.streamstatus import NO_BRIDGE, NO_CONTROLLER, Change, StreamStatus, condition, with_unknown
+from controller.streamstatus import NO_BRIDGE, Change, StreamStatus, condition
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Ingest:
     def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
         """Say that no controller works on it, where that is so. Who does says so again by themselves."""
         if (self._writing is None or self._writing.done()) and (message := missing(self._stream)):
-            change = partial(_without_controller, message)
+            change = partial(without_controller, self._stream, message)
             if self._status.would_change(change):
                 self._writing = asyncio.create_task(self._write(change))
 
@@ -214,10 +214,6 @@ class Ingest:
 
     def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
         return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
-
-
-def _without_controller(message: str, status: dict[str, Any]) -> dict[str, Any]:
-    return with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
 
 
 def _text(value: str, secret: str, key: str) -> str:

@@ -201,6 +201,7 @@ class Overflow:
         if backlog is None or queue is None:
             return
         queue.loaded = max(queue.loaded - queue.offsets.take(offset), 0)
+        self._done(partition, offset)  # before a write has brought it into the API server, where that is refused
         backlog.taken = backlog.taken or time.monotonic()
         self._refill(user)
 

@@ -43,7 +43,7 @@ class Rereading:
         self._offer = offer
         #: Called for a record that Kafka has no more: user, partition, offset.
         self._expire = expire
-        #: Too much is made above a position: only what lies below it is read.
+        #: Too much is made above a position: only what does not lie above it is read.
         self._held_up = held_up
         self._share = share
 
@@ -59,8 +59,11 @@ class Rereading:
             await asyncio.sleep(LOOK_SECONDS if len(self._overflow) else IDLE_SECONDS)
 
     def _wanted(self, partition: Partition) -> dict[int, str]:
-        """What lies below the position adds to nothing, and a full backlog may be what holds the position up."""
-        below = partition.position if partition.tracker is not None and self._held_up() else None
+        """What lies below the position adds to nothing, and a full backlog may be what holds the position up.
+
+        So may the record at the position itself, where its user's backlog cannot be written.
+        """
+        below = partition.position + 1 if partition.tracker is not None and self._held_up() else None
         return self._overflow.wanted(partition, below)
 
     def close(self) -> None:

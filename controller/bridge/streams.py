@@ -25,7 +25,7 @@ from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
-from controller.streamstatus import report_unreadable
+from controller.streamstatus import NO_BRIDGE, condition, report_unreadable
 from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
@@ -147,13 +147,16 @@ class Streams:
     def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
 
-        That is reported once for each spec: a newer bridge may work on the stream beside this one and report otherwise.
+        That is reported once for each spec, and where others say that no bridge lives: a newer bridge may work on the
+        stream beside this one and report otherwise.
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
-        if known != generation:
+        told = condition(body.get("status") or {}, "Consuming")
+        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._presence.trouble
+        if known != generation or unseen:
             namespace, name, _ = key
             logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
             report = asyncio.create_task(self._report_unreadable(key, body, error))

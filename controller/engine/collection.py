@@ -156,7 +156,9 @@ class Collection:
 
     @property
     def counts(self) -> dict[Phase, int]:
-        """Finished updates by phase. Asked for every two seconds, and changed seldom."""
+        """Finished updates by phase; none before they have been listed. Asked for every two seconds, changed seldom."""
+        if not self._listed:
+            return {}
         if self._counts is None:
             counts = Counter(each.phase for each in self._finished.values())
             self._counts = {phase: counts[phase] for phase in FINISHED}
@@ -302,6 +304,7 @@ class Collection:
             self.add(update)
         else:
             del self._finished[each.name]
+            self._changed()
 
 
 def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:

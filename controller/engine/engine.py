@@ -62,6 +62,8 @@ class Engine:
         self._waking = Waking(lambda: self._registry.lanes)
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
+        #: It is about to be given away, where no call keeps it here: what the watch shows meanwhile counts still.
+        self._giving = False
         self._begun = False
         #: The last event of each object, by uid, while the first list is under way; None: none is.
         self._early: dict[str, tuple[str | None, Body]] | None = None
@@ -119,11 +121,13 @@ class Engine:
         No call is cut for that, and none repeated: False where those in flight do not end within a second; then all
         goes on here as before.
         """
-        tenure, self._open = self.lease.tenure, False
+        tenure, self._open, self._giving = self.lease.tenure, False, True
         stay_closed = {lane for lane in self._registry.lanes if lane.closed}
         for lane in self._registry.lanes:
             lane.close()
-        if not await self._drain() or any(lane.unrecorded for lane in self._registry.lanes):
+        drained = await self._drain()
+        self._giving = False
+        if not drained or any(lane.unrecorded for lane in self._registry.lanes):
             self._kept = time.monotonic()
             if self.lease.held and self.lease.tenure == tenure and not self._ended:
                 self._reopen(stay_closed)
@@ -148,13 +152,15 @@ class Engine:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
         if kind is None:
             self.doubt()
-        if kind != "DELETED" and (self._open or self._early is not None):
+        if self._early is None and not (self._open or self._giving):
+            return
+        if kind != "DELETED":
             self._check_label(body)
         if self._early is not None:
             self._early[body["metadata"]["uid"]] = (kind, body)
-        elif self._open and kind == "DELETED":
+        elif kind == "DELETED":
             self._observe_gone(body)
-        elif self._open:
+        else:
             self._registry.merge(parse(body))
 
     def _observe_gone(self, body: Body) -> None:

@@ -261,8 +261,10 @@ class Engines:
             return
         logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
         del self._streams[key], self._versions[key]
-        if key in self._engines:  # not where it was restored, and never worked on
+        if key in self._engines:
             self._stop(key)
+        else:  # it was restored, and never worked on
+            self._orphans.notice(key)
 
     def _stop(self, key: tuple[str, str]) -> None:
         end = asyncio.get_running_loop().create_task(self._end(key, self._engines.pop(key), self._ends.get(key)))

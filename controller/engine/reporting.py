@@ -25,8 +25,6 @@ from controller.updates import Phase, Reason, UserUpdate
 PERIOD = 2.0
 #: What the API server refuses is tried again after so many seconds.
 REFUSED_PERIOD = 15.0
-#: Reason of Processing where the API server does not let anybody have the Lease.
-LEASE_REFUSED = "LeaseRefused"
 MAX_MESSAGE = 1000
 
 
@@ -39,7 +37,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    #: Updates by phase; `waiting` without the held ones.
+    #: Updates by phase, as far as they are known; `waiting` without the held ones.
     counts: dict[str, int]
     #: Users that are held, suspended, or wait for an object that this version does not understand (unreadable).
     users: dict[str, int]
@@ -59,6 +57,8 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
+        if not registry.listed:
+            continue  # the Lease has just been acquired: that nothing is known does not mean that there is nothing
         own = replace(
             summary(registry, collection.counts, context.in_doubt.values()),
             refused_write=_refused_write(context, registry),
@@ -102,11 +102,11 @@ async def report_refused(context: StreamContext) -> None:
 
 def _refused(message: str, context: StreamContext, status: Body) -> Body:
     known = streamstatus.condition(status, "Processing")
-    if not context.lease.refused or (known and known["reason"] == LEASE_REFUSED):
+    if not context.lease.refused or (known and known["reason"] == streamstatus.LEASE_REFUSED):
         return status
     generation = context.stream.generation
     return streamstatus.with_condition(
-        status, "Processing", False, LEASE_REFUSED, message, generation=generation, now=context.now()
+        status, "Processing", False, streamstatus.LEASE_REFUSED, message, generation=generation, now=context.now()
     )
 
 
@@ -145,7 +145,8 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
     users = {**own.users, "refused": own.refused}
-    entry = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    before = found.get(shard.index, {}).get("counts", {})  # what is not known yet stays as it was
+    entry = {"shard": shard.index, "holder": holder, "counts": {**before, **own.counts}, "users": users}
     troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
     found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
     return [found[index] for index in sorted(found)]

@@ -13,8 +13,9 @@ from controller.devenv.environment import Environment
 from controller.devenv.layout import ROOT
 from controller.names import UID_ANNOTATION
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, throughout
 from tests.kube import Kube
+from tests.processing import Processing
 from tests.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(180)
@@ -97,3 +98,18 @@ def test_a_stream_that_is_applied_again_is_no_copy(
     way.apply()
     way.produce(USERS, 1)
     way.all_recorded(2 * count)
+
+
+def test_the_updates_of_a_restored_stream_that_is_deleted_say_so(
+    stream: Processing, start_controller: StartReplica
+) -> None:
+    """Nobody works on it, whose end would have told of them."""
+    stream.apply()
+    mark = {"metadata": {"annotations": {UID_ANNOTATION: "of-another"}}}
+    stream.kube.patch(stream.namespace, "updatestreams", stream.stream, mark)
+    start_controller()
+    eventually(lambda: stream.condition().get("reason") == RESTORED)
+    name = stream.add()
+    throughout(lambda: stream.phases() == {name: None}, seconds=3)  # beyond the grace in which a stream may come
+    stream.remove()
+    stream.until(name, "Waiting", "StreamMissing")

@@ -97,7 +97,7 @@ def all_once(stream: Processing, count: int) -> None:
 def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
     streams: list[Processing], start_controller: StartReplica
 ) -> None:
-    """An even share is not worth a call that is cut off: each stream stays where it was."""
+    """An even share is not worth a call that is cut off: each stream stays where it was, and what comes is done."""
     slow = {"step": "profile", "action": "slow", "seconds": 14, "count": 1}
     streams[0].rules(*({"stream": each.stream, **slow} for each in streams))
     first = start_controller("controller-a")
@@ -105,11 +105,21 @@ def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
     for each in streams:
         each.called(1)
     start_controller("controller-b")
-    eventually(lambda: "given=0" in first.log.read_text().rpartition("--- started")[2], 13)
+    others = itertools.cycle(streams)
+    meanwhile: list[tuple[Processing, str]] = []
+
+    def make() -> None:
+        stream = next(others)
+        meanwhile.append((stream, stream.add("bob", len(meanwhile), f"{stream.stream}-bob-{len(meanwhile)}")))
+
+    with repeating(make, 0.02):
+        eventually(lambda: "given=0" in first.log.read_text().rpartition("--- started")[2], 13)
     assert holders(streams[0]) == {"controller-a": STREAMS}
+    for each, name in meanwhile:
+        each.until(name, "Succeeded")
     for each, name in made:
         each.until(name, "Succeeded", within=20)
-        assert [(call.gone, call.step) for call in each.calls()] == [(False, step) for step in STEPS]
+        assert [(call.gone, call.step) for call in each.calls("ana")] == [(False, step) for step in STEPS]
 
 
 def test_who_may_not_have_a_lease_says_so_and_calls_nothing(

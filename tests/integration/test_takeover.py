@@ -14,7 +14,7 @@ import pytest
 from controller.devenv.environment import Environment
 from controller.devenv.journal import Call
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, throughout
 from tests.processing import Processing
 from tests.replicas import Replica, cut_off
 
@@ -163,3 +163,24 @@ def test_a_rolling_restart_of_three_controllers_repeats_nothing(stream: Processi
     again = repeats(stream.calls())
     print(f"rolling restart: {again.total()} calls repeated, of {len(made) * 3}; {len(cut)} were cut after a second")
     assert again.total() == len(cut)
+
+
+def test_who_takes_over_tells_nothing_before_it_knows(stream: Processing, start_controller: StartReplica) -> None:
+    """For two seconds the stream had no finished updates and no suspended users, and all was well with it."""
+    stream.apply()
+    first = start_controller("controller-a")
+    stream.held_by("controller-a")
+    stream.until(stream.add("ana", 1), "Succeeded")
+    stream.until(stream.add("bob", 1, suspend=True), "Waiting", "Suspended")
+
+    def told() -> tuple[int, int, int]:
+        status = stream.kube.get(stream.namespace, "updatestreams", stream.stream).get("status") or {}
+        counts, users = status.get("counts") or {}, status.get("users") or {}
+        return counts.get("succeeded", 0), counts.get("waiting", 0), users.get("suspended", 0)
+
+    eventually(lambda: told() == (1, 1, 1))
+    start_controller("controller-b")
+    throughout(lambda: told() == (1, 1, 1), seconds=3)  # it looks at what there is to tell now, and stands by
+    first.stop()
+    stream.held_by("controller-b")
+    throughout(lambda: told() == (1, 1, 1), seconds=3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from controller.streamstatus import NO_BRIDGE, with_unknown
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.kube import Kube
@@ -117,6 +118,11 @@ def test_the_updates_of_a_stream_that_is_not_understood_wait(
 
     eventually(changed)  # a changed CRD takes a moment
     eventually(lambda: told(stream, "StreamUnreadable", "Ask"))
+    eventually(lambda: told(stream, "StreamUnreadable", "Ask", kind="Consuming"))
+    # A bridge that was cut off for a minute is back: what others have said of it meanwhile, it says itself anew.
+    body = stream.kube.get(stream.namespace, "updatestreams", stream.stream)
+    others = with_unknown(body["status"], "Consuming", NO_BRIDGE, "no bridge", datetime.now(UTC))
+    stream.kube.patch(stream.namespace, "updatestreams", stream.stream, {"status": others}, status=True)
     eventually(lambda: told(stream, "StreamUnreadable", "Ask", kind="Consuming"))
     late = stream.add("bo", 1)
     due = time.monotonic() + 4

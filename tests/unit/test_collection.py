@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,15 +14,17 @@ from controller.engine.collection import (
     DELETING_SECONDS,
     MIN_AGE,
     QUIET_SECONDS,
+    Collection,
     Finished,
     at_a_time,
     due,
     gone_ids,
     quiet_seconds,
 )
+from controller.errors import Conflict, NotFound
 from controller.streams import Retention
-from controller.updates import Phase
-from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at
+from controller.updates import Phase, Reason, Status
+from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at, make_stream, make_update
 
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 
@@ -144,3 +148,24 @@ def test_it_is_quiet_no_longer_than_it_must_be() -> None:
     assert quiet_seconds(finished((S, 0)).values(), retention, at(90)) == 10
     assert quiet_seconds(finished((S, 0), (S, 1)).values(), retention, at(50)) == 10, "a surplus goes after a minute"
     assert quiet_seconds(finished((S, 80)).values(), retention, at(90)) == QUIET_SECONDS
+
+
+async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
+    """It left without a word, and the counts of the stream told of it until the next one came or went."""
+
+    class Server:
+        async def delete(self, *_: Any) -> None:
+            raise Conflict("it has changed")
+
+        async def get(self, *_: Any) -> None:
+            raise NotFound("it is gone")
+
+    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())))
+    collection._listed = True
+    status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
+    update = make_update(status=status)
+    collection.add(update)
+    assert collection.counts[S] == 1
+    (each,) = collection._finished.values()
+    await collection._delete(each)
+    assert collection.counts[S] == 0

@@ -1,0 +1,42 @@
+"""What the bridge says of Processing where nobody renews the stream's Lease."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.adoption import RESTORED
+from controller.bridge.controllers import without_controller
+from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_condition
+from tests.builders import NOW, make_stream
+
+
+def said(reason: str, generation: int) -> dict[str, Any]:
+    return with_condition({}, "Processing", False, reason, "why", generation=generation, now=NOW)
+
+
+def reason(status: dict[str, Any]) -> str:
+    found = condition(status, "Processing")
+    assert found
+    return str(found["reason"])
+
+
+@pytest.mark.parametrize("why", [LEASE_REFUSED, UNREADABLE, RESTORED])
+def test_a_controller_that_says_why_it_has_no_lease_lives(why: str) -> None:
+    """They took turns: NoController from here, and what it had said from the controller, for ever."""
+    stream = make_stream()
+    if why == RESTORED:
+        stream = replace(stream, adopted_uid="another")
+    told = said(why, stream.generation)
+    assert without_controller(stream, "nobody", told) == told
+    assert reason(without_controller(stream, "nobody", said(why, stream.generation - 1))) == NO_CONTROLLER
+
+
+def test_what_is_over_excuses_nobody() -> None:
+    stream = make_stream()
+    assert not stream.restored
+    assert reason(without_controller(stream, "nobody", said(RESTORED, stream.generation))) == NO_CONTROLLER
+    assert reason(without_controller(stream, "nobody", said("Suspended", stream.generation))) == NO_CONTROLLER
+    assert without_controller(stream, "nobody", {}) == {}
