@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,7 +72,10 @@ async def call(
 
     async with RawTestServer(handle) as server:
         assert server.port
-        connector = aiohttp.TCPConnector(resolver=Local(server.port))
+
+        def connector(context: ssl.SSLContext, force_close: bool) -> aiohttp.BaseConnector:
+            return aiohttp.TCPConnector(resolver=Local(server.port or 0), force_close=force_close)
+
         async with Downstream(connector, clock=lambda: NOW) as downstream:
             return await downstream.call(step, endpoint, update or make_update(), "the/key", headers)
 
@@ -211,7 +215,7 @@ async def test_what_goes_wrong_on_the_way_is_retried_without_its_text(error: Exc
         async def connect(self, *_: object, **__: object) -> aiohttp.connector.Connection:
             raise error
 
-    async with Downstream(Broken()) as downstream:
+    async with Downstream(lambda *_: Broken()) as downstream:
         outcome = await downstream.call(PROFILE, ENDPOINT, make_update(), "the/key")
     assert isinstance(outcome, Retry)
     assert outcome.message.endswith((type(error).__name__, "connection reset by profile"))
