@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
+# Names of files are UTF-8 to Python, whatever the locale says: else uv hangs over a checkout whose path has an é.
+export PYTHONUTF8 := 1
+
 UV_VERSION := 0.13.9
 UV := .tools/uv-$(UV_VERSION)/bin/uv
 PYTHON := .venv/bin/python
