@@ -1,16 +1,12 @@
-"""The Kubernetes API: JSON in, JSON out, over the connection pool of `kubernetes.aio`.
+"""The Kubernetes API: JSON in, JSON out, over connections of aiohttp.
 
-That package finds and refreshes the credentials (kubeconfig, in-cluster files, exec plug-ins) and builds the TLS
-session. Its generated calls are passed by: they cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms
-(docs/decisions/0001-kubernetes-client.md).
+`access` knows where it is, who we are and whom we trust, by the client package. Its generated calls are passed by: they
+cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms (docs/decisions/0001-kubernetes-client.md).
 """
 
 from __future__ import annotations
 
-import os
-import time
 import urllib.parse
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,20 +14,20 @@ from typing import Any, TypeAlias
 
 import aiohttp
 import orjson
-from kubernetes.aio import client, config
 from yarl import URL
 
-from controller import errors, names
+from controller import access, errors, names
+from controller.access import Access, Trust
 
 Body: TypeAlias = dict[str, Any]
 
 #: Seconds for a whole request and for its connection; a Lease is renewed with less.
 REQUEST_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
-#: A token is read again after so many seconds, and at once when the API server refuses it.
-TOKEN_SECONDS = 10.0
 #: Connections for whatever neither creates nor changes.
 ASIDE_CONNECTIONS = 80
+#: Bytes: single events of a watch are longer than aiohttp's own buffer.
+READ_BUFFER = 2**21
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: A watch answers with single objects, a list with a list of them.
 METADATA_ONLY_WATCH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -85,24 +81,15 @@ class WatchEvent:
 
 
 class Cluster:
-    """One API server, one pool of connections. Every call raises the errors of `controller.errors`."""
+    """One API server, by several pools of connections. Every call raises the errors of `controller.errors`."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._configuration = api.configuration
-        self._rest = api.rest_client
+    def __init__(self, access: Access, connections: int) -> None:
+        self._access = access
         # Leases have connections of their own: a renewal must not queue behind the writes that it guards. So have
         # watches, which hold theirs for good: the streams of one process may have more of them than the pool has.
-        self._rest_of_leases = type(self._rest)(self._configuration)
         # Nor must what reads and collects wait behind the hundreds of writes of a flood: finished updates piled up.
-        self._configuration.connection_pool_maxsize = ASIDE_CONNECTIONS
-        self._rest_aside = type(self._rest)(self._configuration)
-        self._configuration.connection_pool_maxsize = 0
-        self._rest_of_watches = type(self._rest)(self._configuration)
-        self._host = self._configuration.host.rstrip("/")
-        self._proxy = self._configuration.proxy or _proxy_from_environment(self._host)
-        self._token: str | None = None
-        self._token_until = 0.0
-        self._refused = False
+        self._writes, self._leases = _session(connections), _session(connections)
+        self._aside, self._watches = _session(ASIDE_CONNECTIONS), _session(0)
 
     @classmethod
     @asynccontextmanager
@@ -111,23 +98,17 @@ class Cluster:
 
         Raises ConfigError where neither is there or usable.
         """
-        configuration = client.Configuration()
-        configuration.connection_pool_maxsize = connections
-        # aiohttp would look up proxies and ~/.netrc for each request, on threads: a third of a controller's CPU time.
-        configuration.client_session_kwargs = {"trust_env": False}
+        cluster = cls(await access.find(), connections)
         try:
-            await _load_credentials(configuration)
-        except (config.ConfigException, OSError, ValueError) as error:
-            raise errors.ConfigError(
-                f"no way to the API server: {error}. Set KUBECONFIG, or run inside a cluster"
-            ) from error
-        async with client.ApiClient(configuration) as api:
-            cluster = cls(api)
-            try:
-                yield cluster
-            finally:
-                for rest in (cluster._rest_of_leases, cluster._rest_aside, cluster._rest_of_watches):
-                    await rest.close()
+            yield cluster
+        finally:
+            for session in (cluster._writes, cluster._leases, cluster._aside, cluster._watches):
+                await session.close()
+
+    @property
+    def trust(self) -> Trust:
+        """Whether the API server's certificate is trusted."""
+        return self._access.trust
 
     async def get(self, resource: Resource, namespace: str, name: str, *, timeout: float = REQUEST_TIMEOUT) -> Body:
         return await self._call("GET", resource.path(namespace, name), timeout=timeout)
@@ -189,11 +170,13 @@ class Cluster:
             query["continue"] = token
 
     async def served(self, group: str, version: str) -> set[str]:
-        """Plurals of the kinds that the API server serves for a group; none where it does not know it, or is away."""
+        """Plurals of the kinds that the API server serves for a group; none where it does not know it."""
         try:
             body = await self._call("GET", f"/apis/{group}/{version}")
-        except errors.ApiError:
-            return set()
+        except errors.ApiError as error:
+            if error.status == 404:
+                return set()
+            raise
         return {resource["name"] for resource in body["resources"]}
 
     async def create(
@@ -287,71 +270,49 @@ class Cluster:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         data = None if body is None else orjson.dumps(body)
         try:
-            headers = await self._headers(accept)
+            credentials = await self._access.headers()
+        except Exception as error:  # files that are just being replaced, an exec plug-in that fails
+            raise errors.Unavailable(f"{method} {path}: credentials cannot be read: {error!r}") from error
+        try:
+            headers = {"Accept": accept or "application/json"} | credentials
             if body is not None:
                 headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
             async with self._session(method, path, query).request(
                 method,
-                URL(self._host + path, encoded=True),  # it is: quoting it again would cost more than sending it
+                URL(self._access.host + path, encoded=True),  # it is: quoting it again would cost more than sending it
                 params=query,
                 data=data,
                 headers=headers,
                 timeout=timeout,
-                proxy=self._proxy,
+                proxy=self._access.proxy,
+                ssl=self._access.tls,
             ) as response:
+                self.trust.answered()
                 if response.status >= 300:
                     if response.status == 401:
-                        self._refused = True
+                        self._access.refused()
                     raise _error(response.status, _parsed(await response.read()), response.headers.get("Retry-After"))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, ValueError, config.ConfigException) as error:
-            # RuntimeError: uvloop's word for a connection that broke off while it was being made. ConfigException:
-            # credentials that cannot be read right now. ValueError: an answer that is not JSON.
+        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, ValueError) as error:
+            # RuntimeError: uvloop's word for a connection that broke off while it was being made. ValueError: an
+            # answer that is not JSON.
+            self.trust.failed(error)
             cause = str(error) or type(error).__name__
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
     def _session(self, method: str, path: str, query: Mapping[str, str] | None) -> aiohttp.ClientSession:
         if path.startswith(_LEASES_PATH):
-            rest = self._rest_of_leases
-        elif query and "watch" in query:
-            rest = self._rest_of_watches
-        else:
-            rest = self._rest_aside if method in ("GET", "DELETE") else self._rest
-        if rest.pool_manager is None:
-            rest.pool_manager = rest._create_pool_manager()
-        session: aiohttp.ClientSession = rest.pool_manager
-        return session
-
-    async def _headers(self, accept: str | None) -> dict[str, str]:
-        if self._refused:
-            # Only the in-cluster files are read again by the package itself; a kubeconfig's token may have changed too.
-            await _load_credentials(self._configuration)
-        if self._refused or time.monotonic() >= self._token_until:
-            self._refused = False
-            settings = await self._configuration.auth_settings()
-            self._token = settings["BearerToken"]["value"] if "BearerToken" in settings else None
-            self._token_until = time.monotonic() + TOKEN_SECONDS
-        headers = {"Accept": accept or "application/json"}
-        if self._token:
-            headers["Authorization"] = self._token
-        return headers
+            return self._leases
+        if query and "watch" in query:
+            return self._watches
+        return self._aside if method in ("GET", "DELETE") else self._writes
 
 
-async def _load_credentials(configuration: client.Configuration) -> None:
-    """KUBECONFIG where it is set, else the in-cluster files, else ~/.kube/config: the order of client-go."""
-    if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    else:
-        path = os.environ.get("KUBECONFIG")  # the package reads it once, when it is imported
-        await config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
-
-
-def _proxy_from_environment(url: str) -> str | None:
-    """HTTPS_PROXY and the like, unless NO_PROXY names the host."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
+def _session(connections: int) -> aiohttp.ClientSession:
+    """A pool of at most so many connections; 0: of any number. Each request says whom it trusts, as that may change."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections), trust_env=False, read_bufsize=READ_BUFFER
+    )
 
 
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
@@ -377,24 +338,24 @@ def _parsed(raw: bytes) -> Body:
 
 
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
-    400: errors.Invalid,
+    **dict.fromkeys((400, 413, 422), errors.Invalid),
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
     410: errors.Expired,
-    413: errors.Invalid,
-    422: errors.Invalid,
 }
 
 
 def _error(status: int, body: Body, retry_after: str | None) -> errors.ApiError:
     reason = body.get("reason") or ""
-    kind = errors.AlreadyExists if reason == "AlreadyExists" else _BY_STATUS.get(status, errors.Unavailable)
+    details = body.get("details") or {}
+    kind = _BY_STATUS.get(status, errors.Unavailable)
+    if reason == "AlreadyExists" and details.get("name"):  # a webhook may say so too, and knows of no object
+        kind = errors.AlreadyExists
     if kind is errors.NotFound and reason != "NotFound":
         kind = errors.Unavailable  # the path, not the object: a server that is starting does not know our kinds yet
-    causes = (body.get("details") or {}).get("causes") or ()
-    if kind is errors.Invalid and status == 422 and not any(cause.get("field") for cause in causes):
-        kind = errors.Forbidden  # no field is wrong: an admission policy that names no reason answers 422 too
+    if status == 500 and "etcdserver: request is too large" in str(body.get("message")):
+        kind = errors.Invalid  # etcd's word, which the API server passes on as an error of its own
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
     message = body.get("message") or f"the API server answered {status}"
     return kind(message, status=status, reason=reason, retry_after=seconds)

@@ -12,56 +12,39 @@ import ssl
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
-from controller.outcomes import Misconfigured, Outcome, Retry
+from controller.connections import (
+    MAX_HEADERS,
+    CertificateRefused,
+    Connections,
+    behind,
+    open_connector,
+    unanswered,
+    was_kept,
+)
+from controller.outcomes import Misconfigured, NotCalled, Outcome, Retry
 from controller.steps import Step
 from controller.streams import StepSpec
 from controller.tls import ClientTls
 from controller.updates import UserUpdate
 
-#: Bytes of an answer that are read, and of its headers; the connection of a longer one is dropped.
+#: Bytes of an answer that are read; the connection of a longer one is dropped.
 MAX_ANSWER = 64 * 1024
-MAX_HEADERS = 64 * 1024
-#: Header lines that are read: enough for 64 KiB of short ones, and a bound on what a hostile server may have us keep.
-MAX_HEADER_LINES = 1024
-#: Seconds that an idle connection is kept: below the 5 s after which common servers close theirs.
-KEEP_ALIVE = 4.0
 #: Client certificates whose connections are kept apart; each rotation adds one.
 MAX_IDENTITIES = 64
-#: Seconds for which a server may say that it wants a client certificate, where it is asked without a request.
-ALERT_SECONDS = 1.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?\Z")
 #: Decompresses gzip and zlib alike, by their headers.
 _ANY_DEFLATE = 32 + zlib.MAX_WBITS
-#: TLS alerts by which a server refuses the client's certificate, or the lack of one, by OpenSSL's names of them.
-_CERTIFICATE_ALERTS = frozenset(
-    {
-        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-        "SSLV3_ALERT_HANDSHAKE_FAILURE",
-        "SSLV3_ALERT_NO_CERTIFICATE",
-        "SSLV3_ALERT_BAD_CERTIFICATE",
-        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-        "SSLV3_ALERT_CERTIFICATE_REVOKED",
-        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        "TLSV1_ALERT_UNKNOWN_CA",
-        "TLSV1_ALERT_ACCESS_DENIED",
-    }
-)
-#: Whether the request that this task has sent went out on a connection that had been kept.
-_kept: ContextVar[bool] = ContextVar("kept", default=False)
 
 
 class Downstream:
@@ -76,10 +59,10 @@ class Downstream:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Made on the loop on which it calls. `connector`: None opens connections to wherever a step's url says."""
-        self._connector = connector or _connector
-        self._anonymous = _Connections(self._connector, ClientTls())
+        self._connector = connector or open_connector
+        self._anonymous = Connections(self._connector, ClientTls())
         #: For calls with a client certificate, the one used last at the end.
-        self._own: dict[ClientTls, _Connections] = {}
+        self._own: dict[ClientTls, Connections] = {}
         self._clock = clock or partial(datetime.now, UTC)
 
     async def __aenter__(self) -> Self:
@@ -104,13 +87,13 @@ class Downstream:
         headers: Mapping[str, str] | None = None,
         tls: ClientTls | None = None,
         may_repeat: Callable[[], bool] = lambda: True,
-    ) -> Outcome:
+    ) -> Outcome | NotCalled:
         """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
 
         `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
         certificate. A kept connection that turns out to be closed before anything was answered is made good once, on
         a new one, where `may_repeat` still says so. Cancelling closes the connection. Raises nothing: all that can
-        fail outside is an outcome.
+        fail outside is an outcome, or NotCalled, where not a byte was sent.
         """
         try:
             content = orjson.dumps(step.request_body(update.spec, update.status.results))
@@ -120,7 +103,7 @@ class Downstream:
             url = _url(endpoint.url)
             merged = _merged(headers, _headers(update, key))
         except ValueError as error:
-            return Misconfigured(f"{step.name} cannot be called: {error}")
+            return NotCalled(f"{step.name} cannot be called: {error}")
         request = partial(httpx.Request, "POST", url, headers=merged, content=content)
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
@@ -129,24 +112,26 @@ class Downstream:
         except TimeoutError:
             return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
         except _Unusable as error:
+            return NotCalled(f"{step.name} cannot be called: {error}")
+        except CertificateRefused as error:
             return Misconfigured(f"{step.name} cannot be called: {error}")
         except Exception as error:
-            return Retry(_cause(_behind(error), step.name))
+            return Retry(_cause(behind(error), step.name))
 
     async def _call(
         self,
         step: Step,
-        connections: _Connections,
+        connections: Connections,
         request: Callable[[], httpx.Request],
         may_repeat: Callable[[], bool],
     ) -> Outcome:
-        """Raises what kept an answer from coming; _Unusable where that is the client certificate."""
-        _kept.set(False)
+        """Raises what kept an answer from coming; CertificateRefused where that is the client's."""
+        was_kept.set(False)
         try:
             return await self._exchange(step, connections.kept, request())
         except Exception as error:
-            if not (_kept.get() and _unanswered(error) and may_repeat()):
-                await connections.check_wanted(error, request().url, kept=_kept.get())
+            if not (was_kept.get() and unanswered(error) and may_repeat()):
+                await connections.check_wanted(error, request().url, kept=was_kept.get())
                 raise
         try:
             return await self._exchange(step, connections.fresh, request())
@@ -155,7 +140,7 @@ class Downstream:
             raise
 
     @contextmanager
-    def _identified(self, tls: ClientTls | None) -> Iterator[_Connections]:
+    def _identified(self, tls: ClientTls | None) -> Iterator[Connections]:
         """The connections to call by. Raises _Unusable."""
         if tls is None:
             yield self._anonymous
@@ -163,7 +148,7 @@ class Downstream:
         own = self._own.pop(tls, None)
         if own is None:
             try:
-                own = _Connections(self._connector, tls)
+                own = Connections(self._connector, tls)
             except ValueError as error:
                 raise _Unusable(str(error)) from error
         self._own[tls] = own
@@ -197,110 +182,7 @@ class Downstream:
 
 
 class _Unusable(Exception):
-    """The client certificate is of no use, or one is missing."""
-
-
-class _Connections:
-    """The connections of one client certificate, or of none: those that are kept, and new ones for one call each."""
-
-    def __init__(self, connector: Callable[..., aiohttp.BaseConnector], tls: ClientTls) -> None:
-        """Raises ValueError where the certificate is of no use."""
-        self._tls = tls
-        self._context = tls.context()
-        self._sessions = [_session(connector(self._context, force_close)) for force_close in (False, True)]
-        self.kept, self.fresh = (AiohttpTransport(client=session) for session in self._sessions)
-        #: Calls under way.
-        self.calls = 0
-
-    async def aclose(self) -> None:
-        for session in self._sessions:
-            await session.close()
-
-    async def check_wanted(self, error: Exception, url: httpx.URL, *, kept: bool) -> None:
-        """Raises _Unusable where the server refuses the client certificate, or wants one.
-
-        By TLS 1.3 it says so after the handshake, when the request is on its way already. The answer to that is often a
-        reset that outruns the alert: then the server is asked once more, without a request.
-        """
-        alert = _alert(error)
-        if alert is None and url.scheme == "https" and not kept and _unanswered(error):
-            alert = await _alert_of(url, self._context)
-        if alert is None:
-            return
-        if self._tls.certificate:
-            raise _Unusable(f"the server refuses the client certificate of its Secret ({alert})")
-        raise _Unusable(
-            f"the server refuses the TLS connection ({alert}): does it want a client certificate? The step has none:"
-            " tls.crt and tls.key belong in the Secret of its secretRef"
-        )
-
-
-def _connector(context: ssl.SSLContext, force_close: bool) -> aiohttp.BaseConnector:
-    """Names are resolved by aiodns, which aiohttp takes where it is there: without threads for which all would wait."""
-    keep: dict[str, Any] = {} if force_close else {"keepalive_timeout": KEEP_ALIVE}
-    return aiohttp.TCPConnector(ssl=context, limit=0, force_close=force_close, **keep)
-
-
-def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """Adds nothing to a call: no cookies, no proxy or password from the environment, no time-out but the call's own."""
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_kept)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(),
-        auto_decompress=False,
-        read_bufsize=MAX_ANSWER // 2,
-        max_line_size=MAX_HEADERS,
-        max_field_size=MAX_HEADERS,
-        max_headers=MAX_HEADER_LINES,
-        trust_env=False,
-        trace_configs=[trace],
-    )
-
-
-async def _note_kept(*_: object) -> None:
-    _kept.set(True)
-
-
-def _behind(error: BaseException) -> BaseException:
-    """aiohttp's error: the transport has few names for them, a connect time-out for a closed connection among them."""
-    return error.__cause__ or error if isinstance(error, httpx.TransportError) else error
-
-
-def _unanswered(error: BaseException) -> bool:
-    """The connection was closed or reset before anything of an answer had come."""
-    cause = _behind(error)
-    if isinstance(cause, aiohttp.ServerDisconnectedError):
-        return not isinstance(cause.message, aiohttp.http.RawResponseMessage)
-    return isinstance(cause, aiohttp.ClientOSError) and not isinstance(cause, aiohttp.ClientConnectorError)
-
-
-def _alert(error: BaseException | None) -> str | None:
-    """The alert about client certificates by which the server has ended the connection, if that is what ended it."""
-    while error is not None:
-        os_error = getattr(error, "os_error", None)
-        for each in (error, os_error):
-            reason = getattr(each, "reason", None) if isinstance(each, ssl.SSLError) else None
-            if reason in _CERTIFICATE_ALERTS:
-                return str(reason).lower().replace("_", " ")
-        error = error.__cause__
-    return None
-
-
-async def _alert_of(url: httpx.URL, context: ssl.SSLContext) -> str | None:
-    """What a server says of itself to somebody who connects and asks for nothing."""
-    writer = None
-    try:
-        async with asyncio.timeout(ALERT_SECONDS):
-            reader, writer = await asyncio.open_connection(url.host, url.port or 443, ssl=context)
-            await reader.read(1)
-    except (OSError, TimeoutError) as error:
-        return _alert(error)
-    finally:
-        if writer is not None:
-            writer.close()
-    return None
+    """A client certificate that no connection can be made with."""
 
 
 @lru_cache(maxsize=1024)

@@ -6,8 +6,8 @@ ControllerError
     ├── NotFound                404 with that reason: there is no such object
     ├── AlreadyExists           409 with that reason, on a create
     ├── Conflict                any other 409: the object has changed since it was read
-    ├── Invalid                 400, 422: it will never be taken as it is
-    ├── Forbidden               403: no right, or a quota
+    ├── Invalid                 400, 413, 422, too large for etcd: not taken as it is, by a schema, a policy, a webhook
+    ├── Forbidden               403: no right, a quota, a policy, or a namespace that goes
     ├── Expired                 410: a watch or a list must start anew
     └── Unavailable             429, 5xx, no connection, no answer: it may have been done, and may be asked again
 """
@@ -47,11 +47,11 @@ class Conflict(ApiError):
 
 
 class Invalid(ApiError):
-    """It will never be taken as it is."""
+    """It is not taken as it is. What it is refused by (a schema, a policy, a webhook) may be gone the next time."""
 
 
 class Forbidden(ApiError):
-    """No right to do that, or a quota is used up."""
+    """No right to do that, or a quota is used up, or a policy refuses it."""
 
 
 class Expired(ApiError):

@@ -19,6 +19,10 @@ USER_LABEL = f"{GROUP}/user"
 #: Which of the BUCKETS the user is in. It does not depend on `spec.shards`, so that these may change.
 BUCKET_LABEL = f"{GROUP}/bucket"
 BUCKETS = 64
+#: The steps of an update, in order.
+STEPS = ("profile", "permissions", "resources")
+#: On the Lease that is a process's sign of life: `bridge` or `controller`.
+COMPONENT_LABEL = f"{GROUP}/component"
 #: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
 REQUEST_ANNOTATION = f"{GROUP}/request"
 #: On an UpdateStream: the uid under which it was adopted. A copy of the object, restored or applied, has another one.
@@ -29,6 +33,7 @@ BACKLOG_FINALIZER = f"{GROUP}/backlog"
 MANUAL_SOURCE = "manual"
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)\Z")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NOT_LABEL = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -59,6 +64,14 @@ def lease_name(stream: str, shard: int = 0, shards: int = 1) -> str:
     The dot is in no stream's name: no two streams share one, however they are divided.
     """
     return f"updatestream-{stream}" if shards == 1 else f"updatestream-{stream}.{shards}-{shard}"
+
+
+def process_lease_name(component: str, identity: str) -> str:
+    """The Lease by which others see that a process lives; an identity may be any text, a name may not."""
+    if len(identity) <= 200 and _SUBDOMAIN.match(identity):
+        return f"enrichment-{component}-{identity}"
+    readable = _NOT_LABEL.sub("-", identity[:200]).strip("-")[:40].lower()
+    return "-".join(filter(None, ("enrichment", component, readable, _digest(identity, 16))))
 
 
 def user_label(user: str) -> str:

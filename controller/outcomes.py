@@ -44,4 +44,11 @@ class Rejected:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class NotCalled:
+    """No outcome: nothing could be sent, for a reason that is the stream's (its Secret, a certificate, a url)."""
+
+    message: str
+
+
 Outcome: TypeAlias = Done | Busy | Retry | Misconfigured | Rejected

@@ -31,7 +31,7 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class WaitTurn:
-    """Another update of the user comes first, or nothing is left to do."""
+    """Another update of the user comes first, or nothing is left to do, or this version does not understand it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RequeueAfter:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Write this status and decide again: someone has asked for it."""
+    """Write this status and decide again: someone has asked for it, or the one before it does not fit any more."""
 
     status: Status
 
@@ -74,17 +74,18 @@ def decide(
     `stream` is None where the UpdateStream is missing; `follows` names the predecessor known to be finished or gone.
     """
     status = update.status
-    if status.finished:
+    if status.finished or update.unreadable:
         return WaitTurn()
     verb = _requested(update)
     if verb in _REQUESTED_END:
         return Finish(_at(_handled(update), *_REQUESTED_END[verb], now))
     if queue.head is not update:
-        return WaitTurn()
+        # It was the head, suspended say, until an earlier one came: what it tells is not what it waits for now.
+        return Release(Status()) if status.phase and not status.called else WaitTurn()
     after = update.spec.source.after if update.spec.source else None
-    if after and after != follows and not status.phase:
+    if after and after != follows and not status.called:
         return AwaitPredecessor(after)
-    if verb in _REQUESTED_AGAIN:  # not before its turn: an update with a phase is the head
+    if verb in _REQUESTED_AGAIN and status.called:  # else its first call is what is asked for: see `record`
         return Release(_again_by_request(update, verb, now))
     if status.held:
         return _while_held(update, stream, now)
@@ -96,15 +97,23 @@ def decide(
 
 
 def record(
-    status: Status, outcome: Outcome, stream: UpdateStream, started: datetime, now: datetime, jitter: float = 0.0
+    status: Status,
+    outcome: Outcome,
+    stream: UpdateStream,
+    started: datetime,
+    now: datetime,
+    jitter: float = 0.0,
+    *,
+    asked: str | None = None,
 ) -> Status:
     """The checkpoint after a call of the step in hand.
 
-    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1. What was finished
-    while the call ran (skipped, say) stays finished.
+    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1, `asked` the request
+    that the update bore when it was called. What was finished while the call ran (skipped, say) stays finished.
     """
     if status.finished:
         return status
+    status = _called(status, started, asked)
     step = step_in_hand(status)
     match outcome:
         case Done(result):
@@ -129,6 +138,11 @@ def step_in_hand(status: Status) -> str:
     return STEPS[len(status.steps)].name
 
 
+def waiting_to_be_callable(status: Status, message: str, now: datetime) -> Status:
+    """The step in hand cannot be called, for what `message` says of the stream; no attempt, as nothing was sent."""
+    return _waiting(status, Reason.STEP_MISCONFIGURED, message, now)
+
+
 def waiting_for_slot(status: Status, now: datetime) -> Status:
     """The step in hand is at its `concurrency`."""
     step = step_in_hand(status)
@@ -146,6 +160,16 @@ def backoff_seconds(retry: RetrySpec, failures: int) -> float:
 def _lengthened(delay: float, jitter: float) -> float:
     """A delay in seconds with its jitter, `jitter` being from 0 to 1."""
     return delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
+
+
+def _called(status: Status, started: datetime, asked: str | None) -> Status:
+    """A call was answered. Of the first one a retry that was asked for before it is told that it is done."""
+    if status.start_time is not None:
+        return status
+    if not status.called and _verb(asked) in _REQUESTED_AGAIN:
+        status = replace(status, handled_request=asked)
+    # An earlier version did not write it: where it stored steps, the first one's is the earliest that is known.
+    return replace(status, start_time=status.steps[0].start_time if status.steps else started)
 
 
 def _done(status: Status, record: StepRecord, now: datetime) -> Status:
@@ -234,8 +258,11 @@ _REQUESTED_AGAIN = frozenset({"retry", "restart"})
 
 def _requested(update: UserUpdate) -> str:
     """The verb of a request that has not been acted upon; other words are ignored."""
-    request = update.request or ""
-    return "" if request == update.status.handled_request else request.partition(":")[0]
+    return "" if update.request == update.status.handled_request else _verb(update.request)
+
+
+def _verb(request: str | None) -> str:
+    return (request or "").partition(":")[0]
 
 
 def _handled(update: UserUpdate) -> Status:

@@ -17,13 +17,16 @@ from controller.errors import ConfigError
 class Health:
     #: All that the process needs has been found once; it does its work, or stands by for it.
     ready: bool = False
+    #: Whether the API server's certificate has been refused for minutes: a restart may read another authority.
+    untrusted: Callable[[], bool] = bool
     #: Streams that are neither taken up here nor another replica's, and that nothing is said against either.
     unsettled: Callable[[], Sequence[str]] = tuple
 
 
 @asynccontextmanager
 async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
-    """Answer until the block is left. /healthz is answered by the event loop itself: it lives while that turns.
+    """Answer until the block is left. /healthz is answered by the event loop itself: it lives while that turns, be the
+    API server away or not; only one whose certificate stays untrusted ends it.
 
     Raises ConfigError where the port is taken.
     """
@@ -33,6 +36,8 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
         return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
     async def healthz(_: web.Request) -> web.Response:
+        if health.untrusted():
+            return web.Response(status=503, text="the API server's certificate has not been trusted for minutes\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:

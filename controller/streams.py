@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from controller import names
 
 Policy: TypeAlias = Literal["Hold", "Continue"]
+Checkpoints: TypeAlias = Literal["EveryStep", "Coalesced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class UpdateStream:
     steps: Mapping[str, StepSpec]
     #: Parts that controllers may share; see `sharding`.
     shards: int
-    checkpoints: Literal["EveryStep", "Coalesced"]
+    checkpoints: Checkpoints
     on_rejected: Policy
     on_exhausted: Policy
     limits: Limits
@@ -122,7 +123,7 @@ class UpdateStream:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UpdateStream:
-        """Raises KeyError where the object is not what the CRD lets pass."""
+        """Raises one of `updates.NOT_UNDERSTOOD` where the object is not what this version's CRD lets pass."""
         metadata, spec = body["metadata"], body["spec"]
         limits, retention, suspend = (spec.get(key) or {} for key in ("limits", "retention", "suspend"))
         namespace, name = metadata["namespace"], metadata["name"]
@@ -133,11 +134,11 @@ class UpdateStream:
             adopted_uid=(metadata.get("annotations") or {}).get(names.UID_ANNOTATION),
             generation=metadata.get("generation", 0),
             kafka=KafkaSpec.from_body(spec["kafka"], default_group=f"{namespace}.{name}"),
-            steps={step: StepSpec.from_body(body) for step, body in spec["steps"].items()},
+            steps={step: StepSpec.from_body(spec["steps"][step]) for step in _known_steps(spec["steps"])},
             shards=spec.get("shards", 1),
-            checkpoints=spec.get("checkpoints", "EveryStep"),
-            on_rejected=cast(Policy, spec.get("onRejected", "Continue")),
-            on_exhausted=cast(Policy, spec.get("onExhausted", "Hold")),
+            checkpoints=cast(Checkpoints, _one_of(Checkpoints, spec.get("checkpoints", "EveryStep"))),
+            on_rejected=cast(Policy, _one_of(Policy, spec.get("onRejected", "Continue"))),
+            on_exhausted=cast(Policy, _one_of(Policy, spec.get("onExhausted", "Hold"))),
             limits=Limits(limits.get("maxObjects", 1000), limits.get("maxPerUser", 5)),
             retention=Retention(
                 retention.get("succeededSeconds", 3600),
@@ -150,3 +151,17 @@ class UpdateStream:
                 users=frozenset(suspend.get("users") or ()),
             ),
         )
+
+
+def _one_of(words: Any, word: Any) -> Any:
+    """Raises ValueError for a word that a newer version may know: what it asks for is not to be guessed."""
+    if word not in get_args(words):
+        raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
+    return word
+
+
+def _known_steps(steps: Mapping[str, Any]) -> tuple[str, ...]:
+    """Raises ValueError for others than ours: an update without one of its steps is not applied."""
+    if set(steps) != set(names.STEPS):
+        raise ValueError(f"its steps are not {', '.join(names.STEPS)}")
+    return names.STEPS

@@ -11,23 +11,44 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+from prometheus_client import Counter
+
 from controller import times
-from controller.cluster import STREAMS, Cluster
-from controller.errors import ApiError, Conflict, NotFound
+from controller.cluster import STREAMS, Body, Cluster
+from controller.errors import ApiError, Conflict, Expired, NotFound, Unavailable
 
 logger = logging.getLogger(__name__)
 
-#: Takes the status as it is, which it may change in place, and returns the one wanted. It may be called several times.
+#: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+#: Reasons of Consuming and Processing that another process gives: it has not heard of who should give them.
+NO_BRIDGE = "NoBridge"
+NO_CONTROLLER = "NoController"
 
 WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
 #: What the API server asks for is honoured up to here.
 MAX_ASKED = 60.0
+#: Writers of one status meet; so often in a row is no meeting any more, and each further time is waited for.
+MEETINGS = 3
+#: Characters of a condition's message: the schema takes no more.
+MAX_MESSAGE = 32_768
+
+REFUSED = Counter(
+    "enrichment_status_refused", "Writes of a stream's status that the API server refused", ["namespace", "stream"]
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    change: Change
+    #: The status once the change is in it; cancelled where nobody waits for it any more.
+    done: asyncio.Future[dict[str, Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class StreamStatus:
@@ -38,20 +59,32 @@ class StreamStatus:
         self._namespace = namespace
         self._name = name
         self._uid = uid
-        self._wanted: list[tuple[Change, asyncio.Future[dict[str, Any]]]] = []
+        self._wanted: list[_Wanted] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
+        #: As the watch has shown it last.
+        self._seen: dict[str, Any] | None = None
+
+    def observe(self, body: Mapping[str, Any]) -> None:
+        """The stream as a watch shows it."""
+        if body["metadata"]["uid"] == self._uid:
+            self._seen = body.get("status") or {}
+
+    def wants(self, change: Change) -> bool:
+        """Whether it would change what the watch has shown last: without a request. True where that is nothing yet."""
+        return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
     async def apply(self, change: Change) -> dict[str, Any]:
         """The status once the change is in it; as long as the API server is away this waits.
 
-        Raises NotFound when the stream is gone or another one of its name is there, and whatever `change` raises.
+        Raises NotFound when the stream is gone or another one of its name is there, another ApiError when the change is
+        refused, and whatever `change` raises. What is refused is not tried again: that is for the caller.
         """
-        done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._wanted.append((change, done))
+        wanted = _Wanted(change)
+        self._wanted.append(wanted)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        return await done
+        return await wanted.done
 
     async def read(self) -> dict[str, Any]:
         """Raises ApiError; NotFound also when another stream of that name is there."""
@@ -61,36 +94,57 @@ class StreamStatus:
         while self._wanted:
             await asyncio.sleep(self._next_write - time.monotonic())
             self._next_write = time.monotonic() + WRITE_SECONDS
-            changes, self._wanted = self._wanted, []
-            changes = [(change, done) for change, done in changes if not done.done()]
-            try:
-                status = await self._write_once([change for change, _ in changes])
-            except Exception as error:
-                _settle(changes, error)
-            else:
-                _settle(changes, status)
+            batch, self._wanted = self._wanted, []
+            await self._settle(batch)
 
-    async def _write_once(self, changes: list[Change]) -> dict[str, Any]:
-        delay = 0.1
+    async def _settle(self, batch: list[_Wanted]) -> None:
+        """All in one write; where that fails for good each by itself, to find the one that is at fault."""
+        try:
+            status = await self._insist(batch)
+        except Exception as error:
+            waiting = [wanted for wanted in batch if not wanted.done.done()]
+            if len(waiting) > 1 and not isinstance(error, NotFound):
+                for wanted in waiting:
+                    await self._settle([wanted])
+                return
+            for wanted in waiting:
+                wanted.done.set_exception(error)
+        else:
+            for wanted in batch:
+                if not wanted.done.done():
+                    wanted.done.set_result(status)
+
+    async def _insist(self, batch: list[_Wanted]) -> dict[str, Any]:
+        """Until the API server has answered. Raises ApiError where it refuses."""
+        delay, meetings = 0.1, 0
         while True:
             try:
-                return await self._attempt(changes)
+                return await self._attempt([wanted.change for wanted in batch if not wanted.done.done()])
+            except Conflict:
+                meetings += 1
+                if meetings < MEETINGS:
+                    continue  # whoever was faster is done by now
+                asked = None
+            except (Unavailable, Expired) as error:
+                logger.warning("Status of stream %s/%s not written: %s", self._namespace, self._name, error)
+                asked = error.retry_after
             except NotFound:
                 raise
             except ApiError as error:
-                # Whoever was faster is done by now; for anything else the API server is given time.
-                if not isinstance(error, Conflict):
-                    logger.warning("Status of stream %s/%s not written: %s", self._namespace, self._name, error)
-                    await asyncio.sleep(min(error.retry_after or delay, MAX_ASKED))
-                    delay = min(2 * delay, MAX_DELAY)
+                logger.warning("Status of stream %s/%s refused: %s", self._namespace, self._name, error)
+                REFUSED.labels(self._namespace, self._name).inc()
+                raise
+            await asyncio.sleep(min(asked or delay, MAX_ASKED))
+            delay = min(2 * delay, MAX_DELAY)
 
     async def _attempt(self, changes: list[Change]) -> dict[str, Any]:
+        if not changes:
+            return {}  # nobody waits any more
         before, version = await self._read()
-        after = deepcopy(before)
+        after = before
         for change in changes:
             after = change(after)
-        patch = {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}
-        if patch:
+        if patch := _patch(before, after):
             await self._cluster.patch_status(STREAMS, self._namespace, self._name, patch, version)
         return after
 
@@ -101,19 +155,57 @@ class StreamStatus:
         return body.get("status") or {}, int(body["metadata"]["resourceVersion"])
 
 
+async def tell_unreadable(
+    cluster: Cluster,
+    kind: Literal["Consuming", "Processing"],
+    body: Body,
+    cause: Exception,
+    now: Callable[[], datetime],
+) -> None:
+    """Write that this version does not understand the stream's spec, as long as it takes. Raises NotFound."""
+    metadata = body["metadata"]
+    stands = "nothing is consumed" if kind == "Consuming" else "its updates wait"
+    message = (
+        f"this version does not understand the spec ({type(cause).__name__}: {cause}): {stands}."
+        " Upgrade bridge and controller, or change it back"
+    )
+
+    def change(status: dict[str, Any]) -> dict[str, Any]:
+        generation = metadata.get("generation", 0)
+        return with_condition(status, kind, False, "StreamUnreadable", message[:1024], generation=generation, now=now())
+
+    await StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"]).apply(change)
+
+
+def condition(status: Mapping[str, Any], kind: Literal["Consuming", "Processing"]) -> Mapping[str, Any] | None:
+    """None where nobody has said anything yet."""
+    return next((entry for entry in status.get("conditions") or () if entry["type"] == kind), None)
+
+
+def with_unknown(
+    status: Mapping[str, Any], kind: Literal["Consuming", "Processing"], reason: str, message: str, now: datetime
+) -> dict[str, Any]:
+    """The status with that condition Unknown; as it is where that was said before, or nobody has said anything."""
+    known = condition(status, kind)
+    if known is None or known["reason"] == reason:
+        return dict(status)
+    generation = known.get("observedGeneration", 0)
+    return with_condition(status, kind, None, reason, message, generation=generation, now=now)
+
+
 def with_condition(
     status: Mapping[str, Any],
     kind: Literal["Consuming", "Processing"],
-    ok: bool,
+    ok: bool | None,
     reason: str,
     message: str,
     *,
     generation: int,
     now: datetime,
 ) -> dict[str, Any]:
-    """The status with that condition in it, and with Ready, which follows from Consuming and Processing."""
+    """The status with that condition in it, and with Ready, which follows from both; `ok` None: it is not known."""
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
-    _set(conditions, kind, "True" if ok else "False", reason, message, generation, now)
+    _set(conditions, kind, "Unknown" if ok is None else str(ok), reason, message, generation, now)
     parts = [conditions.get(part) for part in ("Consuming", "Processing")]
     seen = [part["observedGeneration"] for part in parts if part and "observedGeneration" in part]
     if bad := next((part for part in parts if part and part["status"] != "True"), None):
@@ -141,17 +233,11 @@ def _set(
         "type": kind,
         "status": value,
         "reason": reason,
-        "message": message,
+        "message": message[:MAX_MESSAGE],
         "lastTransitionTime": since,
         "observedGeneration": generation,
     }
 
 
-def _settle(changes: list[tuple[Change, asyncio.Future[dict[str, Any]]]], result: dict[str, Any] | Exception) -> None:
-    for _, done in changes:
-        if done.done():
-            continue
-        if isinstance(result, Exception):
-            done.set_exception(result)
-        else:
-            done.set_result(result)
+def _patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: after.get(key) for key in {**before, **after} if before.get(key) != after.get(key)}

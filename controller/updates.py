@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -23,6 +23,8 @@ class Phase(StrEnum):
     CANCELLED = "Cancelled"
 
 
+#: What `from_body` raises for an object that is not as this version knows them.
+NOT_UNDERSTOOD = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED})
 
 
@@ -51,6 +53,16 @@ class Reason(StrEnum):
 
 
 DELAYED = frozenset({Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED})
+#: What an update may wait for that has never been called.
+BEFORE_THE_FIRST_CALL = frozenset(
+    {
+        Reason.SUSPENDED,
+        Reason.STREAM_SUSPENDED,
+        Reason.STREAM_MISSING,
+        Reason.STEP_CONCURRENCY,
+        Reason.STEP_MISCONFIGURED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,8 @@ class Source:
     offset: int
     timestamp: datetime
     traceparent: str | None = None
-    #: Name of the user's update before this one, of the same source: this one starts when that is finished or gone.
+    #: Name of the user's update before this one, of the same source: this one is not called before that is finished
+    #: or gone.
     after: str | None = None
 
     @property
@@ -154,6 +167,8 @@ class Status:
     #: Busy answers to the step in hand.
     busy_count: int = 0
     next_attempt_time: datetime | None = None
+    #: When the first call began that was answered; an update that has it has been called.
+    start_time: datetime | None = None
     #: Raised only when someone asks for the steps to be done again.
     run: int = 0
     steps: tuple[StepRecord, ...] = ()
@@ -169,6 +184,23 @@ class Status:
     @property
     def finished(self) -> bool:
         return self.phase in FINISHED
+
+    @property
+    def called(self) -> bool:
+        """A call of it has been answered, so that it stays the head until it is finished.
+
+        Versions before `startTime` did not write it. What they stored counts as called unless it shows nothing but a
+        wait that comes before the first call: one that may have been called stays the head. Two things they cannot
+        tell: whether tries without the step's Secret were calls (taken as calls), and whether a first call was cut off
+        before a suspension (taken as none, as when it is cut off by a crash).
+        """
+        if self.start_time is not None:
+            return True
+        if self.phase is None:
+            return False
+        traces = (self.steps, self.attempts, self.busy_count, self.run, self.next_attempt_time, self.handled_request)
+        before = self.phase is Phase.WAITING and self.reason in BEFORE_THE_FIRST_CALL and self.held is None
+        return any(traces) or not before
 
     @property
     def delayed(self) -> bool:
@@ -189,15 +221,17 @@ class Status:
     def from_body(cls, body: Mapping[str, Any]) -> Status:
         conditions = body.get("conditions") or [{}]
         condition = conditions[0]
+        phase = Phase(body["phase"]) if body.get("phase") else None
         return cls(
-            phase=Phase(body["phase"]) if body.get("phase") else None,
+            phase=phase,
             step=body.get("step"),
             attempts=body.get("attempts", 0),
             misconfigured_count=body.get("misconfiguredCount", 0),
             busy_count=body.get("busyCount", 0),
             next_attempt_time=_time(body.get("nextAttemptTime")),
+            start_time=_time(body.get("startTime")),
             run=body.get("run", 0),
-            steps=tuple(StepRecord.from_body(record) for record in body.get("steps", ())),
+            steps=_steps(body.get("steps", ()), phase),
             reason=Reason(condition["reason"]) if condition else None,
             message=condition.get("message", ""),
             transition_time=_time(condition.get("lastTransitionTime")),
@@ -214,6 +248,7 @@ class Status:
             "misconfiguredCount": self.misconfigured_count or None,
             "busyCount": self.busy_count,
             "nextAttemptTime": times.to_text(self.next_attempt_time) if self.next_attempt_time else None,
+            "startTime": times.to_text(self.start_time) if self.start_time else None,
             "run": self.run,
             "steps": [record.for_status() for record in self.steps],
             "conditions": [self._condition()] if self.reason else None,
@@ -240,6 +275,16 @@ def condition_status(phase: Phase | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Of an object that this version does not understand, as a newer one may have written it."""
+
+    #: What was not understood, for people.
+    cause: str
+    #: Whether its place in the queue can be told: the spec was understood, the status was not.
+    placed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UserUpdate:
     namespace: str
     name: str
@@ -251,10 +296,12 @@ class UserUpdate:
     status: Status
     #: Value of the request annotation.
     request: str | None = None
+    #: Set on what stands in for an object that was not understood: it keeps its place in the queue, and never runs.
+    unreadable: Unreadable | None = None
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UserUpdate:
-        """Raises KeyError or ValueError where the object is not what the CRD lets pass."""
+        """Raises one of NOT_UNDERSTOOD where the object is not what this version's CRD lets pass."""
         metadata = body["metadata"]
         return cls(
             namespace=sys.intern(metadata["namespace"]),
@@ -267,6 +314,32 @@ class UserUpdate:
             request=_request(metadata.get("annotations") or {}),
         )
 
+    @classmethod
+    def stand_in(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
+        """For an object that `from_body` did not understand: whose it is, and as much of its place as can be told.
+
+        Where it has a status it may have been called, and counts as called. Raises KeyError or TypeError where not
+        even its user can be told, which no version of the CRD lets pass.
+        """
+        metadata, spec, status = body["metadata"], body["spec"], body.get("status")
+        understood = _understood(metadata, spec)
+        created, known = understood or (
+            datetime.min.replace(tzinfo=UTC),
+            UpdateSpec(sys.intern(spec["stream"]), spec["user"], 0, "", "", ""),
+        )
+        phase = status.get("phase") if isinstance(status, dict) else None
+        finished = next((each for each in FINISHED if each == phase), None)
+        return cls(
+            namespace=sys.intern(metadata["namespace"]),
+            name=metadata["name"],
+            uid=metadata["uid"],
+            resource_version=int(metadata["resourceVersion"]),
+            creation_time=created,
+            spec=known,
+            status=Status(phase=finished or (Phase.WAITING if status else None)),
+            unreadable=Unreadable(f"{type(cause).__name__}: {cause}", placed=understood is not None),
+        )
+
     @property
     def source_name(self) -> str:
         return self.spec.source.name if self.spec.source else names.MANUAL_SOURCE
@@ -276,12 +349,34 @@ class UserUpdate:
         """The record's time; for hand-made updates that of their creation."""
         return self.spec.source.timestamp if self.spec.source else self.creation_time
 
+    def comes_later_than(self, other: UserUpdate) -> bool:
+        """In the same source. Such a one is no predecessor: a bridge once linked so, and each waited for the other."""
+        return self.source_name == other.source_name and self.spec.sequence >= other.spec.sequence
+
     def idempotency_key(self, step: str) -> str:
         uid = None if self.spec.source else self.uid
         return names.idempotency_key(self.namespace, self.name, step, self.status.run, uid)
 
     def with_status(self, status: Status, resource_version: int) -> UserUpdate:
         return replace(self, status=status, resource_version=resource_version)
+
+
+def _understood(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[datetime, UpdateSpec] | None:
+    """What tells an update's place in the queue; None where that is what was not understood."""
+    try:
+        return times.from_text(metadata["creationTimestamp"]), UpdateSpec.from_body(spec)
+    except NOT_UNDERSTOOD:
+        return None
+
+
+def _steps(records: Sequence[Mapping[str, Any]], phase: Phase | None) -> tuple[StepRecord, ...]:
+    """Raises ValueError for other steps than ours, and where all are done and the phase does not say so."""
+    steps = tuple(StepRecord.from_body(record) for record in records)
+    if tuple(step.name for step in steps) != names.STEPS[: len(steps)]:
+        raise ValueError(f"its steps are not {', '.join(names.STEPS)}, in this order")
+    if len(steps) == len(names.STEPS) and phase not in FINISHED:
+        raise ValueError("all steps are done, and its phase does not say so")
+    return steps
 
 
 def _time(text: str | None) -> datetime | None:

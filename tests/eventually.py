@@ -50,6 +50,14 @@ async def eventually_async(check: Callable[[], Awaitable[T]], within: float = 10
         await asyncio.sleep(every)
 
 
+def throughout(check: Callable[[], object], seconds: float, every: float = EVERY) -> None:
+    """Call `check` again and again for so long: it has to hold each time. For what must not come about by itself."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert check()
+        time.sleep(every)
+
+
 def _too_late(within: float, failed: AssertionError | None, value: object) -> AssertionError:
     late = AssertionError(f"not within {within:g} s: {failed or f'last value {value!r}'}")
     late.__cause__ = failed

@@ -25,6 +25,7 @@ class Kube:
     """A client of one API server. Paths are full (`/api/v1/namespaces`), or those of our kinds by `path`."""
 
     client: httpx.Client
+    _context: ssl.SSLContext
 
     @classmethod
     def connect(cls, kubeconfig: Path) -> Kube:
@@ -39,9 +40,12 @@ class Kube:
                 path.write_bytes(base64.b64decode(user[f"client-{part}-data"]))
             context.load_cert_chain(pair[0], pair[1])
         headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
-        return cls(
-            httpx.Client(base_url=cluster["server"], verify=context, headers=headers, timeout=30, trust_env=False)
-        )
+        client = httpx.Client(base_url=cluster["server"], verify=context, headers=headers, timeout=30, trust_env=False)
+        return cls(client, context)
+
+    def trust_too(self, authority: Path) -> None:
+        """Trust another authority as well, after the first one was rotated."""
+        self._context.load_verify_locations(cafile=authority)
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The JSON of an answer; AssertionError with the server's message unless it is 2xx."""

@@ -110,21 +110,30 @@ class Processing:
         self.kube.create(self.namespace, "userupdates", {"metadata": {"name": name}, "spec": whole})
         return name
 
-    def record(self, user: str, offset: int, time: datetime, *, after: int | None = None, partition: int = 0) -> str:
+    def record(
+        self,
+        user: str,
+        offset: int,
+        time: datetime,
+        *,
+        after: int | None = None,
+        partition: int = 0,
+        topic_id: str = TOPIC_ID,
+    ) -> str:
         """Create an update as the bridge would make it of the record at `offset`; its name."""
         source = {
             "topic": self.stream,
-            "topicId": TOPIC_ID,
+            "topicId": topic_id,
             "partition": partition,
             "offset": offset,
             "timestamp": times.to_text(time),
         }
         if after is not None:
-            source["after"] = self.record_name(after, partition)
-        return self.add(user, offset, self.record_name(offset, partition), source=source)
+            source["after"] = self.record_name(after, partition, topic_id)
+        return self.add(user, offset, self.record_name(offset, partition, topic_id), source=source)
 
-    def record_name(self, offset: int, partition: int = 0) -> str:
-        return names.record_name(self.stream, TOPIC_ID, partition, offset)
+    def record_name(self, offset: int, partition: int = 0, topic_id: str = TOPIC_ID) -> str:
+        return names.record_name(self.stream, topic_id, partition, offset)
 
     def records(self, users: Sequence[str], each: int, time: datetime) -> list[tuple[str, int]]:
         """`each` records of every user, in turns, on one partition; created by eight at once. (user, offset) of all."""

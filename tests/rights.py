@@ -17,7 +17,6 @@ from controller.devenv.processes import Command
 from tests.kube import Kube
 
 ACCOUNTS = kubectl.ACCOUNTS[-1]
-ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +26,27 @@ class Right:
     account: str
     verb: str
     resource: str
+    #: In the accounts' own namespace alone.
+    own: bool = False
 
     def __str__(self) -> str:
-        return f"{self.account}-{self.verb}-{self.resource.replace('/', '-')}"
+        return f"{self.account}-{self.verb}-{'own-' * self.own}{self.resource.replace('/', '-')}"
+
+    @property
+    def path(self) -> str:
+        """Of the role that grants it."""
+        namespace = f"/namespaces/{apiserver.NAMESPACE}/roles" if self.own else "/clusterroles"
+        return f"/apis/rbac.authorization.k8s.io/v1{namespace}/enrichment-{self.account}"
 
 
 def granted() -> list[Right]:
     """All rights of both accounts."""
     found = []
     for document in yaml.safe_load_all(ACCOUNTS.read_text()):
-        if document["kind"] == "ClusterRole":
-            account = document["metadata"]["name"].removeprefix("enrichment-")
+        if document["kind"] in ("ClusterRole", "Role"):
+            account, own = document["metadata"]["name"].removeprefix("enrichment-"), document["kind"] == "Role"
             for rule in document["rules"]:
-                found += [Right(account, verb, name) for name in rule["resources"] for verb in rule["verbs"]]
+                found += [Right(account, verb, name, own) for name in rule["resources"] for verb in rule["verbs"]]
     return found
 
 
@@ -81,13 +88,15 @@ class AuditedEnvironment(Environment):
 def _right(event: dict[str, Any]) -> Right:
     where = event["objectRef"]
     resource = "/".join(filter(None, (where["resource"], where.get("subresource"))))
-    return Right(event["user"]["username"].rpartition(":")[2], event["verb"], resource)
+    right = Right(event["user"]["username"].rpartition(":")[2], event["verb"], resource)
+    own = replace(right, own=True)
+    return own if where.get("namespace") == apiserver.NAMESPACE and own in granted() else right
 
 
 @contextmanager
 def taken_away(kube: Kube, right: Right) -> Iterator[None]:
     """The role without that right; given back at the end."""
-    path = f"{ROLES}/enrichment-{right.account}"
+    path = right.path
     whole = kube.call("GET", path)["rules"]
     less = [
         {

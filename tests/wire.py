@@ -13,7 +13,7 @@ import orjson
 
 from controller.devenv.downstream import SampleDownstream, serving
 from controller.downstream import Downstream
-from controller.outcomes import Outcome
+from controller.outcomes import NotCalled, Outcome
 from controller.steps import PROFILE, Step
 from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
@@ -40,7 +40,7 @@ class Wire:
 
     async def call(
         self, step: Step = PROFILE, update: UserUpdate | None = None, key: str = "k", timeout: float = 5.0
-    ) -> Outcome:
+    ) -> Outcome | NotCalled:
         endpoint = StepSpec(f"{self.url}/{step.name}", timeout_seconds=timeout)
         update = update or made(results={"userId": "u-0", "roleId": "r-0"})
         return await self.client.call(step, endpoint, update, key)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ from controller.bridge.tracker import Tracker
 from controller.bridge.unfinished import Unfinished
 from controller.errors import ApiError, NotFound
 from controller.events import Record
+from controller.recorder import EventRecorder, reference
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -34,6 +37,8 @@ _T = TypeVar("_T")
 RETRY_SECONDS = 0.5
 #: A partition without a leader is asked again so often.
 UNANSWERED_SECONDS = 2.0
+#: An Event that comes once is tried for a minute.
+TELL_ATTEMPTS = 12
 #: A partition that ends before its position is looked at again so often.
 CUT_OFF_SECONDS = 2.0
 
@@ -53,6 +58,8 @@ class Assignment:
         reporter: Reporter,
         member: kafka.GroupMember,
         refused: Callable[[kafka.KafkaError | None], None],
+        troubles: dict[object, kafka.KafkaError],
+        recorder: EventRecorder,
     ) -> None:
         self._topic = topic
         self._lookup = lookup
@@ -67,21 +74,28 @@ class Assignment:
         self._member = member
         #: Told what keeps partitions from being begun, and that nothing does.
         self._refused = refused
+        #: What keeps some partitions from being begun, by partition; the others go on.
+        self._troubles = troubles
+        self._recorder = recorder
 
     async def take_up(self, fresh: list[Partition]) -> None:
         """Begin to read newly assigned partitions. Raises NotFound when the stream is gone, KafkaError for good.
 
-        A partition that does not answer is taken up later; the others do not wait for it.
+        A partition that does not answer is taken up later; the others do not wait for it. What others have created for
+        these partitions was acknowledged before they were assigned here, and nobody else creates for them since: one
+        LIST after the assignment is enough, however long they do not answer.
         """
         logger.info("Partitions assigned", extra=self._fields(fresh))
+        await self._insist(partial(self._check_room, fresh))
+        await self._insist(self._list)
         while fresh := [partition for partition in fresh if not partition.revoked]:
-            starts = await self._insist(partial(self._prepare, fresh))
+            starts = await self._insist(partial(self._starts, fresh))
             ready = [partition for partition in fresh if partition.number in starts]
-            await self._insist(partial(self._adopt_backlogs, ready))
-            await self._begin([partition for partition in ready if not partition.revoked], starts)
+            if ready:
+                await self._insist(partial(self._adopt_backlogs, ready))
+                await self._begin([partition for partition in ready if not partition.revoked], starts)
             fresh = [partition for partition in fresh if partition.number not in starts]
             if fresh:
-                logger.warning("Partitions do not answer", extra=self._fields(fresh))
                 await asyncio.sleep(UNANSWERED_SECONDS)
 
     async def _begin(self, ready: list[Partition], starts: Mapping[int, positions.Start]) -> None:
@@ -90,9 +104,11 @@ class Assignment:
             partition.tracker = Tracker(start.expired[0] if start.expired else start.offset)
             if start.expired:
                 self._expire(partition, *start.expired)
-        await self._reporter.write()
+        await self._insist(self._reporter.write)
+        for partition in ready:
+            partition.committing_since = time.monotonic()
         self._member.commit(self._partitions.recorded)
-        self._member.begin({p.number: starts[p.number].offset for p in ready if not p.revoked})
+        self._member.begin({(p.number, p.serial): starts[p.number].offset for p in ready if not p.revoked})
 
     async def let_go(self, gone: list[Partition], released: Future[Any]) -> None:
         """Another replica may begin when `released` has its result."""
@@ -102,7 +118,7 @@ class Assignment:
                 await self._partitions.settled(gone)
                 await self._writer.idle()
                 await self._reporter.write()
-        except (TimeoutError, NotFound, positions.WentBack) as error:
+        except (TimeoutError, ApiError, positions.Outdated) as error:
             logger.warning("Partitions let go without their last positions: %r", error)
         self._partitions.left(gone)
         if not released.done():
@@ -110,40 +126,98 @@ class Assignment:
 
     async def find_range(self, partition: Partition) -> None:
         """Kafka has no record where reading was to go on: it was removed meanwhile, or the log was cut off."""
-        there = (await self._insist(lambda: self._lookup.ranges([partition.number])))[partition.number]
-        if partition.revoked or partition.tracker is None:
+        there = await self._containing(partition)
+        if there is None or partition.tracker is None:
             return
         after = partition.tracker.next
         if after < there.low:
             self._expire(partition, after, there.low - 1)
-        elif after > there.high:
-            message = (
-                f"partition {partition.number} ends at {there.high}, before its position {after}: its log was cut off;"
-                " it goes on when there is a record at that position"
-            )
-            self._refused(kafka.KafkaError("PositionBeyondEnd", message))
-            await asyncio.sleep(CUT_OFF_SECONDS)
-        self._member.begin({partition.number: max(after, there.low)})
+        self._member.begin({(partition.number, partition.serial): max(after, there.low)})
 
-    async def _prepare(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
-        """What must be known before the first create. Raises ApiError or KafkaError."""
+    async def _check_room(self, fresh: Iterable[Partition]) -> None:
+        """Raises ApiError, or KafkaError where the status cannot hold all partitions that the topic is seen to have."""
+        partitions = max(self._topic.partitions, *(partition.number + 1 for partition in fresh))
+        positions.check_room(await self._status.read(), replace(self._topic, partitions=partitions))
+
+    async def _containing(self, partition: Partition) -> kafka.Range | None:
+        """What is there, once it does not end before the position. None: the partition is another's now."""
+        try:
+            while (there := await self._insist(partial(self._range, partition))) is not None:
+                after = partition.tracker.next if partition.tracker is not None else 0
+                if after <= there.high:
+                    break
+                message = (
+                    f"partition {partition.number} ends at {there.high}, before its position {after}: its log was cut"
+                    " off; it goes on when there is a record at that position"
+                )
+                self._troubles[partition] = kafka.KafkaError("PositionBeyondEnd", message)
+                await asyncio.sleep(CUT_OFF_SECONDS)
+            return there
+        finally:
+            self._troubles.pop(partition, None)
+
+    async def _range(self, partition: Partition) -> kafka.Range | None:
+        """None: it is another's now. Raises KafkaError."""
+        if partition.revoked:
+            return None
+        return (await self._lookup.all_ranges([partition.number]))[partition.number]
+
+    async def _list(self) -> None:
+        """What must be known before the first create. Raises ApiError."""
         await self._unfinished.refresh()
         await self._rejecter.refresh()
+
+    async def _starts(self, fresh: Iterable[Partition]) -> dict[int, positions.Start]:
+        """Where to begin with those that answer. Raises ApiError or KafkaError.
+
+        Who asks until this works need not wait for what has been revoked meanwhile: it may never answer.
+        """
+        numbers = [partition.number for partition in fresh if not partition.revoked]
+        if not numbers:
+            return {}
         status = await self._status.read()
-        if positions.needs_commits(status):
-            status = await self._first_positions()
-        ranges = await self._lookup.ranges([partition.number for partition in fresh])
+        begun = not positions.needs_commits(status)
+        if not begun:
+            status = await self._first_positions(max(numbers))
+        ranges = await self._lookup.ranges(numbers)
+        if begun and ranges:
+            await self._tell_of_moved(status, ranges)
         return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
 
-    async def _first_positions(self) -> dict[str, Any]:
-        """The stream has no position yet: those of all partitions are written at once, other replicas' too."""
+    async def _tell_of_moved(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
+        """Somebody has set the group's offsets, to read records again or to skip some: the next commit undoes it."""
         stream = self._dispatch.stream
-        numbers = range(self._topic.partitions)
-        ranges = await self._lookup.ranges(numbers)
+        group = stream.kafka.group_id
+        try:
+            moved = positions.moved(status, self._topic, await self._lookup.committed(group, numbers))
+        except kafka.KafkaError as error:
+            logger.warning("Group's offsets not looked at: %s", error, extra=self._fields(()))
+            return
+        if moved:
+            where = "; ".join(moved)
+            note = (
+                f"offsets of group {group} are not those that this stream has committed, and do not count; its"
+                f" positions do: {where}. To read records again apply another UpdateStream; see Replay in the README"
+            )
+            logger.warning("%s", note, extra=self._fields(()))
+            regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
+            self._recorder.event(regarding, "Warning", "OffsetsIgnored", "Consuming", note, attempts=TELL_ATTEMPTS)
+
+    async def _first_positions(self, highest: int) -> dict[str, Any]:
+        """The stream has no position yet: those of all partitions are written at once, other replicas' too.
+
+        All, or none: of a partition that is left out, since it has no leader just now, the commit would count no more
+        once the others have entries; it would begin anew, or with `latest` behind records that were never read.
+        """
+        stream = self._dispatch.stream
+        topic = await self._lookup.describe()
+        numbers = range(max(topic.partitions, highest + 1))
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
+        # One beyond the topic's end, as of an earlier topic of its name, has no commit, and will never answer.
+        ranges = await self._lookup.all_ranges(n for n in numbers if n < topic.partitions or n in commits)
         begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
         entries = positions.first_entries(self._topic, begun)
-        return await self._status.apply(lambda status: positions.with_first_entries(status, entries))
+        return await self._status.apply(lambda status: positions.with_first_entries(status, self._topic.id, entries))
 
     async def _adopt_backlogs(self, fresh: list[Partition]) -> None:
         """Raises ApiError. What waits under another id of the topic is gone with it."""
@@ -153,7 +227,7 @@ class Assignment:
 
     def _gone(self, gone: Gone) -> Rejected:
         def done() -> None:
-            gone.backlog.expiring -= 1
+            gone.backlog.shown(gone.partition)
 
         offsets = gone.offsets
         key = gone.backlog.user.encode()
@@ -185,21 +259,34 @@ class Assignment:
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Until it works. Raises NotFound when the stream is gone, KafkaError for what no broker can mend."""
+        said = ""
         while True:
             try:
                 answer = await call()
             except NotFound:
                 raise
             except (ApiError, kafka.KafkaError) as error:
-                if isinstance(error, kafka.KafkaError):
-                    if error.reason == UNREADABLE:
-                        raise
-                    self._refused(error)
-                logger.warning("Not begun yet: %s", error, extra=self._fields(()))
+                self._tell(call, error)
+                if said != str(error):
+                    said = str(error)
+                    logger.warning("Not begun yet: %s", error, extra=self._fields(()))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
+                self._troubles.pop(call, None)
                 self._refused(None)
                 return answer
+
+    def _tell(self, call: object, error: ApiError | kafka.KafkaError) -> None:
+        """What keeps partitions from being begun. Raises it where nobody can mend it by waiting."""
+        if isinstance(error, ApiError):
+            self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
+        elif error.reason == UNREADABLE:
+            raise error
+        elif error.reason == kafka.LEADERLESS:
+            self._troubles[call] = error
+            self._refused(None)  # the brokers do answer
+        else:
+            self._refused(error)
 
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream

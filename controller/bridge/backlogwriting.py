@@ -1,4 +1,8 @@
-"""Brings the backlogs into the API server: each by one write for many offsets, all together at a bounded rate."""
+"""Brings the backlogs into the API server: each by one write for many offsets, all together at a bounded rate.
+
+Any await may see a rebalance: what is known before one is looked at again behind it. A backlog may have been given up,
+and its user have another; a partition may have been taken up whose records the object lists.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from controller import names
 from controller.backlogs import OffsetQueue
 from controller.bridge import metrics
 from controller.bridge.brake import Brake
-from controller.bridge.overflow import Backlog, Overflow, Queue
+from controller.bridge.overflow import Backlog, Others, Overflow, Queue
 from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import BACKLOGS, Body, Cluster
 from controller.crashpoints import reach
@@ -26,12 +30,21 @@ from controller.streams import UpdateStream
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+#: While there is no backlog.
+IDLE_SECONDS = 0.5
 #: Why a stream is not consumed: nobody but a person can mend it.
 UNREADABLE: Final = "BacklogUnreadable"
 PARALLEL = 8
 #: Bytes a second of a stream's backlogs; an object counts for more than its text.
 RATE = 1 << 20
 OBJECT_OVERHEAD = 1500
+#: Objects in a page of a list: up to 200 KB each, parsed at once.
+PAGE = 50
+#: Replicas that share an object meet; what goes on for longer is no meeting, and is refused like anything else.
+TRIES = 3
+#: Where some are refused and none has been written since, it may be all of them. A further user's backlog is begun so
+#: often, to find out.
+PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,7 @@ class Gone:
     """Offsets of a topic that was deleted, or made again under another id."""
 
     backlog: Backlog
-    #: One of this replica's, on whose behalf they are shown.
+    #: The one of this replica's on whose behalf they are shown; should it be revoked, its next owner shows them.
     partition: Partition
     topic_id: str
     number: int
@@ -70,6 +83,16 @@ class BacklogWriter:
         #: One for each write that is under way.
         self._writes: set[asyncio.Future[None]] = set()
         self._next = 0.0
+        self._probed = float("-inf")
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a further user's backlog may be begun. While none can be written, one now and then finds out."""
+        if not self.brake.failing_for():
+            return True
+        if now - self._probed < PROBE_SECONDS:
+            return False
+        self._probed = now
+        return True
 
     async def refresh(self, fresh: Iterable[Partition]) -> list[Gone]:
         """Adopt what waits in newly assigned partitions. Raises ApiError.
@@ -77,41 +100,60 @@ class BacklogWriter:
         Returns what waits under other ids of the topic: those records are gone. The objects say so until each entry's
         `backlog.expiring` is counted down.
         """
-        listing = await self._cluster.list(
-            BACKLOGS, self._stream.namespace, field_selector=f"spec.stream={self._stream.name}"
+        read: dict[tuple[str, int], OffsetQueue] = {}
+        bodies: list[Body] = []
+        pages = self._cluster.pages(
+            BACKLOGS, self._stream.namespace, field_selector=f"spec.stream={self._stream.name}", page=PAGE
         )
+        async for listing in pages:
+            for body in listing.items:
+                bodies.append(body)
+                for index, entry in self._mine(body, fresh):
+                    read[body["metadata"]["name"], index] = _decoded(body, entry)
+                await asyncio.sleep(0)  # a thousand of them are seconds
+        # From here on at once: a partition that is taken away now and adopted later would be adopted for good.
         mine = {partition.number: partition for partition in fresh if not partition.revoked}
-        if not mine:
-            return []
-        gone = [gone for body in listing.items for gone in self._adopt(body, mine)]
         for partition in mine.values():
             partition.adopted = True
-        return gone
+        return [gone for body in bodies for gone in self._adopt(body, mine, read)]
 
-    def _adopt(self, body: Body, mine: Mapping[int, Partition]) -> list[Gone]:
-        entries = body["spec"].get("partitions") or []
-        queues, lost = [], []
-        for entry in entries:
-            number, offsets = entry["partition"], _decoded(body, entry)
-            if entry["topicId"] == self._topic.id and number in mine:
-                queues.append(Queue(mine[number], offsets))
-            elif entry["topicId"] != self._topic.id and self._owner(entry) in mine and len(offsets):
-                lost.append((entry["topicId"], number, offsets))
-        if entries and not queues and not lost:
+    def _mine(self, body: Body, fresh: Iterable[Partition]) -> list[tuple[int, Body]]:
+        """The entries that the owner of these partitions looks after, with their places."""
+        numbers = {partition.number for partition in fresh if not partition.revoked}
+        entries = body["spec"].get("partitions") or ()
+        return [(index, entry) for index, entry in enumerate(entries) if self._owner(entry) in numbers]
+
+    def _adopt(
+        self, body: Body, mine: Mapping[int, Partition], read: Mapping[tuple[str, int], OffsetQueue]
+    ) -> list[Gone]:
+        name = body["metadata"]["name"]
+        found = [(entry, read[name, index]) for index, entry in self._mine(body, mine.values())]
+        if not mine or (body["spec"].get("partitions") and not found):
             return []
+        queues = [
+            Queue(mine[entry["partition"]], offsets)
+            for entry, offsets in found
+            if entry["topicId"] == self._topic.id and entry["partition"] in mine
+        ]
         backlog = self._overflow.adopt(body["spec"]["user"], body, queues)
-        backlog.expiring += len(lost)
-        partition = next(iter(mine.values()))
-        return [Gone(backlog, partition, topic_id, number, offsets) for topic_id, number, offsets in lost]
+        lost = [
+            Gone(backlog, mine[self._owner(entry)], entry["topicId"], entry["partition"], offsets)
+            for entry, offsets in found
+            if entry["topicId"] != self._topic.id and len(offsets)
+        ]
+        backlog.expiring.update(gone.partition for gone in lost)
+        self._seen(backlog, body)
+        return lost
 
     async def run(self) -> None:
         while True:
             now = time.monotonic()
+            self.brake.keep(lambda key: isinstance(key, Backlog) and self._overflow.current(key))
             for backlog in self._overflow.due(now):
                 if len(self._tasks) >= PARALLEL or now < self._next:
                     break
                 self._start(backlog)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS if len(self._overflow) else IDLE_SECONDS)
 
     async def idle(self) -> None:
         """Wait for the writes that are under way: those that begin from now on know what was revoked."""
@@ -134,44 +176,62 @@ class BacklogWriter:
             self._failed(error)
 
     async def _save(self, backlog: Backlog) -> None:
-        """Until it is written, or part of it is this replica's no more: `run` looks again at what is left of it."""
+        """Once: `run` looks again at what is left of it, and at what was refused when its time has come."""
         try:
-            while self._overflow.current(backlog):
-                async with self.brake.turn():
-                    if await self._tried(backlog):
-                        return
+            async with self.brake.turn():
+                if self._overflow.current(backlog):
+                    await self._try(backlog)
         finally:
             backlog.saving = False
 
-    async def _tried(self, backlog: Backlog) -> bool:
-        """Whether there is nothing more to do for now."""
+    async def _try(self, backlog: Backlog) -> None:
         try:
-            await self._attempt(backlog)
+            await self._attempt_anew(backlog)
         except Lost:
-            # The backlog may not be given up yet, and to ask again at once would keep anybody from doing it.
-            return True
-        except (AlreadyExists, Conflict, NotFound):
-            backlog.body = await self._read(backlog)
-            return False
+            # The backlog may not be given up yet: whoever lets the partition go does that.
+            self.brake.forget(backlog)
         except ApiError as error:
             logger.warning("UserBacklog not written: %s", error)
-            self.brake.failed(error)
-            return False
-        self.brake.worked()
-        return True
+            what = f"the UserBacklog {self._name(backlog)}"
+            backlog.again = time.monotonic() + self.brake.failed(backlog, error, what)
 
-    async def _read(self, backlog: Backlog) -> Body | None:
+    async def _attempt_anew(self, backlog: Backlog) -> None:
+        """Where somebody else has changed the object, with what it is now. Raises Lost or ApiError."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self._attempt(backlog)
+            except (AlreadyExists, Conflict, NotFound):
+                if not left:
+                    raise
+                await self._look(backlog)
+
+    def _worked(self, backlog: Backlog) -> None:
+        for other in self.brake.worked(backlog):
+            assert isinstance(other, Backlog)
+            other.again = 0.0
+
+    async def _look(self, backlog: Backlog) -> None:
+        """See the object as it is now. Raises ApiError."""
         try:
-            return await self._cluster.get(BACKLOGS, self._stream.namespace, self._name(backlog))
+            body = await self._cluster.get(BACKLOGS, self._stream.namespace, self._name(backlog))
         except NotFound:
-            return None
-        except ApiError as error:
-            self.brake.failed(error)
-            return backlog.body
+            body = None
+        self._seen(backlog, body)
+
+    def _seen(self, backlog: Backlog, body: Body | None) -> None:
+        backlog.body = body
+        sizes = [(len(entry["offsets"]) * 3 // 4, entry) for entry in self._others(backlog)]
+        count = sum(entry.get("count", size) for size, entry in sizes)
+        self._overflow.seen(backlog, body, Others(count, sum(size for size, _ in sizes)))
 
     async def _attempt(self, backlog: Backlog) -> None:
-        for queue in list(backlog.queues.values()):
-            await self._partitions.hold(queue.partition)
+        """Raises Lost where it is not the time, or not this replica's, any more."""
+        while self._uncertain(backlog):
+            for queue in list(backlog.queues.values()):
+                await self._partitions.hold(queue.partition)
+        # Records of a former topic may have come to light meanwhile: they are listed here until they are shown.
+        if backlog.expiring or not self._overflow.current(backlog):
+            raise Lost
         write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writes.add(write)
         try:
@@ -180,7 +240,16 @@ class BacklogWriter:
             self._writes.discard(write)
             write.set_result(None)
 
+    def _uncertain(self, backlog: Backlog) -> bool:
+        """Some of its partitions may be another replica's: while one was waited for, another's time may have ended."""
+        now = time.monotonic()
+        partitions = [queue.partition for queue in backlog.queues.values()]
+        return any(partition.revoked or partition.held_until <= now for partition in partitions)
+
     async def _bring(self, backlog: Backlog) -> None:
+        if self._overflow.crowded(backlog) and not backlog.unsaved and backlog.taken is None:
+            await self._look(backlog)
+            return
         others = self._others(backlog)
         if not backlog.count and not others:
             return await self._remove(backlog)
@@ -190,13 +259,16 @@ class BacklogWriter:
         self._account(entries)
         reach("bridge.backlog")
         try:
-            backlog.body = await self._write(backlog, entries)
+            body = await self._write(backlog, entries)
         except BaseException:
-            backlog.unsaved = saving + backlog.unsaved
+            backlog.unsaved = [entry for entry in saving if not entry[0].revoked] + backlog.unsaved
             backlog.added = backlog.taken = time.monotonic()
             raise
         reach("bridge.backlogged")
+        self._worked(backlog)
         self._overflow.saved(saving)
+        self._seen(backlog, body)
+        self._overflow.drop(backlog)  # where the rest of it is other replicas'
 
     async def _write(self, backlog: Backlog, entries: list[Body]) -> Body:
         if backlog.body is None:
@@ -214,9 +286,9 @@ class BacklogWriter:
         if backlog.body is not None:
             reach("bridge.backlog-remove")
             await self._release(backlog, await self._delete(backlog, backlog.body))
-        backlog.body = None
-        if not backlog.count:
-            self._overflow.drop(backlog)
+            self._worked(backlog)
+        self._seen(backlog, None)
+        self._overflow.drop(backlog)
 
     async def _delete(self, backlog: Backlog, body: Body) -> Body:
         metadata = body["metadata"]

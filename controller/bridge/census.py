@@ -19,12 +19,16 @@ class Census:
         self._resource = resource
         self._streams: dict[Key, Key] = {}
         self._counts: Counter[Key] = Counter()
+        self._listed = False
         #: Deleted by someone, and kept by a finalizer.
         self.deleted: set[Key] = set()
 
-    def count(self, stream: Key) -> int:
-        """Objects of that stream, by their label: one whose label someone changed is counted where it says."""
-        return self._counts[stream]
+    def count(self, stream: Key) -> int | None:
+        """Objects of that stream, by their label: one whose label someone changed is counted where it says.
+
+        None until they have been listed: that there are none yet to be seen does not mean that there are none.
+        """
+        return self._counts[stream] if self._listed else None
 
     async def follow(self) -> None:
         """Keep the counts, for as long as this runs."""
@@ -35,6 +39,7 @@ class Census:
                     self._remove(key)
                 for body in change.items:
                     self._put(body)
+                self._listed = True
             elif change.type == "DELETED":
                 self._remove(_key(change.object))
             elif change.type != "BOOKMARK":

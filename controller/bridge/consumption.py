@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,15 +21,18 @@ from controller.bridge.assignment import Assignment
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.lanes import Waiting
+from controller.bridge.membership import watch_assignment
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.rejecting import Rejected, Rejecter
-from controller.bridge.reporting import Counts, Reporter
+from controller.bridge.reporting import Consuming, Counts, Reporter, unless_unseen
 from controller.bridge.rereading import Rereading
 from controller.bridge.steering import Steering
 from controller.bridge.unfinished import Unfinished
 from controller.cluster import Cluster
 from controller.events import Record, Rejection, read_record
+from controller.presence import Presence
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -45,6 +48,9 @@ STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 #: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
+#: A broker that tells of a topic that is no more is behind the others by seconds. Told the same for so long, its former
+#: ids are gone.
+CERTAIN_SECONDS = 60.0
 
 
 class Over(Exception):
@@ -63,9 +69,11 @@ class Context:
     topic: kafka.Topic
     #: Name of this replica within the stream's group.
     instance: str
+    presence: Presence
     counts: Callable[[], Counts]
     #: Of the memory that a stream may use when there are few.
     share: Callable[[], float]
+    recorder: EventRecorder
 
 
 class Consumption:
@@ -77,26 +85,21 @@ class Consumption:
         #: Whether the group has given this member its partitions, if only none.
         self.joined = False
         self._topic = topic
+        self._presence = context.presence
         self._lookup = context.lookup
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(cluster, stream, self._partitions)
-        self._dispatch = Dispatch(cluster, stream, self._partitions, self._settled, self._reject, self._end)
+        self._dispatch = Dispatch(cluster, stream, self._partitions, self._made, self._reject, self._end)
         self._unfinished = Unfinished(
-            cluster,
-            stream.namespace,
-            stream.name,
-            self._dispatch.slots,
-            self._dispatch.links,
-            self._freed,
-            self._end,
+            cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed, self._end
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
-        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share())
+        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
         self._steering = Steering(
             self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
         )
-        self._reporter = Reporter(context.status, topic, self._partitions, self._steering.condition, counts)
+        self._reporter = Reporter(context.status, topic, self._partitions, self._condition, counts, self._certain)
         self._assignment = Assignment(
             topic,
             context.lookup,
@@ -110,15 +113,18 @@ class Consumption:
             self._reporter,
             self._member,
             self._refuse,
+            self._steering.troubles,
+            context.recorder,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group, share()),
+            kafka.Rereader(context.config, topic, group, share),
             self._overflow,
             self._partitions,
             self._dispatch.lanes,
             self._look_at_topic,
             self._offer,
             self._assignment.expire_one,
+            lambda: self._steering.held_up,
             share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
@@ -127,6 +133,7 @@ class Consumption:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._missing = 0
+        self._begun = self._seen = time.monotonic()
 
     @property
     def stream(self) -> UpdateStream:
@@ -152,6 +159,9 @@ class Consumption:
             self._check_topic(),
             self._commit(),
             self._measure(),
+            watch_assignment(
+                self._lookup, self.stream.kafka.group_id, self._count, self._unassigned, self._member.rejoin
+            ),
             self._look(),
         ):
             self._spawn(work)
@@ -187,16 +197,17 @@ class Consumption:
 
     def _on_event(self, event: kafka.Event) -> None:
         match event:
-            case kafka.Assigned(numbers):
+            case kafka.Assigned(numbers, serial):
                 self.joined = True
                 self._steering.refused = None
                 if numbers:
-                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers)))
+                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers, serial)))
                     self._count_replicas()
             case kafka.Revoked(numbers, released):
                 gone = self._partitions.revoke(numbers)
                 self._dispatch.forget(gone)
                 self._overflow.forget(gone)
+                self._rejecter.forget()
                 self._spawn(self._assignment.let_go(gone, released))
                 self._count_replicas()
             case kafka.Fetched(items, size):
@@ -206,6 +217,8 @@ class Consumption:
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
                 self._partitions.committed(offsets, sent)
+            case kafka.CommitRefused(message):
+                self._partitions.commit_refused = message
             case kafka.OutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
@@ -250,13 +263,26 @@ class Consumption:
         if topic.id != self._topic.id:
             raise Over(f"topic {topic.name} was made again")
         self._missing = 0
+        self._seen = time.monotonic()
         self._steering.broker_error = None
         if topic.partitions != self._topic.partitions:
             self._topic = topic
             self._count_replicas()
 
+    def _certain(self) -> bool:
+        return self._seen - self._begun >= CERTAIN_SECONDS
+
+    def _condition(self) -> Consuming | None:
+        consuming = self._steering.condition()
+        return consuming and unless_unseen(consuming, self._presence)
+
     def _count_replicas(self) -> None:
-        self._dispatch.alone = len(self._partitions) == self._topic.partitions
+        self._dispatch.alone = len(self._there) == self._topic.partitions
+
+    @property
+    def _there(self) -> list[Partition]:
+        """Without those that the topic had before it was made again with fewer: a static member keeps them."""
+        return [partition for partition in self._partitions if partition.number < self._topic.partitions]
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.Reached]]) -> None:
         now = time.monotonic()
@@ -283,6 +309,11 @@ class Consumption:
         self._dispatch.offer(waiting)
         self._dispatch.pump()
 
+    def _made(self, waiting: Waiting) -> None:
+        self._settled(waiting)
+        assert waiting.partition.tracker is not None
+        waiting.partition.tracker.made(waiting.record.offset)
+
     def _settled(self, waiting: Waiting) -> None:
         if waiting.from_backlog:
             self._overflow.take(waiting.user, waiting.partition, waiting.record.offset)
@@ -296,6 +327,19 @@ class Consumption:
     def _finish(self, partition: Partition, offset: int) -> None:
         assert partition.tracker is not None
         partition.tracker.done(offset)
+
+    def _troubled(self, who: str, numbers: set[int], error: Callable[[str, Iterable[int]], kafka.KafkaError]) -> None:
+        """Some partitions are not read, or none of them is in trouble any more."""
+        if numbers:
+            self._steering.troubles[who] = error(self._topic.name, sorted(numbers))
+        else:
+            self._steering.troubles.pop(who, None)
+
+    def _count(self) -> int:
+        return self._topic.partitions
+
+    def _unassigned(self, numbers: set[int]) -> None:
+        self._troubled("unassigned", numbers, partial(kafka.unassigned, self.stream.kafka.group_id))
 
     def _refuse(self, error: kafka.KafkaError | None) -> None:
         self._steering.refused = error
@@ -319,13 +363,17 @@ class Consumption:
             await asyncio.sleep(COMMIT_SECONDS)
 
     async def _measure(self) -> None:
-        """The ends of the partitions, for the lag."""
+        """The ends of the partitions, for the lag; and who does not answer twice, which an election is over by."""
+        before: set[int] = set()
         while True:
             try:
                 ends = await self._lookup.ranges([p.number for p in self._partitions])
             except kafka.KafkaError as error:
                 logger.debug("Lag not measured: %s", error)
             else:
+                silent = {p.number for p in self._there} - ends.keys()
+                self._troubled("silent", silent & before, kafka.unanswered)
+                before = silent
                 for partition in self._partitions:
                     if partition.number in ends:
                         partition.high = ends[partition.number].high

@@ -1,7 +1,8 @@
 """From a good record to its UserUpdate: lane, slot, link, create, acknowledgement.
 
 Per user one create at a time, in order; users in parallel. A record is done for its partition's tracker when its
-UserUpdate is acknowledged.
+UserUpdate is acknowledged. One whose create is refused is the first of its lane again, gives slot and place to others,
+and wants them anew when its time has come.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Callable, Iterable
 from controller import names
 from controller.bridge import metrics
 from controller.bridge.brake import Brake
-from controller.bridge.creating import Answer, Creator, NameTaken, Over, Refused, Unfinished
+from controller.bridge.creating import Answer, NameTaken, Over, Unfinished, create
 from controller.bridge.lanes import Lanes, Waiting
 from controller.bridge.links import Links
 from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.bridge.slots import Slots
 from controller.cluster import Cluster
 from controller.crashpoints import reach
+from controller.errors import ApiError
 from controller.events import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
 from controller.streams import UpdateStream
 
@@ -54,13 +56,15 @@ class Dispatch:
         #: Nothing is created while this is set.
         self.halted = False
         self._closed = False
-        self._creator = Creator(cluster, self.brake)
+        self._cluster = cluster
         self._partitions = partitions
         self._settled = settled
         self._reject = reject
         #: Called with what should never happen; it ends the consumption.
         self._failed = failed
         self._creating: dict[str, Waiting] = {}
+        #: Lanes whose first record was refused, until they want a slot again.
+        self._later: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_grant = time.monotonic()
         self._granted: dict[str, float] = {}
@@ -69,7 +73,7 @@ class Dispatch:
         """A good record waits for its slot from now on."""
         lane = names.user_label(waiting.user)
         self.lanes.add(lane, waiting)
-        if lane not in self._creating:
+        if lane not in self._creating and lane not in self._later:
             self.slots.want(lane)
 
     def idle(self, now: float) -> list[tuple[float, str]]:
@@ -83,6 +87,9 @@ class Dispatch:
     def take_back(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
         """Records that are no longer to wait here, in order."""
         removed = self.lanes.remove(lane, unwanted)
+        if removed and lane in self._later:  # what was refused is one of them
+            self._want(lane)
+            self.brake.forget(lane)
         if not self.lanes.waits(lane):
             self.slots.unwant(lane)
             self._granted.pop(lane, None)
@@ -100,7 +107,9 @@ class Dispatch:
             lane = self.slots.grant()
             if lane is None:
                 return
-            self._last_grant = self._granted[lane] = time.monotonic()
+            self._last_grant = time.monotonic()
+            if not self.brake.tries(lane):
+                self._granted[lane] = self._last_grant
             waiting = self.lanes.take(lane)
             self._creating[lane] = waiting
             waiting.partition.in_flight += 1
@@ -119,39 +128,58 @@ class Dispatch:
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
+        for timer in self._later.values():
+            timer.cancel()
 
     def _must_settle(self) -> bool:
         allowed = max(1, int(SHARE_UNSETTLED * self.stream.limits.max_objects))
         return not self.alone and self.slots.unsettled >= allowed
 
     async def _create(self, lane: str, waiting: Waiting) -> None:
-        begun = time.monotonic()
+        begun, again = time.monotonic(), None
         try:
-            event = read_record(waiting.record)
-            assert isinstance(event, UpdateEvent)
-            manifest = user_update_manifest(self.stream, event, self.links.after(_key(event)))
-            reach("bridge.create")
-            answer = await self._creator.create(manifest, lambda: self._partitions.hold(waiting.partition))
-            reach("bridge.created")
-            self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
-            metrics.CREATES.labels(self.stream.namespace, self.stream.name, type(answer).__name__).inc()
+            async with self.brake.turn():
+                await self._partitions.hold(waiting.partition)
+                answer = await self._attempt(lane, waiting)
+            self._count(type(answer).__name__)
             metrics.CREATE_SECONDS.labels(self.stream.namespace, self.stream.name).observe(time.monotonic() - begun)
         except (Lost, asyncio.CancelledError):
             self.slots.release(lane)
+            self.brake.forget(lane)
+        except ApiError as error:
+            self.slots.release(lane)
+            self._count("Refused")
+            logger.debug("UserUpdate not created: %s", error)
+            record = waiting.record
+            again = self.brake.failed(lane, error, f"partition {record.partition}, offset {record.offset}")
         except Exception as error:
             # The user's next record must not come before this one: nothing more is created.
             self.close()
             self.slots.release(lane)
             self._failed(error)
         finally:
-            self._end(lane, waiting)
+            self._end(lane, waiting, again)
+
+    async def _attempt(self, lane: str, waiting: Waiting) -> Answer:
+        """Raises ApiError where it is refused."""
+        event = read_record(waiting.record)
+        assert isinstance(event, UpdateEvent)
+        manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
+        reach("bridge.create")
+        answer = await create(self._cluster, manifest)
+        reach("bridge.created")
+        self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
+        return answer
 
     def _account(self, lane: str, waiting: Waiting, event: UpdateEvent, name: str, answer: Answer) -> None:
         match answer:
-            case Unfinished(version, _):
+            case Unfinished(version, new):
                 if self.slots.created(lane, name, version):
                     self.links.add(_key(event), event.source.offset, name, version)
                 self._settled(waiting)
+                if new:
+                    for other in self.brake.worked(lane):
+                        self._want(str(other))
             case Over():
                 self.slots.release(lane)
                 self._settled(waiting)
@@ -159,20 +187,36 @@ class Dispatch:
                 self.slots.release(lane)
                 message = f"another UserUpdate has the name {name}"
                 self._reject(waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
-            case Refused(message):
-                self.slots.release(lane)
-                logger.error("The API server refuses a UserUpdate: %s", message)
-                self._reject(waiting, Rejection(RejectionReason.INVALID_PAYLOAD, message, ""))
+        self.brake.forget(lane)
 
-    def _end(self, lane: str, waiting: Waiting) -> None:
+    def _end(self, lane: str, waiting: Waiting, again: float | None) -> None:
+        """`again`: seconds until it is tried anew; None where that is over."""
         del self._creating[lane]
-        self.lanes.settle(waiting)
         self._partitions.create_ended(waiting.partition)
-        if self.lanes.waits(lane):
-            self.slots.want(lane)
+        if again is not None and not waiting.partition.revoked:
+            self.lanes.put_back(lane, waiting)
+            self._later[lane] = asyncio.get_running_loop().call_later(again, self._retry, lane)
         else:
-            self._granted.pop(lane, None)
+            self.brake.forget(lane)
+            self.lanes.settle(waiting)
+            if self.lanes.waits(lane):
+                self.slots.want(lane)
+            else:
+                self._granted.pop(lane, None)
         self.pump()
+
+    def _retry(self, lane: str) -> None:
+        self._want(lane)
+        self.pump()
+
+    def _want(self, lane: str) -> None:
+        """Its time has come, or it need not wait for it."""
+        if timer := self._later.pop(lane, None):
+            timer.cancel()
+            self.slots.want(lane)
+
+    def _count(self, outcome: str) -> None:
+        metrics.CREATES.labels(self.stream.namespace, self.stream.name, outcome).inc()
 
 
 def _key(event: UpdateEvent) -> tuple[str, int, str]:

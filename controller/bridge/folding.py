@@ -1,7 +1,8 @@
 """Which RejectedEvent shows a record: its own, or in a flood one that it shares with its neighbours.
 
 Pure. The first 100 in any minute have an object each. Beyond that, records of the same reason and partition share one,
-whose `lastOffset` and `count` grow; it takes no more after a minute, so that people see when a flood went on.
+whose `lastOffset` and `count` grow; it takes no more after a minute, so that people see when a flood went on. Where old
+objects cannot be deleted, no record has one of its own and none is too old to be shared.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class Folding:
         self._own.append(now)
         return True
 
-    def current(self, kind: Kind, offset: int, now: float) -> Fold | None:
-        """The object to share; None: a new one is to be made."""
+    def current(self, kind: Kind, offset: int, now: float, *, crowded: bool = False) -> Fold | None:
+        """The object to share; None: a new one is to be made. Where there are too many, an old one goes on."""
         fold = self._open.get(kind)
-        return fold if fold and now - fold.since < MINUTE and fold.offset <= offset else None
+        return fold if fold and (crowded or now - fold.since < MINUTE) and fold.offset <= offset else None
 
     def put(self, kind: Kind, fold: Fold) -> None:
         """That object now stands for that; later ones may share it."""

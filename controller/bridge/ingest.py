@@ -9,17 +9,21 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import kafka, logs
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
-from controller.bridge.positions import WentBack
-from controller.bridge.reporting import Consuming, Counts
-from controller.cluster import SECRETS, Cluster
+from controller.bridge.positions import Outdated
+from controller.bridge.reporting import Consuming, Counts, unless_unseen
+from controller.cluster import SECRETS, Body, Cluster
 from controller.errors import ApiError, NotFound
+from controller.presence import Presence
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
-from controller.streamstatus import StreamStatus
+from controller.streamstatus import NO_BRIDGE, NO_CONTROLLER, Change, StreamStatus, condition, with_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +38,18 @@ class Ingest:
         cluster: Cluster,
         stream: UpdateStream,
         identity: str,
+        presence: Presence,
         counts: Callable[[], Counts],
         share: Callable[[], float],
+        admins: kafka.Admins,
+        recorder: EventRecorder,
     ) -> None:
         self._cluster = cluster
+        self._admins = admins
+        self._recorder = recorder
+        #: Kept from one consumption to the next: a client for each look at a missing topic would cost threads.
+        self._admin: kafka.Admin | None = None
+        self._presence = presence
         self._counts = counts
         self._share = share
         self._stream = stream
@@ -47,6 +59,7 @@ class Ingest:
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
         self._refused = False
+        self._telling: asyncio.Task[None] | None = None
 
     @property
     def settled(self) -> bool:
@@ -61,13 +74,40 @@ class Ingest:
         if self._consumption is not None:
             self._consumption.change(stream)
 
+    def observe(self, body: Body) -> None:
+        """The stream as the watch shows it: others say that no bridge lives, and do not say when one does."""
+        self._status.observe(body)
+        told = condition(body.get("status") or {}, "Consuming")
+        if told and told["reason"] == NO_BRIDGE:
+            self.verify()
+
+    def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
+        """Say that no controller works on it, where that is so. Who does says so again by themselves."""
+        if (self._telling is None or self._telling.done()) and (message := missing(self._stream)):
+            change = partial(_without_controller, message)
+            if self._status.wants(change):
+                self._telling = asyncio.create_task(self._tell(change))
+
+    async def _tell(self, change: Change) -> None:
+        try:
+            await self._status.apply(change)
+        except ApiError as error:
+            logger.warning("Condition not written", extra=self._fields(cause=str(error)))
+
     def verify(self) -> None:
         """The API server was lost sight of: it may have been restored from a snapshot."""
         if self._consumption is not None:
             self._consumption.verify()
 
     async def run(self) -> None:
-        """Until cancelled, or until the stream is gone."""
+        """Until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._admin is not None:
+                self._admins.give_back(self._admin)
+
+    async def _run(self) -> None:
         while True:
             self._changed.clear()
             try:
@@ -78,7 +118,7 @@ class Ingest:
             except kafka.KafkaError as error:
                 await self._report(error.reason, str(error))
                 await self._pause()
-            except (Over, WentBack) as error:
+            except (Over, Outdated) as error:
                 logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
             except ApiError as error:
                 logger.warning("Stream waits for the API server", extra=self._fields(cause=str(error)))
@@ -93,10 +133,20 @@ class Ingest:
         await adopt(self._cluster, self._stream)
         secrets = await self._secrets()
         config = kafka.client_config(self._stream.kafka, secrets)
-        lookup = kafka.TopicLookup(config, self._stream.kafka.topic)
+        lookup = kafka.TopicLookup(self._reach(config), self._stream.kafka.topic)
         topic = await lookup.describe()
         context = Context(
-            self._cluster, self._stream, self._status, lookup, config, topic, self._instance, self._counts, self._share
+            self._cluster,
+            self._stream,
+            self._status,
+            lookup,
+            config,
+            topic,
+            self._instance,
+            self._presence,
+            self._counts,
+            self._share,
+            self._recorder,
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())
@@ -110,6 +160,14 @@ class Ingest:
             self._consumption = None
         if not running.cancelled():
             running.result()
+
+    def _reach(self, config: dict[str, Any]) -> kafka.Admin:
+        """The admin client for that way to Kafka, in place of the one that this stream has had."""
+        new, old = self._admins.take(config), self._admin
+        self._admin = new
+        if old is not None:
+            self._admins.give_back(old)
+        return new
 
     async def _new_way(self, secrets: dict[str, str]) -> None:
         """Return when the way to Kafka has changed: the spec's, or what its Secret holds."""
@@ -140,9 +198,9 @@ class Ingest:
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
-        condition = Consuming(False, reason, message, self._stream.generation)
+        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._presence)
         try:
-            await self._status.apply(condition.write)
+            await self._status.apply(consuming.write)
         except NotFound:
             pass
         except Exception:
@@ -156,6 +214,10 @@ class Ingest:
 
     def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
         return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
+
+
+def _without_controller(message: str, status: dict[str, Any]) -> dict[str, Any]:
+    return with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
 
 
 def _text(value: str, secret: str, key: str) -> str:

@@ -61,6 +61,10 @@ class Lanes:
             del self._lanes[lane]
         return waiting
 
+    def put_back(self, lane: str, waiting: Waiting) -> None:
+        """What was taken is the first of that lane again."""
+        self._lanes.setdefault(lane, deque()).appendleft(waiting)
+
     def settle(self, waiting: Waiting) -> None:
         """What was taken is a UserUpdate, or given up."""
         self._count(waiting, -1)

@@ -1,6 +1,8 @@
-"""The user's last update of a source that is not known to be finished: `spec.source.after` of the next one.
+"""The user's last update of a source below a record that is not known to be finished: its `spec.source.after`.
 
-Pure. Never one of another source or a hand-made one: across sources a link could wait for what waits for it.
+Pure. Never one of another source or a hand-made one: across sources a link could wait for what waits for it. Nor one
+that comes later in the source: a record that is read again, as somebody deleted its update, would wait for the update
+that waits for it.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ class Link:
 
 class Links:
     def __init__(self) -> None:
-        #: Unfinished updates of each key by offset: when the last one is cancelled the one before it is the last.
+        #: Unfinished updates of each key by offset: when the last one is skipped the one before it is the last.
         self._unfinished: dict[Key, dict[int, Link]] = {}
         self._keys: dict[str, tuple[Key, int]] = {}
 
-    def after(self, key: Key) -> str | None:
-        unfinished = self._unfinished.get(key)
-        return unfinished[max(unfinished)].name if unfinished else None
+    def after(self, key: Key, offset: int) -> str | None:
+        """What the record at that offset comes after."""
+        unfinished = self._unfinished.get(key, {})
+        last = max((other for other in unfinished if other < offset), default=None)
+        return unfinished[last].name if last is not None else None
 
     def add(self, key: Key, offset: int, name: str, version: int) -> None:
         """An update that is not finished."""

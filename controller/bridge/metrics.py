@@ -33,9 +33,7 @@ def rejected(stream: UpdateStream, reason: str, count: int) -> None:
 
 
 def forget(namespace: str, stream: str) -> None:
-    """A deleted stream has no gauges."""
-    for gauge in (LAG, SLOTS, READ_AHEAD, WAITING_USERS, BACKLOG_USERS, BACKLOG_RECORDS):
-        try:
-            gauge.remove(namespace, stream)
-        except KeyError:
-            pass
+    """A deleted stream has no series: they would grow with the number of streams that ever were."""
+    counted = (RECORDS, CREATES, CREATE_SECONDS, REJECTED, BACKLOG_BYTES)
+    for metric in (*counted, LAG, SLOTS, READ_AHEAD, WAITING_USERS, BACKLOG_USERS, BACKLOG_RECORDS):
+        metric.remove_by_labels({"namespace": namespace, "stream": stream})

@@ -22,8 +22,10 @@ class Lost(Exception):
 class Partition:
     """One partition, from its assignment to its revocation."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, serial: int = 0) -> None:
         self.number = number
+        #: Of its assignment: the number alone may be assigned again.
+        self.serial = serial
         self.revoked = False
         #: Set when reading has begun.
         self.tracker: Tracker | None = None
@@ -35,6 +37,8 @@ class Partition:
         self.committed: int | None = None
         self.high: int | None = None
         self.held_until = float("-inf")
+        #: When the first commit was asked for, by the monotonic clock.
+        self.committing_since = float("inf")
         #: Creates that are under way.
         self.in_flight = 0
 
@@ -58,6 +62,8 @@ class Partitions:
         self._waiters: list[asyncio.Future[None]] = []
         #: Let go, but their last positions are still to be written.
         self._leaving: list[Partition] = []
+        #: What Kafka said of the last commit that it did not take; empty: it has taken it, or said nothing.
+        self.commit_refused = ""
 
     def __iter__(self) -> Iterator[Partition]:
         return iter(list(self._held.values()))
@@ -78,8 +84,8 @@ class Partitions:
         """Positions that are in the status, of which the commit is the mirror."""
         return {p.number: p.recorded for p in self._held.values() if p.recorded is not None}
 
-    def assign(self, numbers: Iterable[int]) -> list[Partition]:
-        new = [Partition(number) for number in numbers]
+    def assign(self, numbers: Iterable[int], serial: int = 0) -> list[Partition]:
+        new = [Partition(number, serial) for number in numbers]
         self._held.update((partition.number, partition) for partition in new)
         return new
 
@@ -97,11 +103,17 @@ class Partitions:
 
     def committed(self, offsets: Mapping[int, int], sent: float) -> None:
         """The coordinator accepted a commit that was sent at that monotonic time."""
+        self.commit_refused = ""
         for number, offset in offsets.items():
             if partition := self._held.get(number):
                 partition.committed = max(offset, partition.committed or 0)
                 partition.held_until = max(partition.held_until, sent + HOLD_SECONDS)
         self._wake()
+
+    def uncommitted_for(self, now: float) -> float:
+        """Seconds for which the coordinator has not accepted commits of some partition, by the monotonic clock."""
+        since = (max(p.held_until - HOLD_SECONDS, p.committing_since) for p in self._held.values())
+        return max((now - accepted for accepted in since), default=0.0)
 
     async def hold(self, partition: Partition) -> None:
         """Return while the partition is certainly this replica's; wait where that is not known. Raises Lost."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +24,14 @@ logger = logging.getLogger(__name__)
 
 #: RejectedEvents of a stream that are kept; older ones are deleted.
 KEPT = 1000
+#: Where they cannot be deleted: from here on all that comes shares those that are there.
+CROWDED = 2 * KEPT
+#: Too many of them are looked for after so many new ones.
+SLACK = 100
 #: Records that one write takes in at most.
 BATCH = 5000
+#: Tries after which one that is called invalid goes without what came from outside.
+BARE_AFTER = 3
 #: What a manifest costs in memory beside key and value.
 MANIFEST_OVERHEAD = 3000
 
@@ -97,10 +104,10 @@ class Rejected:
             spec["stream"], source["topicId"], source["partition"], source["offset"]
         )
 
-    def bare(self) -> bool:
-        """Leave out what came from outside; False where there is nothing left to leave out."""
-        spec = self.manifest["spec"]
-        return any([spec.pop(field, None) is not None for field in ("key", "value", "pointer")])
+    def bare(self) -> None:
+        """Leave out what came from outside."""
+        for field in ("key", "value", "pointer"):
+            self.manifest["spec"].pop(field, None)
 
     @property
     def _source(self) -> dict[str, Any]:
@@ -122,8 +129,27 @@ def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
     return fold, {**first, "spec": {**first["spec"], "source": source, "count": fold.count}}
 
 
+@dataclass(slots=True, eq=False)
+class Write:
+    """Records that one object is to show, until it is acknowledged or their partitions are another replica's."""
+
+    group: list[Rejected]
+    #: Neighbours of one kind in a flood, in an object that takes further ones too.
+    shared: bool
+    #: It was refused, and is not tried again before this time of the monotonic clock.
+    again: float = 0.0
+
+    def __str__(self) -> str:
+        partition, offset = self.group[0].kind[2], self.group[0].offset
+        return f"the RejectedEvent of partition {partition}, offset {offset}"
+
+
 class Rejecter:
-    """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after."""
+    """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after.
+
+    One that is refused is tried again for as long as its records are this replica's, whatever the answer: `position`
+    waits for it. It keeps no other one waiting.
+    """
 
     def __init__(self, cluster: Cluster, stream: UpdateStream, partitions: Partitions) -> None:
         self._cluster = cluster
@@ -132,6 +158,7 @@ class Rejecter:
         self._folding = Folding()
         self.brake = Brake()
         self._queue: list[Rejected] = []
+        self._refused: list[Write] = []
         self._filled = asyncio.Event()
         self._kept = 0
         #: Bytes of memory of those that wait to be written.
@@ -141,6 +168,12 @@ class Rejecter:
         self._queue.append(rejected)
         self.cost += rejected.cost
         self._filled.set()
+
+    def forget(self) -> None:
+        """Partitions are another replica's now: it shows their records."""
+        for write in self._refused:
+            self._leave(write)
+        self._refused = [write for write in self._refused if write.group]
 
     async def refresh(self) -> None:
         """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
@@ -155,55 +188,107 @@ class Rejecter:
 
     async def run(self) -> None:
         while True:
-            await self._filled.wait()
-            self._filled.clear()
+            await self._next()
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             if self._queue:
                 self._filled.set()
-            await self._show(batch)
-            self.cost -= sum(rejected.cost for rejected in batch)
+            now = time.monotonic()
+            due = [write for write in self._refused if write.again <= now]
+            for write in (*due, *self._sorted(batch)):
+                await self._try(write)
+                await self._prune(SLACK)
             await self._prune()
 
     @property
     def _selector(self) -> str:
         return f"spec.stream={self._stream.name}"
 
-    async def _show(self, batch: list[Rejected]) -> None:
-        """Each its own object while there may be more; the rest by kind, one write for each."""
-        shared: dict[Kind, list[Rejected]] = {}
-        for rejected in batch:
-            metrics.rejected(self._stream, rejected.kind[0], rejected.count)
-            if self._folding.shown(rejected.kind, rejected.offset, rejected.last_offset):
-                rejected.done()
-            elif self._folding.own(time.monotonic()):
-                await self._insist([rejected], self._create)
-            else:
-                shared.setdefault(rejected.kind, []).append(rejected)
-        for group in shared.values():
-            await self._insist(group, self._share)
+    @property
+    def _crowded(self) -> bool:
+        return self._kept >= CROWDED
 
-    async def _insist(self, group: list[Rejected], write: Callable[[list[Rejected]], Awaitable[None]]) -> None:
-        """Until it is acknowledged or the partition is another's."""
-        while True:
-            async with self.brake.turn():
-                try:
-                    await self._partitions.hold(group[0].partition)
-                    await write(group)
-                except Lost:
-                    return
-                except Invalid as error:
-                    # Better one without its record than none.
-                    if not group[0].bare():
-                        logger.error("RejectedEvent refused: %s", error)
-                        break
-                except ApiError as error:
-                    logger.warning("RejectedEvent not written: %s", error)
-                    self.brake.failed(error)
-                else:
-                    self.brake.worked()
-                    break
-        for rejected in group:
+    async def _next(self) -> None:
+        """Wait until there is something new, or something refused is to be tried again."""
+        due = min((write.again for write in self._refused), default=None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due - time.monotonic()) if due is not None else None):
+                await self._filled.wait()
+        self._filled.clear()
+
+    def _sorted(self, batch: list[Rejected]) -> list[Write]:
+        """Each its own object while there may be more; the rest by kind, one write for each."""
+        own: list[Write] = []
+        shared: dict[Kind, Write] = {write.group[0].kind: write for write in self._refused if write.shared}
+        new: list[Write] = []
+        for rejected in batch:
+            kind = rejected.kind
+            metrics.rejected(self._stream, kind[0], rejected.count)
+            if self._folding.shown(kind, rejected.offset, rejected.last_offset):
+                self.cost -= rejected.cost
+                rejected.done()
+            elif not (self.brake.failing_for() or self._crowded) and self._folding.own(time.monotonic()):
+                own.append(Write([rejected], shared=False))
+            elif kind in shared:
+                shared[kind].group.append(rejected)
+            else:
+                shared[kind] = Write([rejected], shared=True)
+                new.append(shared[kind])
+        return own + new
+
+    async def _try(self, write: Write) -> None:
+        """Once. What is refused comes again when its time has come."""
+        if write in self._refused:
+            self._refused.remove(write)
+        async with self.brake.turn():
+            await self._hold(write)
+            if not write.group:
+                return
+            try:
+                await (self._share if write.shared else self._create)(write.group)
+            except ApiError as error:
+                self._put_off(write, error)
+                return
+        for other in self.brake.worked(write):
+            assert isinstance(other, Write)
+            other.again = 0.0
+        for rejected in write.group:
+            self.cost -= rejected.cost
             rejected.done()
+
+    def _put_off(self, write: Write, error: ApiError) -> None:
+        logger.warning("RejectedEvent not written: %s", error)
+        self._leave(write)
+        if not write.group:
+            return
+        seconds = self.brake.failed(write, error, str(write))
+        first = write.group[0]
+        if isinstance(error, Invalid) and self.brake.tries(write) >= BARE_AFTER:
+            # Better one without its record than none.
+            before = first.cost
+            first.bare()
+            self.cost += first.cost - before
+        write.again = time.monotonic() + seconds
+        self._refused.append(write)
+
+    async def _hold(self, write: Write) -> None:
+        """Until it is certain that what is left of it is this replica's."""
+        while True:
+            self._leave(write)
+            try:
+                for partition in {rejected.partition for rejected in write.group}:
+                    await self._partitions.hold(partition)
+            except Lost:
+                continue
+            return
+
+    def _leave(self, write: Write) -> None:
+        """Each record has its own partition: one whose partition was lost leaves, the others stay."""
+        for rejected in write.group:
+            if rejected.partition.revoked:
+                self.cost -= rejected.cost
+        write.group = [rejected for rejected in write.group if not rejected.partition.revoked]
+        if not write.group:
+            self.brake.forget(write)
 
     async def _create(self, group: list[Rejected]) -> None:
         fold, manifest = fold_of(group)
@@ -234,14 +319,17 @@ class Rejecter:
 
     async def _share(self, group: list[Rejected]) -> None:
         first = group[0]
-        fold = self._folding.current(first.kind, first.offset, time.monotonic())
+        fold = self._folding.current(first.kind, first.offset, time.monotonic(), crowded=self._crowded)
         if fold is None:
             return await self._create(group)
         for rejected in group:
             fold = fold.with_record(rejected.last_offset, rejected.count)
         try:
             await self._grow(fold)
-        except NotFound:  # someone has dealt with it and deleted it
+        except (
+            NotFound,
+            Invalid,
+        ):  # someone has dealt with it and deleted it, or it has grown beyond what is known here
             return await self._create(group)
         self._folding.put(first.kind, fold)
 
@@ -249,9 +337,9 @@ class Rejecter:
         patch = {"spec": {"source": {"lastOffset": fold.last_offset}, "count": fold.count}}
         await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
 
-    async def _prune(self) -> None:
+    async def _prune(self, slack: int = 0) -> None:
         """Delete the oldest of too many; another replica may have been faster."""
-        if self._kept <= KEPT:
+        if self._kept <= KEPT + slack:
             return
         try:
             listing = await self._cluster.list(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,23 +12,30 @@ from controller.bridge import positions
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.positions import Entry
 from controller.crashpoints import reach
+from controller.errors import ApiError, NotFound
 from controller.kafka import Topic
-from controller.streamstatus import StreamStatus, with_condition
+from controller.presence import Presence
+from controller.streamstatus import NO_BRIDGE, StreamStatus, condition, with_condition
 
 #: What has changed is written within this time, at most once a second.
 LOOK_SECONDS = 0.25
+#: What the API server refuses is tried again after so many seconds, from the first to the most.
+FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Consuming:
     """The condition, as computed from that generation of the spec."""
 
-    ok: bool
+    ok: bool | None
     reason: str
     message: str
     generation: int
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        known = condition(status, "Consuming")
+        if self.ok is None and known and known["reason"] == self.reason:
+            return dict(status)  # somebody else has said so, in their words
         return with_condition(
             status,
             "Consuming",
@@ -40,19 +47,28 @@ class Consuming:
         )
 
 
+def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
+    """What this bridge says where others may take it for dead, and say so: the same, so that they do not take turns."""
+    trouble = presence.trouble
+    return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Objects of the stream that the bridge makes, of all replicas."""
+    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
 
     #: UserBacklogs: users with more waiting than fits.
-    overflowing: int
+    overflowing: int | None
     #: RejectedEvents.
-    rejected: int
+    rejected: int | None
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        users = {**(status.get("users") or {}), "overflowing": self.overflowing}
-        counts = {**(status.get("counts") or {}), "rejected": self.rejected}
-        return {**status, "users": users, "counts": counts}
+        written = dict(status)
+        if self.overflowing is not None:
+            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        if self.rejected is not None:
+            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return written
 
 
 class Reporter:
@@ -65,6 +81,7 @@ class Reporter:
         partitions: Partitions,
         condition: Callable[[], Consuming | None],
         counts: Callable[[], Counts],
+        certain: Callable[[], bool],
     ) -> None:
         self._status = status
         self._topic = topic
@@ -72,6 +89,8 @@ class Reporter:
         #: None: another replica's to tell.
         self._condition = condition
         self._counts = counts
+        #: Whether the topic is known well enough to say that its former ids are gone.
+        self._certain = certain
         self._written: object = None
 
     def verify(self) -> None:
@@ -79,41 +98,74 @@ class Reporter:
         self._written = None
 
     async def run(self) -> None:
-        """Write what has changed. Raises NotFound when the stream is gone, WentBack when it forgot what was written."""
+        """Write what has changed. Raises NotFound when the stream is gone, Outdated when its status says otherwise."""
+        delay = FIRST_DELAY
         while True:
-            if self._current() != self._written:
-                await self.write()
+            try:
+                if self._current() != self._written:
+                    await self.write()
+                delay = FIRST_DELAY
+            except NotFound:
+                raise
+            except ApiError:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, MAX_DELAY)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def write(self) -> None:
-        """Positions as they are when the write begins; `recorded` of each partition once it is done."""
+        """Positions as they are when the write begins; `recorded` of each partition once it is done.
+
+        Raises NotFound and Outdated as `run` does; another ApiError when the API server refuses: the condition says so.
+        """
         proposed: dict[Partition, int] = {}
 
         def change(status: dict[str, Any]) -> dict[str, Any]:
-            recorded = {p.number: p.recorded for p in self._partitions.known if p.recorded is not None}
-            positions.check_not_back(status, self._topic.id, recorded)
+            known = sorted(self._partitions.known, key=lambda p: p.position)
+            recorded = {p.number: p.recorded for p in known if p.recorded is not None}
+            held = {p.number: p.position for p in known if not p.revoked}
+            positions.check_known(status, self._topic.id, recorded, held)
+            ahead = positions.known(status, self._topic.id)
             proposed.clear()
-            proposed.update((p, p.position) for p in self._partitions.known)
+            # One that was let go may have been taken further by its next owner, this replica again perhaps.
+            proposed.update((p, p.position) for p in known if p.position >= ahead.get(p.number, 0))  # the highest last
             self._written = self._current()
-            return self._changed(status)
+            return self._changed(status, proposed)
 
         reach("bridge.position")
-        await self._status.apply(change)
+        try:
+            await self._status.apply(change)
+        except NotFound:
+            raise
+        except ApiError as error:
+            self._written = None
+            await self._tell(error)
+            raise
         reach("bridge.positioned")
         for partition, position in proposed.items():
             partition.recorded = position
 
-    def _changed(self, status: dict[str, Any]) -> dict[str, Any]:
-        status = positions.with_entries(status, self._entries())
+    async def _tell(self, error: ApiError) -> None:
+        """A condition is taken where a list of positions is not."""
+        message = f"the API server refuses the positions, so that none is committed: {error}"
+        if condition := self._condition():
+            refused = replace(condition, ok=False, reason="StatusRefused", message=message)
+            try:
+                await self._status.apply(refused.write)
+            except NotFound:
+                raise
+            except ApiError:
+                pass  # it is in the log, and counted
+
+    def _changed(self, status: dict[str, Any], proposed: Mapping[Partition, int]) -> dict[str, Any]:
+        entries = [self._entry(partition, position) for partition, position in proposed.items()]
+        status = positions.with_entries(status, self._topic.id, entries, certain=self._certain())
         status = self._counts().write(status)
         condition = self._condition()
         return condition.write(status) if condition else status
 
-    def _entries(self) -> list[Entry]:
-        return [
-            Entry(self._topic.name, self._topic.id, p.number, p.position, p.committed, p.lag)
-            for p in self._partitions.known
-        ]
+    def _entry(self, partition: Partition, position: int) -> Entry:
+        return Entry(self._topic.name, self._topic.id, partition.number, position, partition.committed, partition.lag)
 
     def _current(self) -> object:
-        return self._entries(), self._condition(), self._counts()
+        entries = [self._entry(partition, partition.position) for partition in self._partitions.known]
+        return entries, self._condition(), self._counts(), self._certain()

@@ -15,6 +15,8 @@ from controller.kafka import KafkaError, Reread, Rereader, record_cost
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05
+#: While there is no backlog: most streams have none, and a hundred of them would wake up two thousand times a second.
+IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 #: Memory for them.
 MAX_COST = 6 << 20
@@ -30,6 +32,7 @@ class Rereading:
         check_topic: Callable[[], Awaitable[None]],
         offer: Callable[[Waiting], None],
         expire: Callable[[str, Partition, int], None],
+        held_up: Callable[[], bool],
         share: Callable[[], float],
     ) -> None:
         self._reader = reader
@@ -40,6 +43,8 @@ class Rereading:
         self._offer = offer
         #: Called for a record that Kafka has no more: user, partition, offset.
         self._expire = expire
+        #: Too much is made above a position: only what lies below it is read.
+        self._held_up = held_up
         self._share = share
 
     async def run(self) -> None:
@@ -47,16 +52,23 @@ class Rereading:
         while True:
             for partition in self._partitions:
                 room = MAX_COST * self._share() - self._lanes.reread_cost
-                if room > 0 and (users := self._overflow.wanted(partition)):
-                    await self._pass(partition, users)
-            await asyncio.sleep(LOOK_SECONDS)
+                if room > 0 and (users := self._wanted(partition)):
+                    await self._pass(partition, users, int(room))
+            if not len(self._overflow):
+                self._reader.rest()
+            await asyncio.sleep(LOOK_SECONDS if len(self._overflow) else IDLE_SECONDS)
+
+    def _wanted(self, partition: Partition) -> dict[int, str]:
+        """What lies below the position adds to nothing, and a full backlog may be what holds the position up."""
+        below = partition.position if partition.tracker is not None and self._held_up() else None
+        return self._overflow.wanted(partition, below)
 
     def close(self) -> None:
         self._reader.close()
 
-    async def _pass(self, partition: Partition, users: dict[int, str]) -> None:
+    async def _pass(self, partition: Partition, users: dict[int, str], room: int) -> None:
         try:
-            found = await self._reader.read(partition.number, list(users))
+            found = await self._reader.read(partition.number, list(users), room)
             # A topic made again has records of other users at these offsets.
             await self._check_topic()
         except KafkaError as error:

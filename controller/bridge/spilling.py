@@ -17,20 +17,31 @@ USERS = 50
 
 class Spilling:
     def __init__(
-        self, dispatch: Dispatch, overflow: Overflow, partitions: Partitions, counts: Callable[[], Counts]
+        self,
+        dispatch: Dispatch,
+        overflow: Overflow,
+        partitions: Partitions,
+        counts: Callable[[], Counts],
+        may_begin: Callable[[float], bool],
     ) -> None:
         self._dispatch = dispatch
         self._overflow = overflow
         self._partitions = partitions
         #: As the API server shows them, other replicas' backlogs too.
         self._counts = counts
+        #: Whether a backlog may be begun now.
+        self._may_begin = may_begin
         self._positions: dict[Partition, tuple[int, float]] = {}
 
     @property
     def _room(self) -> int:
         """Backlogs that may still be made."""
-        there = max(len(self._overflow), self._counts().overflowing)
+        there = max(len(self._overflow), self._counts().overflowing or 0)
         return self._dispatch.stream.limits.max_objects - there
+
+    def pass_over(self, seconds: float) -> None:
+        """An outage has kept all waiting: that time does not count."""
+        self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
 
     def make_room(self, wanted: int, now: float) -> None:
         """Free so many bytes of memory, from the users with most in it."""
@@ -40,7 +51,7 @@ class Spilling:
         for cost, lane in by_cost:
             if wanted <= 0:
                 return
-            wanted -= cost if self._move(lane) else 0
+            wanted -= cost if self._move(lane, now) else 0
 
     def unblock(self, now: float) -> None:
         """Where a position stands still, move the users who stand still, from the lowest offset on."""
@@ -52,7 +63,7 @@ class Spilling:
         for lane in sorted(still, key=lambda lane: next(iter(lanes.get(lane) or ())).record.offset):
             if moved >= USERS:
                 return
-            moved += self._move(lane)
+            moved += self._move(lane, now)
 
     def _stuck(self, now: float) -> bool:
         """Some position has records in hand and has not moved."""
@@ -67,11 +78,12 @@ class Spilling:
             stuck |= bool(partition.tracker.outstanding) and now - since >= STUCK_SECONDS
         return stuck
 
-    def _move(self, lane: str) -> bool:
+    def _move(self, lane: str, now: float) -> bool:
         """All that is in memory of that lane, and was not read again from a backlog, waits in Kafka from now on."""
         queue = self._dispatch.lanes.get(lane)
         users = {waiting.user for waiting in queue or () if not waiting.from_backlog}
-        if not users or sum(user not in self._overflow for user in users) > self._room:
+        new = sum(user not in self._overflow for user in users)
+        if not users or new > self._room or (new and not self._may_begin(now)):
             return False
         for waiting in self._dispatch.take_back(lane, lambda waiting: not waiting.from_backlog):
             if not self._overflow.append(waiting.user, waiting.partition, waiting.record.offset):

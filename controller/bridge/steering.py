@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from controller.bridge.backlogwriting import BacklogWriter
-from controller.bridge.brake import Brake
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
@@ -18,10 +17,21 @@ from controller.kafka import GroupMember, KafkaError
 #: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
+#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving
+#: records there must not make room for more. Some 20,000 of them fill the memory of a stream.
+UNSAVED_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
-#: Creates that have been refused for so long are told of.
+#: Commits that have not been accepted for so long are told of, before creates stand still for want of them.
+UNCOMMITTED_SECONDS = 5.0
+#: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
+#: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
+MADE_HIGH = 20_000
+MADE_LOW = 15_000
+#: A write that has been refused for so long is told of, and for a while after: it is asked for anew when its user is
+#: moved into a backlog.
 REFUSED_SECONDS = 2.0
+TOLD_SECONDS = 4.0
 MAX_MESSAGE = 1000
 
 
@@ -45,12 +55,22 @@ class Steering:
         self._member = member
         #: Of the memory that a stream may use when there are few: see `streams.share`.
         self._share = share
-        self._spilling = Spilling(dispatch, overflow, partitions, counts)
+        self._spilling = Spilling(dispatch, overflow, partitions, counts, writer.may_begin)
         #: What the brokers refuse for now.
         self.broker_error: KafkaError | None = None
         #: What they refuse this member, until it is assigned or sent something.
         self.refused: KafkaError | None = None
+        #: What keeps some partitions from being read, by who found it; the others go on.
+        self.troubles: dict[object, KafkaError] = {}
         self.paused = False
+        #: Memory of offsets that are not written yet, as last looked at.
+        self._unsaved = 0
+        #: Too much is made above a position: what adds to it waits in Kafka.
+        self.held_up = False
+        #: What the API server refuses, and until when that is told of.
+        self._told = ""
+        self._told_until = 0.0
+        self._looked = time.monotonic()
 
     @property
     def memory(self) -> int:
@@ -59,17 +79,25 @@ class Steering:
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
+        self._unsaved = UNSAVED_COST * self._overflow.unsaved
+        if words := self._refused(REFUSED_SECONDS):
+            self._told, self._told_until = words, now + TOLD_SECONDS
         if self._creating:
             if self.memory > HIGH_WATER * self._share():
                 self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
             self._spilling.unblock(now)
+        else:
+            self._spilling.pass_over(now - self._looked)
+        self._looked = now
         self.steer()
 
     def steer(self) -> None:
         """Pause or resume reading, with hysteresis."""
         self._dispatch.halted = self._suspended
+        self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
-        paused = self._suspended or self._starving or self._overflow.full or self.memory > limit
+        waits = self._starving or self._overflow.full or self.held_up
+        paused = self._suspended or waits or self.memory + self._unsaved > limit
         if paused != self.paused:
             self.paused = paused
             (self._member.pause if paused else self._member.resume)()
@@ -78,8 +106,13 @@ class Steering:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
         if error := self.broker_error or self.refused:
             return self._no(error.reason, str(error))
+        if self._uncommitted:
+            said = self._partitions.commit_refused or "the group's coordinator answers none"
+            return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is true")
+        if error := next(iter(self.troubles.values()), None):
+            return self._no(error.reason, str(error))
         if not len(self._partitions):
             return None
         if self._overflow.full:
@@ -87,8 +120,11 @@ class Steering:
         if self._starving:
             taken = self._dispatch.slots.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
-        if (brake := self._refused).failing_for() > REFUSED_SECONDS:
-            return self._no("CreatesRefused", brake.last_error[:MAX_MESSAGE])
+        told = self._told if time.monotonic() < self._told_until else ""
+        if self.held_up:
+            return self._no("PositionHeld", self._held_up(told or self._refused(0)))
+        if told:
+            return self._no("CreatesRefused", told)
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
         return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
@@ -99,14 +135,39 @@ class Steering:
 
     @property
     def _creating(self) -> bool:
-        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage."""
-        trouble = self._suspended or self.broker_error or self.refused or self._refused.failing_for()
-        return not trouble
+        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage.
+
+        RejectedEvents that are refused leave room for backlogs, as no user waits for them. Where it is backlogs that
+        cannot be written, their writer says how many more may be begun.
+        """
+        trouble = self._suspended or self.broker_error or self.refused
+        return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
 
     @property
-    def _refused(self) -> Brake:
-        """Of updates, rejections and backlogs the kind whose writes have been refused for longest, if any have."""
-        return max(self._brakes, key=Brake.failing_for)
+    def _uncommitted(self) -> bool:
+        """The assignment is about to be uncertain, or is: creates wait for an accepted commit."""
+        return self._partitions.uncommitted_for(time.monotonic()) > UNCOMMITTED_SECONDS
+
+    def _refused(self, seconds: float) -> str:
+        """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""
+        found = [refusal for brake in self._brakes if (refusal := brake.oldest)]
+        oldest = min(found, key=lambda refusal: refusal.since, default=None)
+        if oldest is None or time.monotonic() - oldest.since < seconds:
+            return ""
+        others = sum(brake.refused for brake in self._brakes) - 1
+        more = f" ({others:,} more are refused)" if others else ""
+        return f"{oldest.what}: {oldest.message}"[:MAX_MESSAGE] + more
+
+    def _made_above(self) -> int:
+        return sum(partition.tracker.made_above for partition in self._partitions if partition.tracker)
+
+    def _held_up(self, told: str) -> str:
+        known = [partition for partition in self._partitions if partition.tracker]
+        most = max(known, key=lambda partition: partition.tracker.made_above if partition.tracker else 0)
+        return (
+            f"over {MADE_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at position"
+            f" {most.position}: its record waits. {told}"
+        ).strip()
 
     @property
     def _starving(self) -> bool:

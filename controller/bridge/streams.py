@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
-from controller import logs
+from controller import kafka, logs
 from controller.bridge import metrics
 from controller.bridge.census import Census
+from controller.bridge.controllers import Controllers
 from controller.bridge.ingest import Ingest
 from controller.bridge.orphans import release_orphans
 from controller.bridge.reporting import Counts
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.config import Settings
+from controller.errors import NotFound
+from controller.presence import Presence
+from controller.recorder import EventRecorder
 from controller.reflector import reflect
 from controller.serving import Health
 from controller.streams import UpdateStream
+from controller.streamstatus import tell_unreadable
+from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +40,10 @@ Key: TypeAlias = tuple[str, str, str]
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
-        streams = Streams(cluster, settings.identity)
-        health.unsettled = streams.unsettled
-        works = [asyncio.create_task(work) for work in streams.works(health)]
+        presence = Presence(cluster, "bridge", settings.identity)
+        streams = Streams(cluster, settings.identity, presence)
+        health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
+        works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -44,14 +54,22 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
             for task in (*works, stopping):
                 task.cancel()
             await streams.close()
+            await presence.leave()
 
 
 class Streams:
-    def __init__(self, cluster: Cluster, identity: str) -> None:
+    def __init__(self, cluster: Cluster, identity: str, presence: Presence) -> None:
         self._cluster = cluster
         self._identity = identity
+        self._presence = presence
+        self._controllers = Controllers(cluster)
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
+        #: The generation of each stream that this version does not understand: nothing is consumed for it.
+        self._unreadable: dict[Key, int] = {}
+        self._reports: set[asyncio.Task[None]] = set()
+        self._admins = kafka.Admins()
+        self._recorder = EventRecorder(cluster, "bridge", identity)
         self._backlogs = Census(cluster, BACKLOGS)
         self._rejected = Census(cluster, REJECTED)
         self._listed = False
@@ -59,21 +77,22 @@ class Streams:
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
         orphans = release_orphans(self._cluster, self._backlogs, self._exists)
-        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans]
+        controllers = self._controllers.follow(self._look_for_controllers)
+        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans, controllers]
 
     async def follow(self, health: Health) -> None:
         async for change in reflect(self._cluster, STREAMS):
             if isinstance(change, Listing):
                 there = {_key(body): body for body in change.items}
-                for key in self._running.keys() - there.keys():
-                    self._end(key)
+                for key in (self._running.keys() | self._unreadable.keys()) - there.keys():
+                    self._forget(key)
                 for body in change.items:
                     self._put(body)
                 for ingest, _ in self._running.values():
                     ingest.verify()
                 self._listed = health.ready = True
             elif change.type == "DELETED":
-                self._end(_key(change.object))
+                self._forget(_key(change.object))
             elif change.type in ("ADDED", "MODIFIED"):
                 self._put(change.object)
 
@@ -84,6 +103,8 @@ class Streams:
         ]
 
     async def close(self) -> None:
+        for report in self._reports:
+            report.cancel()
         for key in list(self._running):
             self._end(key)
         if self._ending:
@@ -91,24 +112,62 @@ class Streams:
 
     def _exists(self, stream: tuple[str, str]) -> bool:
         """Whether there is such a stream; until they have been listed there may be."""
-        return not self._listed or any(key[:2] == stream for key in self._running)
+        return not self._listed or any(key[:2] == stream for key in (*self._running, *self._unreadable))
 
     def _put(self, body: dict[str, Any]) -> None:
+        key = _key(body)
         try:
             stream = UpdateStream.from_body(body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.error("UpdateStream cannot be read: %r", error)
+        except NOT_UNDERSTOOD as error:
+            self._stand_still(key, body, error)
             return
-        key = _key(body)
+        self._unreadable.pop(key, None)
         if key in self._running:
             self._running[key][0].change(stream)
+            self._running[key][0].observe(body)
             return
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
-        ingest = Ingest(self._cluster, stream, self._identity, lambda: self._counts(key[:2]), self._share)
+        counts = partial(self._counts, key[:2])
+        ingest = Ingest(
+            self._cluster,
+            stream,
+            self._identity,
+            self._presence,
+            counts,
+            self._share,
+            self._admins,
+            self._recorder,
+        )
+        ingest.observe(body)
         before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
         self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
+
+    def _stand_still(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+        """By an earlier spec something might be consumed that this one forbids. Told of once for each spec: where a
+        newer bridge works on the stream beside this one, it tells otherwise.
+        """
+        generation = body["metadata"].get("generation", 0)
+        known, self._unreadable[key] = self._unreadable.get(key), generation
+        for other in [other for other in self._running if other[:2] == key[:2]]:
+            self._end(other)
+        if known != generation:
+            namespace, name, _ = key
+            logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
+            report = asyncio.create_task(self._tell(key, body, error))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
+
+    async def _tell(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+        if before := [task for task, ended in self._ending.items() if ended[:2] == key[:2]]:
+            await asyncio.wait(before)  # they may have something to tell too, which is over then
+        with contextlib.suppress(NotFound):
+            await tell_unreadable(self._cluster, "Consuming", body, error, lambda: datetime.now(UTC))
+
+    def _look_for_controllers(self) -> None:
+        for ingest, _ in self._running.values():
+            ingest.miss_controllers(self._controllers.missing)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)
@@ -119,6 +178,10 @@ class Streams:
 
     def _share(self) -> float:
         return min(1.0, FULL_SHARES / max(len(self._running), 1))
+
+    def _forget(self, key: Key) -> None:
+        self._unreadable.pop(key, None)
+        self._end(key)
 
     def _end(self, key: Key) -> None:
         """Objects stay: updates without their stream wait for it."""

@@ -2,11 +2,15 @@
 
 Pure. The order in which records are done is that of their users, so holes stay behind; offsets have gaps of their own
 (compaction, markers of transactions), so nothing is ever counted on but records that were seen.
+
+What is done above a hole takes no memory here, however long the hole lasts, but for the UserUpdates among it: 8 bytes
+each, and `steering` bounds their number, as none of them can be collected before the hole is gone.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from collections import OrderedDict
 
 
 class Tracker:
@@ -14,14 +18,15 @@ class Tracker:
 
     def __init__(self, start: int) -> None:
         self._next = start
-        self._open: deque[int] = deque()
-        #: Done, but behind one that is not.
-        self._done: set[int] = set()
+        #: Not done, rising. A set, in order; a dict would search for its first key through all that has left it.
+        self._open: OrderedDict[int, None] = OrderedDict()
+        #: UserUpdates at and above the position, as a heap, and some below it.
+        self._made: list[int] = []
 
     @property
     def position(self) -> int:
         """Every record below is done."""
-        return self._open[0] if self._open else self._next
+        return next(iter(self._open), self._next)
 
     @property
     def next(self) -> int:
@@ -31,13 +36,21 @@ class Tracker:
     @property
     def outstanding(self) -> int:
         """Records in hand that are not done."""
-        return len(self._open) - len(self._done)
+        return len(self._open)
+
+    @property
+    def made_above(self) -> int:
+        """UserUpdates that the position has not passed: they cannot be collected, finished or not."""
+        position = self.position
+        while self._made and self._made[0] < position:
+            heapq.heappop(self._made)
+        return len(self._made)
 
     def begin(self, offset: int) -> bool:
         """A record was read. False where it, or a later one, has been read before: it is in hand or done."""
         if offset < self._next:
             return False
-        self._open.append(offset)
+        self._open[offset] = None
         self._next = offset + 1
         return True
 
@@ -47,6 +60,9 @@ class Tracker:
 
     def done(self, offset: int) -> None:
         """A record is a UserUpdate, a RejectedEvent or in a UserBacklog."""
-        self._done.add(offset)
-        while self._open and self._open[0] in self._done:
-            self._done.discard(self._open.popleft())
+        self._open.pop(offset, None)
+
+    def made(self, offset: int) -> None:
+        """A record is a UserUpdate, read now or from a backlog."""
+        if offset >= self.position:
+            heapq.heappush(self._made, offset)

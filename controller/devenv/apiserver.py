@@ -25,10 +25,8 @@ NAMESPACE = "enrichment-system"
 #: What the tuning costs in fidelity: requests are not queued fairly by user (past 200 writes at once the answer is 429
 #: at once), webhooks are not called and LimitRanges not applied. Kept: RBAC, namespace lifecycle, quotas, CEL policies.
 #: What it gains: a write costs about two thirds of the processor time.
-TUNING = (
-    "--enable-priority-and-fairness=false",
-    "--disable-admission-plugins=MutatingAdmissionWebhook,ValidatingAdmissionWebhook,LimitRanger",
-)
+WITHOUT_WEBHOOKS = "--disable-admission-plugins=MutatingAdmissionWebhook,ValidatingAdmissionWebhook,LimitRanger"
+TUNING = ("--enable-priority-and-fairness=false", WITHOUT_WEBHOOKS)
 
 #: A rare garbage collection saves a fifth of the processor time. The limit is for floods, where the watch cache keeps
 #: the last 75 seconds of events decoded, and a heap of five times that was seen to reach 4.5 GB; near it collections
@@ -96,6 +94,12 @@ def server(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Comman
     )
 
 
+def forget_certificate(layout: Layout) -> None:
+    """Of its own certificate and key; it makes new ones when it starts."""
+    for path in (layout.etc / "apiserver").glob("apiserver.*"):
+        path.unlink()
+
+
 def account_tokens(layout: Layout) -> dict[str, str]:
     """The token of each account; made once, with the file that kube-apiserver reads them from."""
     path = layout.etc / "tokens.csv"
@@ -121,12 +125,17 @@ def write_kubeconfigs(layout: Layout, ports: Ports) -> None:
         "certificate-authority": str(layout.etc / "apiserver" / "apiserver.crt"),
     }
     for account, token in account_tokens(layout).items():
-        path = layout.kubeconfig if account == "admin" else layout.account_kubeconfig(account)
-        write_kubeconfig(path, cluster, token)
+        if account == "admin":
+            write_kubeconfig(layout.kubeconfig, cluster, token, "default")
+        else:
+            write_kubeconfig(layout.account_kubeconfig(account), cluster, token)
 
 
-def write_kubeconfig(path: Path, cluster: dict[str, str], token: str) -> None:
-    """A kubeconfig of one cluster, one user with a bearer token, and the namespace `default`. JSON is YAML too."""
+def write_kubeconfig(path: Path, cluster: dict[str, str], token: str, namespace: str = NAMESPACE) -> None:
+    """A kubeconfig of one cluster and one user with a bearer token. JSON is YAML too.
+
+    `namespace` is where the user is, and for bridge and controller where their own Leases are: as in pods.
+    """
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -135,7 +144,7 @@ def write_kubeconfig(path: Path, cluster: dict[str, str], token: str) -> None:
         "contexts": [
             {
                 "name": "userupdates",
-                "context": {"cluster": "userupdates", "user": "userupdates", "namespace": "default"},
+                "context": {"cluster": "userupdates", "user": "userupdates", "namespace": namespace},
             }
         ],
         "current-context": "userupdates",

@@ -1,4 +1,4 @@
-"""Kafka: one KRaft node that is broker and controller, and the topic of the sample."""
+"""Kafka: one KRaft node that is broker and controller, further brokers where a test wants them, and topics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from controller.devenv import probes
@@ -63,21 +69,23 @@ num.io.threads=4
 
 def kafka(java: Path, jars: Path, layout: Layout, ports: Ports) -> Command:
     """The broker. Its data must have been formatted, see `format_storage`."""
-    broker, quorum = ports.get("kafka"), ports.get("kafka-controller")
+    return _command(java, jars, layout, "kafka", (ports.get("kafka"), ports.get("kafka-controller")))
+
+
+def further(java: Path, jars: Path, layout: Layout, ports: Ports, name: str) -> Command:
+    """Another broker of the same cluster, `kafka-2` and so on. Its data must have been formatted: `format_further`."""
+    return _command(java, jars, layout, name, (ports.get(name),))
+
+
+def _command(java: Path, jars: Path, layout: Layout, name: str, taken: tuple[int, ...]) -> Command:
+    address = f"{HOST}:{taken[0]}"
     return Command(
-        name="kafka",
-        argv=(
-            str(java),
-            *JAVA_OPTIONS,
-            "-cp",
-            f"{jars}/*",
-            "kafka.Kafka",
-            str(_properties_path(layout)),
-        ),
+        name=name,
+        argv=(str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.Kafka", str(_properties_path(layout, name))),
         environment=UTF8_LOCALE,
-        probe=probes.kafka(f"{HOST}:{broker}"),
-        url=f"{HOST}:{broker}",
-        ports=(broker, quorum),
+        probe=probes.kafka(address),
+        url=address,
+        ports=taken,
         ready_within=90.0,
     )
 
@@ -85,13 +93,14 @@ def kafka(java: Path, jars: Path, layout: Layout, ports: Ports) -> Command:
 def with_listener(
     command: Command, ports: Ports, name: str, protocol: str, advertised: int, options: Mapping[str, str] | None = None
 ) -> Command:
-    """The broker with one more listener, on the port `kafka-NAME`; clients are told that it is at `advertised`.
+    """A broker with one more listener, on the port `kafka-NAME`; clients are told that it is at `advertised`.
 
     `options` are properties of that listener alone.
     """
-    broker, quorum, own = (ports.get(each) for each in ("kafka", "kafka-controller", f"kafka-{name.lower()}"))
+    broker, own = ports.get(command.name), ports.get(f"{command.name}-{name.lower()}")
+    quorum = f",CONTROLLER://{HOST}:{ports.get('kafka-controller')}" if command.name == "kafka" else ""
     properties = {
-        "listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{own},CONTROLLER://{HOST}:{quorum}",
+        "listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{own}{quorum}",
         "advertised.listeners": f"PLAINTEXT://{HOST}:{broker},{name}://{HOST}:{advertised}",
         "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,{name}:{protocol},CONTROLLER:PLAINTEXT",
     }
@@ -124,31 +133,56 @@ def with_passwords(
     return with_listener(command, ports, "SECURED", "SASL_SSL", ports.get("kafka-secured"), options)
 
 
+def with_rules(command: Command) -> Command:
+    """The broker with ACLs: without any everybody may do everything, and who has no name always may."""
+    properties = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:ANONYMOUS",
+    }
+    overrides = [part for key, value in properties.items() for part in ("--override", f"{key}={value}")]
+    return replace(command, argv=(*command.argv, *overrides))
+
+
 def format_storage(java: Path, jars: Path, layout: Layout, ports: Ports) -> None:
     """Write server.properties, and format the log directory if that was not finished before. Raises StartFailed."""
     broker, quorum = ports.get("kafka"), ports.get("kafka-controller")
-    data, properties, formatted = layout.data / "kafka", _properties_path(layout), layout.data / "kafka.formatted"
     addresses = {
         "listeners": f"PLAINTEXT://{HOST}:{broker},CONTROLLER://{HOST}:{quorum}",
         "advertised.listeners": f"PLAINTEXT://{HOST}:{broker}",
         "controller.quorum.bootstrap.servers": f"{HOST}:{quorum}",
-        "log.dirs": str(data),
     }
-    lines = "".join(f"{key}={_escaped(value)}\n" for key, value in addresses.items())
-    write_atomically(properties, PROPERTIES + lines)
-    if formatted.exists():
-        return
-    shutil.rmtree(data, ignore_errors=True)
     # The first bit is 0: an id that begins with a dash would be taken for an option.
     first, *rest = uuid.uuid4().bytes
     cluster = base64.urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
-    command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "--standalone"]
-    done = subprocess.run(
-        [*command, "--cluster-id", cluster, "--config", str(properties)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **UTF8_LOCALE},
-    )
+    _format(java, jars, layout, "kafka", addresses, "--standalone", "--cluster-id", cluster)
+
+
+def format_further(java: Path, jars: Path, layout: Layout, ports: Ports, name: str) -> None:
+    """The same for another broker of the cluster, which must have run before. Raises StartFailed."""
+    listener = f"PLAINTEXT://{HOST}:{ports.get(name)}"
+    properties = {
+        "process.roles": "broker",
+        "node.id": name.removeprefix("kafka-"),
+        "listeners": listener,
+        "advertised.listeners": listener,
+        "controller.quorum.bootstrap.servers": f"{HOST}:{ports.get('kafka-controller')}",
+    }
+    lines = (layout.data / "kafka" / "meta.properties").read_text().splitlines()
+    cluster = next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
+    _format(java, jars, layout, name, properties, "--cluster-id", cluster)
+
+
+def _format(java: Path, jars: Path, layout: Layout, name: str, properties: Mapping[str, str], *options: str) -> None:
+    data, path, formatted = layout.data / name, _properties_path(layout, name), layout.data / f"{name}.formatted"
+    own = {**properties, "log.dirs": str(data)}
+    write_atomically(path, PROPERTIES + "".join(f"{key}={_escaped(value)}\n" for key, value in own.items()))
+    if formatted.exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)
+    command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", *options]
+    environment = {**os.environ, **UTF8_LOCALE}
+    done = subprocess.run([*command, "--config", str(path)], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
         raise StartFailed(f"Kafka's storage in {data} could not be formatted:\n{said}")
@@ -163,16 +197,39 @@ def check(bootstrap_servers: str) -> None:
         )
 
 
-def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1) -> None:
-    """Create a topic unless it exists. Raises CommandFailed."""
+def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes: Sequence[int] = ()) -> None:
+    """Create a topic unless it exists; `nodes`, where given, has the broker of each partition. Raises CommandFailed."""
     client = probes.admin(bootstrap_servers)  # held until the answer is there: dropping it ends the request
-    future = client.create_topics([NewTopic(topic, partitions, -1)])[topic]
+    where = {"replica_assignment": [[node] for node in nodes]} if nodes else {"replication_factor": -1}
+    future = client.create_topics([NewTopic(topic, num_partitions=len(nodes) or partitions, **where)])[topic]
     try:
         future.result(timeout=30)
     except KafkaException as failed:
         if failed.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             said = failed.args[0].str()
             raise CommandFailed(f"Kafka at {bootstrap_servers} did not create {topic}: {said}") from failed
+
+
+def refuse_commits(bootstrap_servers: str, refused: bool = True) -> None:
+    """Whether the coordinator can write down no commit: none is as small as its topic takes. Raises CommandFailed."""
+    client = probes.admin(bootstrap_servers)
+    operation = AlterConfigOpType.SET if refused else AlterConfigOpType.DELETE
+    entry = ConfigEntry("max.message.bytes", "10", incremental_operation=operation)
+    topic = ConfigResource(ConfigResource.Type.TOPIC, "__consumer_offsets", incremental_configs=[entry])
+    try:
+        client.incremental_alter_configs([topic])[topic].result(timeout=10)
+    except (KafkaException, TimeoutError) as failed:
+        raise CommandFailed(f"Kafka at {bootstrap_servers} was not configured: {failed!r}") from failed
+
+
+@contextmanager
+def commits_refused(bootstrap_servers: str) -> Iterator[None]:
+    """No commit is accepted until the block is left. Raises CommandFailed."""
+    refuse_commits(bootstrap_servers)
+    try:
+        yield
+    finally:
+        refuse_commits(bootstrap_servers, False)
 
 
 def delete_topic(bootstrap_servers: str, topic: str) -> None:
@@ -193,5 +250,5 @@ def _escaped(value: str) -> str:
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
-def _properties_path(layout: Layout) -> Path:
-    return layout.etc / "kafka.properties"
+def _properties_path(layout: Layout, name: str) -> Path:
+    return layout.etc / f"{name}.properties"

@@ -1,7 +1,7 @@
 """One environment: what runs in it and where each part is reached. `lifecycle` brings it up and down as a whole.
 
 Tests and the demo kill, freeze and restart single processes by name: etcd, apiserver, kafka, downstream, bridge,
-bridge-2, …, controller, controller-2, …
+bridge-2, …, controller, controller-2, …; kafka-2, … are further brokers, which run only where a test starts them.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class Environment:
             return apiserver.server(found.apiserver, self.layout, self.ports, tuned=self.wanted().tuned)
         if name == "kafka" and found.java and found.kafka_jars:
             return broker.kafka(found.java, found.kafka_jars, self.layout, self.ports)
+        if name.startswith("kafka-") and found.java and found.kafka_jars:
+            return broker.further(found.java, found.kafka_jars, self.layout, self.ports, name)
         if name == "downstream":
             return self._downstream()
         role = name.split("-")[0]
@@ -201,8 +203,12 @@ class Environment:
 
     def launch(self, name: str) -> bool:
         """Start it unless it runs; whether it was started. Does not wait."""
-        if name == "kafka" and self.sources.java and self.sources.kafka_jars and self.processes.find("kafka") is None:
-            broker.format_storage(self.sources.java, self.sources.kafka_jars, self.layout, self.ports)
+        java, jars = self.sources.java, self.sources.kafka_jars
+        if name.startswith("kafka") and java and jars and self.processes.find(name) is None:
+            if name == "kafka":
+                broker.format_storage(java, jars, self.layout, self.ports)
+            else:
+                broker.format_further(java, jars, self.layout, self.ports, name)
         return self.processes.start(self.command(name))
 
     def wait_ready(self, name: str) -> None:
@@ -227,6 +233,13 @@ class Environment:
         """Stop it and start it again on the same ports and data."""
         self.stop(name)
         self.start(name)
+
+    def rotate_authority(self) -> None:
+        """kube-apiserver killed and started again with another certificate and authority, which kubeconfigs name."""
+        self.kill("apiserver")
+        apiserver.forget_certificate(self.layout)
+        self.start("apiserver")
+        apiserver.write_kubeconfigs(self.layout, self.ports)
 
     def freeze(self, name: str) -> None:
         """SIGSTOP."""

@@ -6,6 +6,8 @@ handlers (kopf) → engines → parts → engine (Lease, list) → registry → 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from controller.cluster import Cluster
@@ -13,17 +15,39 @@ from controller.config import Settings
 from controller.downstream import Downstream
 from controller.engine import handlers
 from controller.engine.engines import Engines
+from controller.presence import Presence
 from controller.serving import Health
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
 
 
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Work on all streams of the cluster until `stop`. Raises ConfigError where there is no way to the API server."""
     async with Cluster.connect() as cluster, Downstream() as downstream:
-        engines = Engines(cluster, downstream, settings.identity)
-        health.unsettled = engines.unsettled
-        async with asyncio.TaskGroup() as group:
-            group.create_task(handlers.watch(cluster, engines, stop, partial(_get_ready, engines, health)))
-            group.create_task(engines.run(stop))
+        presence = Presence(cluster, "controller", settings.identity)
+        engines = Engines(cluster, downstream, settings.identity, presence.namespace)
+        health.unsettled, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
+        beside = [asyncio.create_task(_for_ever(work)) for work in (presence.keep, *engines.works())]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(handlers.watch(cluster, engines, stop, partial(_get_ready, engines, health)))
+                group.create_task(engines.run(stop))
+        finally:
+            for task in beside:
+                task.cancel()
+            await presence.leave()
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """An unexpected error is logged, and tried again: the Leases that are held are kept by others than these."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("Unexpected error, trying again")
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _get_ready(engines: Engines, health: Health) -> None:

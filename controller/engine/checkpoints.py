@@ -17,6 +17,7 @@ from controller import crashpoints, errors
 from controller.cluster import UPDATES
 from controller.engine import metrics
 from controller.engine.context import StreamContext
+from controller.engine.parsing import read
 from controller.logs import fields
 from controller.updates import Status, UserUpdate
 
@@ -27,6 +28,8 @@ Record: TypeAlias = Callable[[Status], Status]
 
 #: Seconds between tries to write an outcome while the API server refuses or is away.
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
+#: Seconds between looks at an object that is not understood, and that an outcome is to be written to.
+UNREADABLE_SECONDS = 2.0
 
 
 class Gone(Exception):
@@ -50,10 +53,15 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Reco
             return await _patch(context, update, status, tenure)
         except errors.Conflict:
             metrics.CONFLICTS.labels(context.label).inc()
-            update = await _read_again(context, update)
-            if update.status.run != run or len(update.status.steps) != done or update.status == status:
-                # A first try had been done, and only its answer was lost; or a new run has begun; or the API server
-                # has gone back in time, and the outcome is of a step that is not in hand any more.
+            update = await _read_until_understood(context, update)
+            if (
+                update.status.finished
+                or update.status.run != run
+                or len(update.status.steps) != done
+                or update.status == status
+            ):
+                # Somebody has finished it; or a first try had been done, and only its answer was lost; or a new run has
+                # begun; or the API server has gone back in time: the outcome is of a step that is not in hand any more.
                 return update
         except errors.NotFound as error:
             raise Gone from error
@@ -85,25 +93,38 @@ async def _patch(context: StreamContext, update: UserUpdate, status: Status, ten
         await context.lease.wait_held()
         if context.lease.tenure != tenure:
             raise Superseded
-        body = await context.cluster.patch_status(
-            UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
-        )
+        try:
+            body = await context.cluster.patch_status(
+                UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+            )
+        except (errors.Forbidden, errors.Invalid) as error:
+            context.refusals[update.name] = update, str(error)
+            raise
+    context.refusals.pop(update.name, None)
     crashpoints.reach("controller.written")
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
+
+
+async def _read_until_understood(context: StreamContext, update: UserUpdate) -> UserUpdate:
+    """Waits as long as the object is one that this version does not understand, with the outcome in hand."""
+    try:
+        while (found := await _read_again(context, update)).unreadable and not found.status.finished:
+            context.in_doubt[update.name] = found
+            await asyncio.sleep(UNREADABLE_SECONDS)
+    finally:
+        context.in_doubt.pop(update.name, None)
+    return found
 
 
 async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
     while True:
         try:
-            body = await context.cluster.get(UPDATES, update.namespace, update.name)
-        except errors.NotFound as error:
-            raise Gone from error
+            current = await read(context.cluster, update.namespace, update.name)
         except errors.ApiError as error:
             _complain(update, error)
             await asyncio.sleep(RETRY_SECONDS[-1])
         else:
-            current = UserUpdate.from_body(body)
-            if current.uid != update.uid:
+            if current is None or current.uid != update.uid:
                 raise Gone
             return current
 

@@ -2,7 +2,9 @@
 
 A finished update is what tells a repeated record from a new one: it may go only when its offset is below `position`
 and below what Kafka has acknowledged as committed, and in no backlog, and a minute after its end, which a create that
-was cut off by a time-out or a frozen bridge may still meet. Hand-made ones go by age alone.
+was cut off by a time-out or a frozen bridge may still meet. Hand-made ones go by age alone, and so do those of a topic
+that is gone: no record of it can come again. That it is gone is what the stream's status says of its id; one that the
+status does not list may be one that the bridge is about to list.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import math
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from controller import crashpoints, errors
-from controller.backlogs import OffsetQueue
+from controller.backlogs import among
 from controller.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.engine import metrics
 from controller.engine.context import StreamContext
@@ -28,6 +31,9 @@ from controller.streams import Retention
 from controller.updates import FINISHED, Phase, UserUpdate
 
 logger = logging.getLogger(__name__)
+
+#: Topic id and partition, and an offset in it.
+Place: TypeAlias = tuple[tuple[str, int], int]
 
 #: Seconds between rounds (with jitter) while nothing is due, and from one to the next while something is.
 PERIOD = 5.0
@@ -42,8 +48,10 @@ CONCURRENCY = 64
 MAX_DELETING_SECONDS = 5.0
 #: What a delete is taken to need before one was made.
 FIRST_SECONDS = 0.05
-#: UserBacklogs that are in memory at a time: each may be of 200 KB, most are of a hundred bytes.
-BACKLOGS_AT_ONCE = 200
+#: UserBacklogs in a page of a list, parsed at once: each may be of 200 KB, most are of a hundred bytes.
+BACKLOGS_AT_ONCE = 50
+#: What is due is computed anew at least so often: clocks may be set, and what a person finished by hand may be old.
+QUIET_SECONDS = 20.0
 #: No update goes earlier after its end, in seconds.
 MIN_AGE = 60.0
 
@@ -57,6 +65,7 @@ class Finished:
 
     name: str
     uid: str
+    version: int
     user: str
     phase: Phase
     ended: datetime
@@ -72,7 +81,12 @@ class Finished:
         ended = status.completion_time or update.creation_time
         partition = (source.topic_id, source.partition) if source else None
         offset = source.offset if source else 0
-        return cls(update.name, update.uid, update.spec.user, status.phase, ended, partition, offset)
+        version = update.resource_version
+        return cls(update.name, update.uid, version, update.spec.user, status.phase, ended, partition, offset)
+
+    @property
+    def topic_id(self) -> str | None:
+        return self.partition[0] if self.partition else None
 
 
 def due(
@@ -80,10 +94,12 @@ def due(
     retention: Retention,
     now: datetime,
     settled: Callable[[Finished], bool] = lambda each: True,
+    gone: Set[str] = frozenset(),
 ) -> list[Finished]:
     """Those whose time has come, by age or because too many are kept, the first to go first.
 
-    Only what is `settled` goes; what is not keeps nothing else from going in its place.
+    Only what is `settled` goes; what is not keeps nothing else from going in its place. What is of a topic id that is
+    `gone` is not one of too many.
     """
     seconds = {
         phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
@@ -93,14 +109,29 @@ def due(
         each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
     ]
     aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
-    recorded = sum(each.partition is not None for each in finished.values())
-    surplus = recorded - sum(each.partition is not None for each in aged) - retention.max_finished
+
+    def counted(each: Finished) -> bool:
+        return each.partition is not None and each.topic_id not in gone
+
+    surplus = sum(map(counted, finished.values())) - sum(map(counted, aged)) - retention.max_finished
     if surplus <= 0:
         return aged
     names = {each.name for each in aged}
-    rest = [each for each in old_enough if each.partition is not None and each.name not in names]
+    rest = [each for each in old_enough if counted(each) and each.name not in names]
     rest.sort(key=lambda each: (_EXPENDABLE[each.phase], each.ended))
     return aged + rest[:surplus]
+
+
+def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datetime) -> float:
+    """For how long none of these becomes due, where none is now, and no others come; at most QUIET_SECONDS."""
+    kept = list(finished)
+    surplus = sum(each.partition is not None for each in kept) > retention.max_finished
+    seconds = QUIET_SECONDS
+    for each in kept:
+        lasts = retention.succeeded_seconds if each.phase is Phase.SUCCEEDED else retention.failed_seconds
+        age = MIN_AGE if surplus else max(MIN_AGE, lasts)
+        seconds = min(seconds, age - (now - each.ended).total_seconds())
+    return seconds
 
 
 def at_a_time(count: int, seconds: float) -> int:
@@ -115,19 +146,36 @@ class Collection:
         self._context = context
         self._finished: dict[str, Finished] = {}
         self._listed = False
+        #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
+        #: updates of each of a hundred streams are not sorted every five seconds.
+        self._quiet: tuple[float, Retention] | None = None
+        #: By phase; None: to be counted anew.
+        self._counts: dict[Phase, int] | None = None
         #: What a delete of the last round took, on average.
         self._seconds = FIRST_SECONDS
 
     @property
     def counts(self) -> dict[Phase, int]:
-        counts = Counter(each.phase for each in self._finished.values())
-        return {phase: counts[phase] for phase in FINISHED}
+        """Finished updates by phase. Asked for every two seconds, and changed seldom."""
+        if self._counts is None:
+            counts = Counter(each.phase for each in self._finished.values())
+            self._counts = {phase: counts[phase] for phase in FINISHED}
+        return self._counts
 
     def add(self, update: UserUpdate) -> None:
+        if update.unreadable:
+            return
         self._finished[update.name] = Finished.of(update)
+        self._changed()
+        if self._quiet and len(self._finished) > self._quiet[1].max_finished:
+            self._quiet = None  # an older one may be due now; by age it is none before a minute has passed
 
     def clear(self) -> None:
-        self._finished, self._listed = {}, False
+        self._finished, self._listed, self._quiet = {}, False, None
+        self._changed()
+
+    def _changed(self) -> None:
+        self._counts = None
 
     async def run(self) -> None:
         """Round after round. The next ones are chosen while those before are deleted: in a flood that takes seconds."""
@@ -149,11 +197,13 @@ class Collection:
                 UPDATES, stream.namespace, field_selector=selector, label_selector=shard.selector, page=200
             )
             async for listing in pages:
-                for update in filter(None, map(parse, filter(shard.finds, listing.items))):
-                    found[update.name] = Finished.of(update)
+                for update in map(parse, filter(shard.finds, listing.items)):
+                    if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
+                        found[update.name] = Finished.of(update)
         if self._context.lease.tenure == tenure:
             self._finished = found | self._finished
-            self._listed = True
+            self._listed, self._quiet = True, None
+            self._changed()
 
     async def _choose(self, going: list[Finished]) -> list[Finished]:
         """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
@@ -167,34 +217,41 @@ class Collection:
 
     async def _due(self, going: set[str]) -> list[Finished]:
         retention, now = self._context.retention, self._context.now()
-
-        def candidates(settled: Callable[[Finished], bool] = lambda each: True) -> list[Finished]:
-            return [each for each in due(self._finished, retention, now, settled) if each.name not in going]
-
-        if not candidates():
+        if self._quiet and time.monotonic() < self._quiet[0] and retention == self._quiet[1]:
             return []
+        finished = {name: each for name, each in self._finished.items() if name not in going}
+        if not due(finished, retention, now):
+            self._quiet = time.monotonic() + quiet_seconds(self._finished.values(), retention, now), retention
+            return []
+        self._quiet = None
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
-        return await self._without_backlog(candidates(_settled(stream.get("status") or {}))[:BATCH])
+        status = stream.get("status") or {}
+        gone, settled = gone_ids(status), _settled(status)
+        may_go = {each.name for each in finished.values() if each.topic_id in gone or settled(each)}
+        may_go -= await self._in_backlogs([finished[name] for name in may_go])
+        return due(finished, retention, now, lambda each: each.name in may_go, gone)[:BATCH]
 
-    async def _without_backlog(self, batch: list[Finished]) -> list[Finished]:
-        """Those that no UserBacklog tells to make again; read after `position`, which moves behind the backlogs."""
-        asked: defaultdict[str, set[tuple[tuple[str, int], int]]] = defaultdict(set)
-        for each in batch:
+    async def _in_backlogs(self, updates: list[Finished]) -> set[str]:
+        """Those that a UserBacklog tells to make again; read after `position`, which moves behind the backlogs.
+
+        Of all of them, not of a batch: a batch of nothing else would keep the rest waiting.
+        """
+        asked: defaultdict[str, dict[Place, str]] = defaultdict(dict)
+        for each in updates:
             if each.partition is not None:
-                asked[each.user].add((each.partition, each.offset))
+                asked[each.user][each.partition, each.offset] = each.name
         if not asked:
-            return batch
+            return set()
         stream = self._context.stream
         selector = f"spec.stream={stream.name}"
-        waiting: set[tuple[str, tuple[str, int], int]] = set()
+        listed: set[str] = set()
         pages = self._context.cluster.pages(BACKLOGS, stream.namespace, field_selector=selector, page=BACKLOGS_AT_ONCE)
         async for listing in pages:
             for body in listing.items:
-                user = body["spec"]["user"]
-                waiting |= {(user, *place) for place in asked.get(user, set()) & _places(body)}
-        return [
-            each for each in batch if each.partition is None or (each.user, each.partition, each.offset) not in waiting
-        ]
+                if places := asked.get(body["spec"]["user"]):
+                    listed |= {places[place] for place in _listed(body, places.keys())}
+                    await asyncio.sleep(0)  # the Lease and the calls of others have their turn between any two
+        return listed
 
     async def _delete_all(self, batch: list[Finished]) -> None:
         """What cannot be deleted now is due again in the next round."""
@@ -220,23 +277,48 @@ class Collection:
 
     async def _delete(self, each: Finished) -> None:
         crashpoints.reach("controller.collecting")
+        cluster, namespace = self._context.cluster, self._context.stream.namespace
         try:
-            await self._context.cluster.delete(UPDATES, self._context.stream.namespace, each.name, each.uid)
-        except (errors.NotFound, errors.Conflict):
-            pass  # gone, or another object of that name
+            await cluster.delete(UPDATES, namespace, each.name, each.uid, each.version)
+        except errors.NotFound:
+            pass
+        except errors.Conflict:
+            return await self._look(each)
         crashpoints.reach("controller.collected")
         metrics.COLLECTED.labels(self._context.label).inc()
         if self._finished.get(each.name) is each:  # not where another one of its name has finished since
             del self._finished[each.name]
+            self._changed()
+
+    async def _look(self, each: Finished) -> None:
+        """Somebody has changed it since, or it is another one of its name: what it is now is judged anew."""
+        try:
+            update = parse(await self._context.cluster.get(UPDATES, self._context.stream.namespace, each.name))
+        except errors.NotFound:
+            update = None
+        if self._finished.get(each.name) is not each:
+            return
+        if update and update.status.finished:
+            self.add(update)
+        else:
+            del self._finished[each.name]
 
 
-def _places(backlog: Body) -> set[tuple[tuple[str, int], int]]:
-    """Partition and offset of all that waits in it."""
-    return {
-        ((entry["topicId"], entry["partition"]), offset)
-        for entry in backlog["spec"].get("partitions", ())
-        for offset in OffsetQueue.decode(entry["offsets"])
-    }
+def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
+    """Those of these places that wait in it, or may: an entry that cannot be read tells of none.
+
+    `first` and `last` of an entry are for people, who may have restored its `offsets` and not them: they are not asked.
+    """
+    found: set[Place] = set()
+    for entry in backlog["spec"].get("partitions", ()):
+        partition = entry["topicId"], entry["partition"]
+        if offsets := {offset for where, offset in asked if where == partition}:
+            try:
+                offsets = among(entry["offsets"], offsets)
+            except ValueError:
+                pass  # the bridge's to tell: BacklogUnreadable
+            found |= {(partition, offset) for offset in offsets}
+    return found
 
 
 def _settled(status: Body) -> Callable[[Finished], bool]:
@@ -246,3 +328,9 @@ def _settled(status: Body) -> Callable[[Finished], bool]:
         for entry in status.get("partitions", ())
     }
     return lambda each: each.partition is None or each.offset < below.get(each.partition, 0)
+
+
+def gone_ids(status: Body) -> Set[str]:
+    """Ids of topics that the bridge knows to be gone: all entries of an id say so."""
+    entries = status.get("partitions", ())
+    return {entry["topicId"] for entry in entries} - {e["topicId"] for e in entries if not e.get("gone")}

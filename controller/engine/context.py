@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from controller import errors
 from controller.cluster import Cluster
 from controller.downstream import Downstream
 from controller.engine import metrics
@@ -16,11 +15,11 @@ from controller.engine.announcing import Announcer
 from controller.engine.credentials import CallCredentials, Credentials
 from controller.engine.labelling import Labels
 from controller.engine.lease import Lease
-from controller.engine.leases import Leases
+from controller.engine.sharing import Sharing
 from controller.outcomes import Outcome
 from controller.sharding import Shard
 from controller.steps import STEPS
-from controller.streams import Retention, UpdateStream
+from controller.streams import Retention, StepSpec, UpdateStream
 from controller.streamstatus import StreamStatus
 from controller.updates import Status, UserUpdate
 
@@ -77,7 +76,9 @@ class Shared:
     cluster: Cluster
     downstream: Downstream
     identity: str
-    leases: Leases
+    sharing: Sharing
+    #: What to say where no bridge lives; empty where one does.
+    no_bridge: Callable[[], str]
     announcer: Announcer
     credentials: Credentials
     status: StreamStatus
@@ -95,6 +96,10 @@ class StreamContext:
     stream: UpdateStream
     #: Called with each update that has been finished and written.
     on_finished: Callable[[UserUpdate], None]
+    #: What stands in for objects that are not understood, and that an outcome in hand is to be written to, by name.
+    in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
+    #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
+    refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
@@ -147,15 +152,11 @@ class StreamContext:
         """The stream in logs and metrics."""
         return f"{self.stream.namespace}/{self.stream.name}"
 
-    async def step_credentials(self, step: str) -> CallCredentials | None:
+    async def step_credentials(self, endpoint: StepSpec) -> CallCredentials | None:
         """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
-        secret = self.stream.steps[step].secret_name
-        if secret is None:
+        if endpoint.secret_name is None:
             return CallCredentials()
-        try:
-            return await self.shared.credentials.read(secret)
-        except (errors.NotFound, errors.Forbidden):
-            return None
+        return await self.shared.credentials.read(endpoint.secret_name)
 
     def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
         metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()

@@ -5,8 +5,10 @@ They are read again every few seconds, so that a rotated token needs no restart;
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +18,8 @@ from controller.tls import ClientTls
 
 #: Seconds for which what was read is used.
 FRESH_SECONDS = 10.0
+#: Seconds for which it is known that there is none.
+MISSING_SECONDS = 1.0
 #: Entries that are no headers: those of a Secret of type kubernetes.io/tls, as cert-manager writes it.
 TLS_ENTRIES = ("tls.crt", "tls.key", "ca.crt")
 
@@ -40,28 +44,37 @@ class Credentials:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        self._known: dict[str, tuple[float, CallCredentials]] = {}
+        #: Until when what was read is used; None: there is no such Secret, or no right to read it.
+        self._known: dict[str, tuple[float, CallCredentials | None]] = {}
+        #: A thousand lanes that want the same one at the same time wait for one request.
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def read(self, secret: str) -> CallCredentials:
-        """Raises NotFound where there is no such Secret; what was known serves while the API server is away.
+    async def read(self, secret: str) -> CallCredentials | None:
+        """None where there is no such Secret, or no right to it; what was known serves while it cannot be read.
 
-        Raises other ApiErrors where it was never read.
+        Raises errors.ApiError where it was never read.
         """
-        until, known = self._known.get(secret, (0.0, CallCredentials()))
-        if time.monotonic() < until:
-            return known
+        if not self._is_fresh(secret):
+            async with self._reading[secret]:
+                if not self._is_fresh(secret):
+                    await self._read(secret)
+        return self._known[secret][1]
+
+    def _is_fresh(self, secret: str) -> bool:
+        return secret in self._known and time.monotonic() < self._known[secret][0]
+
+    async def _read(self, secret: str) -> None:
+        _, found = self._known.get(secret, (0.0, None))
         try:
             body = await self._cluster.get(SECRETS, self._namespace, secret)
         except errors.NotFound:
-            self._known.pop(secret, None)
-            raise
-        except errors.ApiError:
-            if secret not in self._known:
+            found = None
+        except errors.ApiError as error:
+            if secret not in self._known and not isinstance(error, errors.Forbidden):
                 raise
         else:
-            known = CallCredentials.of({key: _text(value) for key, value in (body.get("data") or {}).items()})
-        self._known[secret] = (time.monotonic() + FRESH_SECONDS, known)
-        return known
+            found = CallCredentials.of({key: _text(value) for key, value in (body.get("data") or {}).items()})
+        self._known[secret] = (time.monotonic() + (MISSING_SECONDS if found is None else FRESH_SECONDS), found)
 
 
 def _text(encoded: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterable, Set
 
 from controller import crashpoints, errors
 from controller.adoption import adopt
@@ -20,7 +21,8 @@ from controller.engine.lane import Lane
 from controller.engine.lease import Lease
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
-from controller.engine.reporting import report
+from controller.engine.reporting import report, report_refused
+from controller.engine.waking import Waking
 from controller.logs import fields
 from controller.sharding import Shard
 from controller.streams import UpdateStream
@@ -35,10 +37,9 @@ LIST_PAGE = 250
 RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
+#: Seconds for which one that could not be given away is kept.
+KEPT_SECONDS = 30.0
 PRUNE_SECONDS = 5.0
-#: Where all lanes are to be woken: how many may work for less than so many seconds. Were thousands to begin at once,
-#: each would open a connection before the first of them had its answer.
-WAKE_AT_ONCE, WAKE_SECONDS = 64, 0.5
 
 
 class Engine:
@@ -47,7 +48,7 @@ class Engine:
     def __init__(self, shared: Shared, stream: UpdateStream, shard: Shard, on_gone: Callable[[], None]) -> None:
         """`on_gone` is called when the stream turns out to have been deleted."""
         lease = Lease(
-            shared.cluster, shared.leases, stream.namespace, stream.name, shard, shared.identity, shared.siblings
+            shared.cluster, shared.sharing, stream.namespace, stream.name, shard, shared.identity, shared.siblings
         )
         self._context = StreamContext(
             shared=shared, shard=shard, lease=lease, stream=stream, on_finished=self._on_finished
@@ -58,19 +59,23 @@ class Engine:
         self._on_gone = on_gone
         self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
-        self._wake = asyncio.Event()
+        self._waking = Waking(lambda: self._registry.lanes)
         #: Whether lanes may start calls: the Lease is held, the first list is in.
         self._open = False
         self._begun = False
         #: The last event of each object, by uid, while the first list is under way; None: none is.
         self._early: dict[str, tuple[str | None, Body]] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
+        self._halting = asyncio.Lock()
+        #: When (monotonic) giving it away last failed of calls that did not end.
+        self._kept = float("-inf")
         self._looks: set[asyncio.Task[None]] = set()
 
     @property
     def settled(self) -> bool:
-        """This controller has begun to work on the shard, or has seen that another one does."""
-        return self._begun or self._context.lease.foreign
+        """This controller has begun to work on the shard, has seen that another one does, or says why nobody can."""
+        return self._begun or self._context.lease.foreign or bool(self._context.lease.refused)
 
     def start(self, after: asyncio.Task[None] | None) -> None:
         """Begin, at once or when `after` is done."""
@@ -78,22 +83,62 @@ class Engine:
 
     async def stop(self) -> None:
         """Let calls in flight end, within a second; record what they gave; give the Lease away."""
-        self._open = False
+        self._ended = True
+        await self._halt()
+
+    async def _halt(self) -> None:
+        async with self._halting:
+            self._open = False
+            for lane in self._registry.lanes:
+                lane.close()
+            if self.lease.held:
+                await self._drain()
+            if self._task:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            self._registry.clear()
+            self._gauges.clear()
+            await self.lease.release()
+
+    @property
+    def lease(self) -> Lease:
+        """Of the stream, or of the shard."""
+        return self._context.lease
+
+    @property
+    def load(self) -> tuple[int, int] | None:
+        """Users who are called now, and who wait; None where it is not to be given away now."""
+        if not self._open or not self.lease.held or time.monotonic() - self._kept < KEPT_SECONDS:
+            return None
+        lanes = self._registry.lanes
+        return sum(lane.busy for lane in lanes), len(lanes)
+
+    async def hand_over(self) -> bool:
+        """Give the Lease away to whoever wants it, and stand by.
+
+        No call is cut for that, and none repeated: False where those in flight do not end within a second; then all
+        goes on here as before.
+        """
+        tenure, self._open = self.lease.tenure, False
+        stay_closed = {lane for lane in self._registry.lanes if lane.closed}
         for lane in self._registry.lanes:
             lane.close()
-        if self._context.lease.held:
-            await self._drain()
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._registry.clear()
-        self._gauges.clear()
-        await self._context.lease.release()
+        if not await self._drain() or any(lane.unrecorded for lane in self._registry.lanes):
+            self._kept = time.monotonic()
+            if self.lease.held and self.lease.tenure == tenure and not self._ended:
+                self._reopen(stay_closed)
+            return False
+        await self._halt()
+        if self._ended:
+            return False
+        self.lease.leave_to_others()
+        self.start(None)
+        return True
 
     def reconfigure(self, stream: UpdateStream) -> None:
         """A changed spec acts at once."""
         self._context.reconfigure(stream)
-        self._wake.set()
+        self._waking.ask()
 
     def doubt(self) -> None:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
@@ -109,8 +154,8 @@ class Engine:
             self._early[body["metadata"]["uid"]] = (kind, body)
         elif self._open and kind == "DELETED":
             self._observe_gone(body)
-        elif self._open and (update := parse(body)):
-            self._registry.merge(update)
+        elif self._open:
+            self._registry.merge(parse(body))
 
     def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
@@ -119,8 +164,7 @@ class Engine:
         known = lane.queue.get(metadata["name"]) if lane else None
         if lane is None or known is None or known.resource_version >= int(metadata["resourceVersion"]):
             return  # mostly the echo of our own write
-        update = parse(body)
-        if update and not lane.has_in_hand(update):
+        if not lane.has_in_hand(parse(body)):
             self._look_up(known)
 
     def _look_up(self, known: UserUpdate) -> None:
@@ -136,11 +180,10 @@ class Engine:
         except errors.ApiError as error:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
-            if found := parse(body):
-                self._check_label(body)
-                self._registry.merge(found)
-                if found.status.finished:
-                    self._collection.add(found)
+            self._check_label(body)
+            self._registry.merge(found := parse(body))
+            if found.status.finished:
+                self._collection.add(found)
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
@@ -150,11 +193,12 @@ class Engine:
             for work in (
                 self._context.lease.keep,
                 self._work,
-                self._wake_lanes,
+                self._waking.run,
                 self._resync,
                 self._prune,
                 self._collection.run,
                 self._report,
+                self._report_refused,
             ):
                 group.create_task(self._for_ever(work))
 
@@ -208,28 +252,11 @@ class Engine:
             return False
         return True
 
-    def _reopen(self) -> None:
+    def _reopen(self, closed: Set[Lane] = frozenset()) -> None:
         self._open = self._begun = True
         for lane in self._registry.lanes:
-            lane.closed = False
-        self._wake.set()
-
-    async def _wake_lanes(self) -> None:
-        """All of them; from the first one again when that is asked for meanwhile."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            lanes = iter(self._registry.lanes)
-            await asyncio.gather(*(self._wake_next(lanes) for _ in range(WAKE_AT_ONCE)))
-
-    async def _wake_next(self, lanes: Iterator[Lane]) -> None:
-        for lane in lanes:
-            lane.wake()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAKE_SECONDS):
-                    await lane.drained()
-            if self._wake.is_set():
-                return
+            lane.closed = lane in closed
+        self._waking.ask()
 
     async def _list(self, *, whole: bool) -> bool:
         """All that is unfinished; or, where the stream is divided and not the `whole` is asked for, by its label.
@@ -251,8 +278,8 @@ class Engine:
                 for body in self._of_shard(page.items):
                     name, at = body["metadata"]["name"], int(body["metadata"]["resourceVersion"])
                     listed.add(name)
-                    if not self._registry.knows(body["spec"]["user"], name, at) and (update := parse(body)):
-                        updates.append(update)
+                    if not self._registry.knows(body["spec"]["user"], name, at):
+                        updates.append(parse(body))
                 version = page.resource_version
         except errors.ApiError as error:
             logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
@@ -288,17 +315,21 @@ class Engine:
             await self._adopt()  # which may have been refused at the beginning
             if self._open and not await self._list(whole=False):
                 self._doubt.set()
-            self._wake.set()  # whatever has kept a lane from waking is made good by that
+            self._waking.ask()  # whatever has kept a lane from waking is made good by that
 
     async def _prune(self) -> None:
         while True:
             await asyncio.sleep(PRUNE_SECONDS)
             self._registry.prune()
 
-    async def _drain(self) -> None:
-        with contextlib.suppress(TimeoutError):
+    async def _drain(self) -> bool:
+        """Whether all calls have ended, and been recorded, in time."""
+        try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await asyncio.gather(*(lane.drained() for lane in self._registry.lanes))
+        except TimeoutError:
+            return False
+        return True
 
     def _new_lane(self) -> Lane:
         lane = Lane(self._context)
@@ -306,8 +337,14 @@ class Engine:
         return lane
 
     async def _report(self) -> None:
+        await self._while_there(report(self._context, self._registry, self._collection, self._gauges))
+
+    async def _report_refused(self) -> None:
+        await self._while_there(report_refused(self._context))
+
+    async def _while_there(self, reporting: Awaitable[None]) -> None:
         try:
-            await report(self._context, self._registry, self._collection, self._gauges)
+            await reporting
         except errors.NotFound:
             self._on_gone()
             await asyncio.sleep(RETRY_SECONDS)

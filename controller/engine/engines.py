@@ -5,43 +5,76 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from controller import errors
 from controller.adoption import report_restored
-from controller.cluster import STREAMS, Body, Cluster
+from controller.cluster import STREAMS, Body, Cluster, Listing
 from controller.downstream import Downstream
+from controller.engine import metrics
+from controller.engine.announcing import WHOLE_BURST, WHOLE_PER_SECOND, Bucket
+from controller.engine.lease import Lease
 from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
+from controller.engine.sharing import Sharing
+from controller.engine.signs import Signs
 from controller.logs import fields
 from controller.streams import UpdateStream
+from controller.streamstatus import tell_unreadable
+from controller.updates import NOT_UNDERSTOOD
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that kopf is held back while the streams that are there begin.
 HEAD_START_SECONDS = 5.0
 POLL_SECONDS = 0.05
+RETRY_SECONDS = 1.0
+#: Seconds between lists of the streams that are there.
+SWEEP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A stream that this version does not understand: its updates wait."""
+
+    uid: str
+    version: int
+    generation: int
 
 
 class Engines:
     """Starts, reconfigures and stops engines as the watch shows streams; hands them the updates it shows."""
 
-    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str) -> None:
+    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str, namespace: str) -> None:
+        """`namespace`: that of this process."""
         self._cluster = cluster
         self._downstream = downstream
         self._identity = identity
         self._leases = Leases(cluster)
+        self._signs = Signs(cluster, namespace)
+        self._sharing = Sharing(identity, self._leases, self._signs)
+        self._announcements = Bucket(WHOLE_BURST, WHOLE_PER_SECOND)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
-        self._orphans = Orphans(cluster, self._streams)
+        self._unreadable: dict[tuple[str, str], _Unreadable] = {}
+        self._orphans = Orphans(cluster, lambda key: key in self._streams or key in self._unreadable)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
         #: Engines on their way out: one that follows begins when the calls of the one before it are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._reports: set[asyncio.Task[None]] = set()
+
+    def works(self) -> list[Callable[[], Awaitable[None]]]:
+        """What is to run beside the engines, for ever."""
+        return [self._leases.follow, self._signs.follow, partial(self._sharing.run, self._give), self._sweep]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
@@ -61,23 +94,56 @@ class Engines:
 
         The first time it returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
         """
-        try:
-            listing = await self._cluster.list(STREAMS)
-        except errors.ApiError as error:
-            logger.warning("Streams not listed; the watch will show them", extra=fields(cause=str(error)))
-            return
+        while (listing := await self._list_streams()) is None:
+            if self._stopping:
+                return
+            await asyncio.sleep(RETRY_SECONDS)  # who knows of no stream is not ready: kopf could not watch them either
         if self._stopping:
             return
         first = not self._streams
-        found = {body["metadata"]["uid"] for body in listing.items}
-        for key, stream in list(self._streams.items()):
-            if stream.uid not in found and self._versions[key] <= listing.resource_version:
-                self._remove(key, stream.uid)  # kopf tells nothing of what was deleted while it did not watch
+        self._remove_missing(listing)
         for body in listing.items:
             self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
         while first and self.unsettled() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _list_streams(self) -> Listing | None:
+        try:
+            return await self._cluster.list(STREAMS)
+        except errors.ApiError as error:
+            logger.warning("Streams not listed, trying again", extra=fields(cause=str(error)))
+            return None
+
+    def _remove_missing(self, listing: Listing) -> None:
+        """kopf tells nothing of what was deleted while it did not watch."""
+        found = {body["metadata"]["uid"] for body in listing.items}
+        for key, stream in list(self._streams.items()):
+            if stream.uid not in found and self._versions[key] <= listing.resource_version:
+                self._remove(key, stream.uid)
+        for key, unreadable in list(self._unreadable.items()):
+            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
+                self._remove(key, unreadable.uid)
+
+    async def _sweep(self) -> None:
+        """One list for all streams, so that not each of them need be read to see that it is there."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))
+            try:
+                self._remove_missing(await self._cluster.list(STREAMS, metadata_only=True))
+            except errors.ApiError as error:
+                logger.debug("Streams not listed", extra=fields(cause=str(error)))
+
+    async def _give(self, count: int) -> list[Lease]:
+        """Give away at most so many; first of streams of which more shards are here, then where least goes on."""
+        loads = [(engine, engine.load) for parts in self._engines.values() for engine in parts.engines]
+        free = sorted(
+            ((-engine.lease.crowding, load, engine) for engine, load in loads if load is not None),
+            key=lambda entry: entry[:2],
+        )
+        chosen = [engine for _, _, engine in free[:count]]
+        given = await asyncio.gather(*(engine.hand_over() for engine in chosen))
+        return [engine.lease for engine, done in zip(chosen, given, strict=True) if done]
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
@@ -93,15 +159,18 @@ class Engines:
             if known and kind and version < self._versions[key]:
                 return  # kopf's, from before a list of ours
             self._observe_spec(key, known, body)
+            if engine := self._engines.get(key):
+                engine.observe_stream(body)
             if kind is None and known and (engine := self._engines.get(key)):
                 engine.doubt()
 
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
             stream = UpdateStream.from_body(body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.error("UpdateStream not understood", extra=fields(stream="/".join(key), cause=repr(error)))
+        except NOT_UNDERSTOOD as error:
+            self._stand_still(key, body, error)
             return
+        self._unreadable.pop(key, None)
         self._streams[key] = stream
         self._versions[key] = int(body["metadata"]["resourceVersion"])
         if stream.restored:
@@ -123,17 +192,54 @@ class Engines:
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
         if key in self._engines:
             self._stop(key)
-        report = asyncio.get_running_loop().create_task(self._report_restored(stream))
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+        self._report(key, report_restored(self._cluster, stream))
 
-    async def _report_restored(self, stream: UpdateStream) -> None:
-        with contextlib.suppress(errors.NotFound):
-            await report_restored(self._cluster, stream)
+    def _stand_still(self, key: tuple[str, str], body: Body, error: Exception) -> None:
+        """By an earlier spec something might be done that this one forbids. Told of once for each spec: where a newer
+        controller works on the stream beside this one, it tells otherwise.
+        """
+        metadata = body["metadata"]
+        before, version = self._unreadable.get(key), int(metadata["resourceVersion"])
+        if before and version < before.version:
+            return
+        now = _Unreadable(metadata["uid"], version, metadata.get("generation", 0))
+        self._unreadable[key] = now
+        if key in self._streams:
+            del self._streams[key], self._versions[key]
+            if key in self._engines:
+                self._stop(key)
+        if before is None or (before.uid, before.generation) != (now.uid, now.generation):
+            logger.error(
+                "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
+                extra=fields(stream="/".join(key), cause=repr(error)),
+            )
+            self._report(key, tell_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC)))
+
+    def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
+        """Write a condition in the background, after the engine before it, which may have something to say too."""
+
+        async def written() -> None:
+            if end := self._ends.get(key):
+                await asyncio.wait([end])
+            with contextlib.suppress(errors.NotFound):
+                await report
+
+        task = asyncio.get_running_loop().create_task(written())
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
-        parts = Parts(self._cluster, self._downstream, self._leases, stream, self._identity, gone)
+        parts = Parts(
+            self._cluster,
+            self._downstream,
+            self._sharing,
+            lambda: self._signs.no_bridge,
+            self._announcements,
+            stream,
+            self._identity,
+            gone,
+        )
         self._engines[key] = parts
         parts.start(self._ends.get(key))
 
@@ -146,6 +252,9 @@ class Engines:
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
+        if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
+            del self._unreadable[key]
+            self._orphans.notice(key)
         stream = self._streams.get(key)
         if stream is None or stream.uid != uid:
             return
@@ -168,3 +277,5 @@ class Engines:
     def _ended(self, key: tuple[str, str], end: asyncio.Task[None]) -> None:
         if self._ends.get(key) is end:
             del self._ends[key]
+            if key not in self._streams:
+                metrics.forget("/".join(key))

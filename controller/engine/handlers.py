@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import logging
+import os
 import random
 import threading
 from collections import deque
@@ -18,9 +20,11 @@ from typing import Any, Protocol
 import kopf
 import uvloop
 
+from controller import errors
 from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
+from controller.proxies import proxy_for
 from controller.updates import Phase
 
 logger = logging.getLogger(__name__)
@@ -28,6 +32,8 @@ logger = logging.getLogger(__name__)
 #: Absent and Waiting: two events for an update instead of five, and what a person changes on a waiting one is seen.
 WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
 RESTART_SECONDS = 1.0
+#: Seconds between looks at the API server whose only purpose is to see whether it is trusted.
+PROBE_SECONDS = 10.0
 #: For kopf's peering, which is not used; else it asks for the name of the user, and in an image there is none.
 IDENTITY: Any = "userupdates"
 PLURALS = frozenset({"updatestreams", "userupdates"})
@@ -48,35 +54,33 @@ async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready:
     may happen to calls in flight.
     """
     while not stop.is_set():
-        # Where they are missing when kopf starts, it would see nothing for ever.
-        if PLURALS <= await cluster.served(GROUP, VERSION):
-            await on_ready()
-            await _one_run(intake, stop)
-        else:
-            logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
+        try:
+            # Where they are missing when kopf starts, it would see nothing for ever.
+            if PLURALS <= await cluster.served(GROUP, VERSION):
+                await on_ready()
+                await _one_run(cluster, intake, stop)
+            else:
+                logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
+        except errors.ApiError as error:
+            logger.warning("The API server is not reached", extra=fields(cause=str(error)))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESTART_SECONDS):
                 await stop.wait()
 
 
-async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
-    """Until `stop`, or until kopf gives up, as it does on some answers of an API server in trouble."""
+async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event) -> None:
+    """Until `stop`; until kopf gives up, as it does on some answers of an API server in trouble; or until the API
+    server is trusted again: kopf keeps the authority that it began with, and would go on refusing certificates.
+    """
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     handover = Handover(loop, intake)
+    operator = _Operator(handover)
+    cluster.trust.regained.clear()
 
     def run() -> None:
         try:
-            uvloop.run(
-                kopf.operator(
-                    registry=_registry(handover),
-                    settings=_settings(),
-                    identity=IDENTITY,
-                    memo=(),  # nothing is kept with an object, and each gets a copy
-                    standalone=True,
-                    clusterwide=True,
-                )
-            )
+            uvloop.run(operator.run())
         except BaseException as error:  # whatever ends it, it is started again
             logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
         finally:
@@ -85,10 +89,55 @@ async def _one_run(intake: Intake, stop: asyncio.Event) -> None:
 
     # A daemon: kopf takes seconds to end, and has nothing to lose when the process does.
     threading.Thread(target=run, name="kopf", daemon=True).start()
-    waits = [loop.create_task(event.wait()) for event in (over, stop)]
+    waits: list[asyncio.Task[Any]]
+    waits = [loop.create_task(event.wait()) for event in (over, stop, cluster.trust.regained)]
+    waits.append(loop.create_task(_probe(cluster)))
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
+    if not stop.is_set():
+        operator.end()
+
+
+async def _probe(cluster: Cluster) -> None:
+    """For ever: a controller without streams asks for nothing else, by which it would learn whom it trusts."""
+    while True:
+        await asyncio.sleep(PROBE_SECONDS)
+        with contextlib.suppress(errors.ApiError):
+            await cluster.served(GROUP, VERSION)
+
+
+class _Operator:
+    """kopf's operator on a thread of its own, which another one may end."""
+
+    def __init__(self, handover: Handover) -> None:
+        self._handover = handover
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+        self._ended = False
+
+    async def run(self) -> None:
+        """Until it gives up, or is ended."""
+        work = kopf.operator(
+            registry=_registry(self._handover),
+            settings=_settings(),
+            identity=IDENTITY,
+            memo=(),  # nothing is kept with an object, and each gets a copy
+            standalone=True,
+            clusterwide=True,
+        )
+        task = asyncio.ensure_future(work)
+        self._running = asyncio.get_running_loop(), task
+        if self._ended:  # asked after the line above, as `end` does it the other way round
+            task.cancel()
+        await task
+
+    def end(self) -> None:
+        """Cancel it, where it still runs; that takes seconds, in which another one may begin."""
+        self._ended = True
+        if self._running:
+            loop, task = self._running
+            with contextlib.suppress(RuntimeError):  # its loop may be closed by now
+                loop.call_soon_threadsafe(task.cancel)
 
 
 class Handover:
@@ -125,7 +174,10 @@ def _registry(handover: Handover) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
-        return kopf.login_via_client(**kwargs)
+        found = kopf.login_via_client(**kwargs)
+        if found is None or found.proxy_url:
+            return found
+        return dataclasses.replace(found, proxy_url=proxy_for(found.server, os.environ))
 
     @kopf.on.event(GROUP, VERSION, "updatestreams", registry=registry)
     async def stream_seen(event: Any, **_: Any) -> None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from types import MappingProxyType
 from typing import assert_never
 
 from controller import crashpoints, errors
-from controller.cluster import UPDATES
+from controller.engine import rumours
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
+from controller.engine.parsing import read
 from controller.engine.unwritten import Unwritten
 from controller.logs import fields
-from controller.outcomes import Done, Misconfigured, Outcome
+from controller.outcomes import Done, NotCalled, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import (
     AwaitPredecessor,
@@ -35,8 +35,10 @@ from controller.reconcile import (
     decide,
     record,
     waiting_for_slot,
+    waiting_to_be_callable,
 )
 from controller.steps import STEPS
+from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
@@ -46,20 +48,19 @@ _STEPS = {step.name: step for step in STEPS}
 PREDECESSOR_SECONDS = 1.0
 #: Seconds until an unexpected error of this lane is tried again.
 ERROR_SECONDS = 5.0
+#: Seconds until a step that cannot be called, for want of its Secret say, is tried again.
+UNCALLABLE_SECONDS = 10.0
 #: Seconds of waiting for a step's concurrency before the status says so.
 SLOT_PATIENCE = 1.0
 #: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
 #: and finds what a person has changed meanwhile.
 QUICK_SECONDS = 0.5
-#: Most lanes have none, and there may be ten thousand.
-_NO_RUMOURS: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane:
     """The queue of one user, and the task that works on it while there is something to do."""
 
     __slots__ = (
-        "_calling",
         "_context",
         "_follows",
         "_in_hand",
@@ -68,6 +69,7 @@ class Lane:
         "_task",
         "_timer",
         "_unwritten",
+        "calling",
         "closed",
         "queue",
     )
@@ -76,15 +78,15 @@ class Lane:
         self.queue = UserQueue()
         #: Nothing new starts: the Lease has lapsed, or the engine is stopping.
         self.closed = False
+        #: A call is in flight.
+        self.calling = False
         self._context = context
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._calling = False
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
         self._unwritten = Unwritten(context)
-        #: The newest version of it that the watch has shown meanwhile, by name.
-        self._rumours: Mapping[str, int] = _NO_RUMOURS
+        self._rumours = rumours.NONE
         #: Done when a task that waits for a slot is to look at its queue again.
         self._stirred: asyncio.Future[None] | None = None
         #: The predecessor that was found finished or gone, or was finished here.
@@ -95,18 +97,18 @@ class Lane:
         """Its task runs; one that was cancelled before it began is still here, and done."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def unrecorded(self) -> bool:
+        """It has an outcome in hand that is not in the API server yet."""
+        return bool(self._unwritten)
+
     def has_in_hand(self, update: UserUpdate) -> bool:
         """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
         held = self._in_hand or self._unwritten.update
         if held is None or (held.name, held.uid) != (update.name, update.uid):
             return False
-        newest = max(update.resource_version, self._rumours.get(update.name, 0))
-        self._rumours = {**self._rumours, update.name: newest}
+        self._rumours = rumours.heard(self._rumours, update.name, update.resource_version)
         return True
-
-    def _settle_rumours(self, name: str) -> None:
-        if name in self._rumours:
-            self._rumours = {other: version for other, version in self._rumours.items() if other != name} or _NO_RUMOURS
 
     def wake(self) -> None:
         """Look at the queue again, at once."""
@@ -129,7 +131,7 @@ class Lane:
 
     def cut(self) -> None:
         """Close the connection of a call in flight. Outcomes in hand stay: they are written when that may be."""
-        if self.busy and self._calling:
+        if self.busy and self.calling:
             assert self._task
             self._task.cancel()
 
@@ -150,7 +152,7 @@ class Lane:
     def finished(self, name: str) -> None:
         """An update is finished or gone: what follows it may start."""
         self.queue.remove(name)
-        self._settle_rumours(name)
+        self._rumours = rumours.settled(self._rumours, name)
         self._follows = name
 
     def gone(self, update: UserUpdate) -> None:
@@ -194,11 +196,11 @@ class Lane:
         return True
 
     def _next(self) -> UserUpdate | None:
-        """The head; before it whatever a person wants skipped or cancelled, be it its turn or not."""
+        """The head; before it whatever a person wants skipped or cancelled, or was the head, be it its turn or not."""
         for update in self.queue.asked:
             if isinstance(self._decide(update), Finish):
                 return update
-        return self.queue.head
+        return next(iter(self.queue.displaced), None) or self.queue.head
 
     def _decide(self, update: UserUpdate) -> Decision:
         return decide(update, self.queue, self._context.stream, self._context.now(), follows=self._follows)
@@ -207,7 +209,7 @@ class Lane:
         """Do it; False: nothing more to do now."""
         match decision:
             case RunStep(step):
-                await self._run_step(update, step)
+                return await self._run_step(update, step)
             case Finish(status) | Release(status):
                 await self._write(update, status)
             case RequeueAfter(at, status):
@@ -225,86 +227,108 @@ class Lane:
                 assert_never(decision)
         return True
 
-    async def _run_step(self, update: UserUpdate, step: str) -> None:
-        """Call, once one of the step's slots is free and nothing has changed meanwhile; then checkpoint.
+    async def _run_step(self, update: UserUpdate, step: str) -> bool:
+        """Call, once one of the step's slots is free and nothing has changed; then checkpoint. False: as for `_act`.
 
         The slot is for the call alone: no other user waits for a Secret to be read or a status to be written.
         """
-        credentials = await self._context.step_credentials(step)
+        endpoint = self._context.stream.steps[step]
+        credentials = await self._context.step_credentials(endpoint)
+        if not self._still(update, step, endpoint):
+            return True
+        if credentials is None:
+            missing = f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it"
+            return await self._wait_to_be_callable(update, missing)
         with ExitStack() as holding:
             with self._context.slots[step].turn() as turn:
-                found = self._still(update, step) if turn.done() else await self._await_turn(turn, update, step)
-                if not found:
-                    return
+                if not turn.done() and await self._await_turn(turn, update, step, endpoint):
+                    credentials = await self._context.step_credentials(endpoint)  # it may have taken hours
+                found = self._still(update, step, endpoint) if turn.done() else None
+                if not found or credentials is None:
+                    return True
                 if not self._context.lease.held:
                     await self._context.lease.wait_held()  # decide anew then: somebody else may have held it
-                    return
+                    return True
                 holding.enter_context(self._holding(found))
                 started = self._context.now()
-                outcome = await self._ask(found, step, credentials)
+                outcome = await self._ask(found, step, endpoint, credentials)
+            if isinstance(outcome, NotCalled):
+                return await self._wait_to_be_callable(found, outcome.message)
             crashpoints.reach("controller.answered")
             await self._checkpoint(found, step, outcome, started)
+        return True
 
-    async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str) -> UserUpdate | None:
-        """The update as it stands when a slot is free; None as soon as something else is to be done."""
+    async def _wait_to_be_callable(self, update: UserUpdate, message: str) -> bool:
+        """Say so, once, and try again in a while: what is missing may come without an event that is seen here."""
+        waiting = waiting_to_be_callable(update.status, message, self._context.now())
+        if self._unwritten:
+            await self._write_outcomes()
+        elif waiting != update.status:
+            await self._write(update, waiting)
+        else:
+            self._requeue(UNCALLABLE_SECONDS * random.uniform(0.8, 1.2))
+            return False
+        return True
+
+    async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
+        """True when a slot is free; False as soon as something else is to be done."""
         patience: float | None = SLOT_PATIENCE
         while not turn.done():
             self._stirred = asyncio.get_running_loop().create_future()
             done, _ = await asyncio.wait({turn, self._stirred}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not (found := self._still(update, step)):
-                return None
+            if not (found := self._still(update, step, endpoint)):
+                return False
             update = found
             if not done:
                 patience = None
                 if self._unwritten:
                     await self._write_outcomes()
-                    return None
+                    return False
                 waiting = waiting_for_slot(update.status, self._context.now())
                 if waiting != update.status:
                     await self._write(update, waiting)
-        return self._still(update, step)
+        return True
 
-    def _still(self, update: UserUpdate, step: str) -> UserUpdate | None:
-        """The update as it stands now; None where it is not this step of it that is to run."""
-        found = self._next()
-        if self.closed or found is None or found.name != update.name or self._decide(found) != RunStep(step):
+    def _still(self, update: UserUpdate, step: str, endpoint: StepSpec) -> UserUpdate | None:
+        """The update as it stands now; None where it is not this step of it that is to run, and as it was specified:
+        the headers of one Secret must not go to the url of another.
+        """
+        found = None if self.closed else self._next()
+        if found is None or found.name != update.name or self._decide(found) != RunStep(step):
             return None
-        return found
+        return found if self._context.stream.steps[step] == endpoint else None
 
-    async def _ask(self, update: UserUpdate, step: str, credentials: CallCredentials | None) -> Outcome:
-        self.queue.take(update.name)
+    async def _ask(
+        self, update: UserUpdate, step: str, endpoint: StepSpec, credentials: CallCredentials
+    ) -> Outcome | NotCalled:
+        first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        endpoint = self._context.stream.steps[step]
-        if credentials is None:
-            return Misconfigured(f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it")
-        self._calling = True
+        self.calling = True
+        key, headers, tls = update.idempotency_key(step), credentials.headers, credentials.tls
         try:
-            key = update.idempotency_key(step)
-            return await self._context.downstream.call(
-                _STEPS[step], endpoint, update, key, credentials.headers, credentials.tls
+            outcome = await self._context.downstream.call(
+                _STEPS[step], endpoint, update, key, headers, tls, lambda: self._may_repeat(update, step, endpoint)
             )
         finally:
-            self._calling = False
+            self.calling = False
+        if first and isinstance(outcome, NotCalled):
+            self.queue.put_back(update.name)
+        return outcome
+
+    def _may_repeat(self, update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
+        return self._context.lease.held and self._still(update, step, endpoint) is not None
 
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
-        context = self._context
-        stream, ended, jitter = context.stream, context.now(), random.random()
-        context.count_call(step, outcome, update.status, started, ended)
-        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter))
+        stream, ended, jitter = self._context.stream, self._context.now(), random.random()
+        self._context.count_call(step, outcome, update.status, started, ended)
+        asked = update.request
+        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter, asked=asked))
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
         quick = (ended - started).total_seconds() < QUICK_SECONDS
-        if may_wait and quick and self._push_ahead(self._unwritten.ahead):
-            self._unwritten.write_soon(self._push_ahead)
+        if may_wait and quick and self.queue.replace(self._unwritten.ahead):
+            self._unwritten.write_soon(self.queue.replace)
         else:
             await self._write_outcomes()
-
-    def _push_ahead(self, update: UserUpdate) -> bool:
-        """Whether it is still there: not when another one of its name, made since, has taken its place."""
-        known = self.queue.get(update.name)
-        there = known is not None and known.uid == update.uid
-        if there:
-            self.queue.push(update)
-        return there
 
     async def _write_outcomes(self) -> None:
         update = self._unwritten.update
@@ -334,12 +358,10 @@ class Lane:
 
     async def _look_again(self, update: UserUpdate) -> None:
         """It was changed or deleted by somebody else while it was in hand."""
-        try:
-            found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, update.name))
-        except errors.NotFound:
+        if not (found := await read(self._context.cluster, update.namespace, update.name)):
             self.gone(update)
             return
-        self._settle_rumours(update.name)
+        self._rumours = rumours.settled(self._rumours, update.name)
         if found.uid != update.uid or found.status.finished:
             self.finished(update.name)
         if not found.status.finished:
@@ -347,7 +369,8 @@ class Lane:
 
     def _keep(self, update: UserUpdate, before: Status) -> None:
         """What the API server has now; a finished update leaves the queue."""
-        self._context.announcer.update_changed(update, before)
+        if not update.unreadable:
+            self._context.announcer.update_changed(update, before)
         if update.status.finished:
             self.finished(update.name)
             self._context.on_finished(update)
@@ -355,13 +378,9 @@ class Lane:
             self.queue.push(update)
 
     async def _look_up(self, update: UserUpdate, name: str) -> bool:
-        """Whether the predecessor is finished or gone; if not, it goes into the queue, before what follows it."""
-        try:
-            found = UserUpdate.from_body(await self._context.cluster.get(UPDATES, update.namespace, name))
-        except errors.NotFound:
-            self._follows = name
-            return True
-        if found.status.finished:
+        """Whether the predecessor is finished or gone, or none; if not, it goes into the queue, before what follows."""
+        found = await read(self._context.cluster, update.namespace, name)
+        if found is None or found.status.finished or found.comes_later_than(update):
             self._follows = name
             return True
         if (found.spec.stream, found.spec.user) == (update.spec.stream, update.spec.user):

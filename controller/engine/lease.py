@@ -18,7 +18,8 @@ from typing import Any
 
 from controller import crashpoints, errors, names, times
 from controller.cluster import LEASES, Body, Cluster
-from controller.engine.leases import DURATION, TIMEOUT, Leases
+from controller.engine.leases import DURATION, POLL_PERIOD, TIMEOUT
+from controller.engine.sharing import Sharing
 from controller.logs import fields
 from controller.sharding import Shard
 
@@ -29,6 +30,12 @@ DEADLINE = 10.0
 RENEW_PERIOD = 2.0
 #: Seconds by which one who holds all but one of a stream's shards lets others go first where that one is free.
 SPREAD_SECONDS = 1.5
+#: Seconds between looks at one that is free and left to others for a moment: who has waited goes first.
+FREE_POLL_PERIOD = 0.05
+#: Seconds after which writes that fail are told of.
+REFUSED_SECONDS = 5.0
+#: Seconds for which one that was given away is left to others.
+YIELD_SECONDS = 2.0
 
 
 class Lease:
@@ -40,7 +47,7 @@ class Lease:
     def __init__(
         self,
         cluster: Cluster,
-        leases: Leases,
+        sharing: Sharing,
         namespace: str,
         stream: str,
         shard: Shard,
@@ -51,7 +58,8 @@ class Lease:
         #: It, or one that divides the stream otherwise, has been seen in another's hands.
         self.foreign = False
         self._cluster = cluster
-        self._leases = leases
+        self._sharing = sharing
+        self._leases = sharing.leases
         self._namespace = namespace
         self._stream = stream
         self._name = names.lease_name(stream, shard.index, shard.count)
@@ -64,6 +72,13 @@ class Lease:
         self._renewed = float("-inf")
         self._wanted = time.monotonic()
         self._reaching = False
+        #: Until when (monotonic) it is left to others, who are to have it.
+        self._yielded = float("-inf")
+        #: What the last attempt failed of, since when (monotonic) attempts have failed; empty: it did not.
+        self._error = ""
+        self._failing = 0.0
+        #: Whether it was the API server that said so.
+        self._answered = False
         #: `acquireTime` of our tenure: tells our own Lease from that of an earlier process of the same identity.
         self._acquired = ""
         #: It was acquired, and its tenure has not begun: that waits until it counts.
@@ -85,6 +100,16 @@ class Lease:
         """The object is ours, or may be in a moment, whether it counts yet or not."""
         return self._reaching or time.monotonic() < self._renewed + DURATION
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace and name."""
+        return self._namespace, self._name
+
+    @property
+    def crowding(self) -> int:
+        """How many more of the stream's shards this process holds."""
+        return sum(lease.taken for lease in self._siblings if lease is not self)
+
     async def wait_held(self) -> None:
         while not self.held:
             self._held.clear()
@@ -97,10 +122,14 @@ class Lease:
 
     async def keep(self) -> None:
         """Acquire and renew for ever, whatever the API server answers."""
+        self._sharing.join(self)
+        await self._leases.shown()
         while True:
             if self.taken or self._may_reach():
                 await self._try()
-            await (asyncio.sleep(RENEW_PERIOD) if self.held else self._leases.look())
+                await asyncio.sleep(RENEW_PERIOD if self.held else POLL_PERIOD)
+            else:
+                await asyncio.sleep(FREE_POLL_PERIOD if self._free else POLL_PERIOD)
 
     async def _try(self) -> None:
         self._reaching = True
@@ -114,15 +143,49 @@ class Lease:
             self._lapse_now()  # deleted: whoever makes it again holds it
         except (errors.ApiError, TimeoutError) as error:
             self._body = None
-            if self.held:
-                logger.warning("Lease not renewed", extra=fields(lease=self._path, cause=str(error)))
+            self._failed(error)
+        else:
+            self._error = ""
         finally:
             self._reaching = False
 
-    def _may_reach(self) -> bool:
-        """Whether to read it, and to take it where it is free; who holds shards of the stream waits a little."""
+    def _failed(self, error: Exception) -> None:
+        """Told of once, held or not: a policy, a quota or a webhook may refuse it for as long as it likes."""
+        if isinstance(error, errors.Conflict | errors.AlreadyExists) and not self.held:
+            self._error = ""  # another one was faster
+            return
+        if not self._error:
+            self._failing = time.monotonic()
+        if (cause := str(error) or "no answer in time") != self._error:
+            what = "renewed" if self.held else "acquired"
+            logger.warning(f"Lease not {what}", extra=fields(lease=self._path, cause=cause))
+        self._error = cause
+        self._answered = isinstance(error, errors.ApiError) and error.status > 0
+
+    @property
+    def refused(self) -> str:
+        """Why nobody can work here, where the API server has said no for a while; empty also where it says nothing."""
+        refused = self._error and self._answered and not self.held
+        if not refused or time.monotonic() - self._failing < REFUSED_SECONDS:
+            return ""
         seen = self._leases.seen(self._namespace, self._name)
-        if seen and self._leases.listed(self._namespace, self._name):
+        if seen and not seen.free and seen.holder != self._identity:
+            return ""
+        return f"Lease {self._path} cannot be written, and without it nothing is called: {self._error}"
+
+    @property
+    def _free(self) -> bool:
+        """Nobody holds it, as far as is known."""
+        seen = self._leases.seen(self._namespace, self._name)
+        return seen is None or seen.free
+
+    def _may_reach(self) -> bool:
+        """Whether to read it, and to take it where it is free; who holds many, or more of the stream, waits."""
+        now = time.monotonic()
+        if now < self._yielded:
+            return False
+        seen = self._leases.seen(self._namespace, self._name)
+        if seen and self._leases.there(self._namespace, self._name):
             if seen.holder == self._identity:
                 return True
             if not seen.free:
@@ -131,12 +194,17 @@ class Lease:
             since = seen.free_since
         else:  # it is not there; or it is an earlier version's, without a label
             since = self._wanted
-        others = sum(lease.taken for lease in self._siblings if lease is not self)
-        return time.monotonic() - since >= SPREAD_SECONDS * others / len(self._shape)
+        return now - since >= max(self._sharing.patience, SPREAD_SECONDS * self.crowding / len(self._shape))
+
+    def leave_to_others(self) -> None:
+        """Do not reach for it for a moment: it is given away for another one to take."""
+        self._yielded = time.monotonic() + YIELD_SECONDS
 
     async def release(self) -> None:
         """Let a successor in at once. Best effort: without it the Lease runs out."""
+        self._sharing.leave(self)
         taken, self._deadline, self._renewed = self.taken, 0.0, float("-inf")
+        self._body = None
         if self._lapse:
             self._lapse.cancel()
         if not taken:

@@ -1,25 +1,25 @@
-"""What this process has seen of the Leases of all streams, and when: one LIST serves all who wait for one of them."""
+"""What this process has seen of the Leases of all streams, and when: one watch, and one LIST, serve all of them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import time
 from dataclasses import dataclass
 
 from controller import errors, names
-from controller.cluster import LEASES, Body, Cluster
-from controller.logs import fields
-
-logger = logging.getLogger(__name__)
+from controller.cluster import LEASES, Body, Cluster, Listing
+from controller.reflector import reflect
 
 #: Seconds for which a Lease that is not renewed keeps others off.
 DURATION = 12
 #: Seconds for one request about Leases.
 TIMEOUT = 4.0
-#: Seconds between looks of those who wait: what a take-over after a graceful stop costs.
+#: Seconds between looks of those who wait, at what the watch has shown: what a take-over after a graceful stop costs.
 POLL_PERIOD = 0.5
-#: Seconds after which a Lease that is not listed, though it was seen, is forgotten.
+#: Seconds for which one who begins waits for the watch's first list.
+SHOWN_SECONDS = 1.0
+#: Seconds after which a Lease that is not there, though it was seen, is forgotten.
 FORGET_SECONDS = 600.0
 
 
@@ -45,67 +45,100 @@ class Sighting:
 
 
 class Leases:
-    """The Leases that bear the label of a stream, as far as somebody asks."""
+    """The Leases that bear the label of a stream."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._seen: dict[tuple[str, str], Sighting] = {}
-        #: What the last LIST has shown.
-        self._listed: set[tuple[str, str]] = set()
-        self._looking: asyncio.Task[None] | None = None
+        #: What is there, by the watch.
+        self._there: set[tuple[str, str]] = set()
+        #: Done when the watch has shown what is there for the first time.
+        self._shown = asyncio.Event()
+        #: By namespace, the LIST that has not been asked for yet, and the one that is under way.
+        self._next: dict[str, asyncio.Task[dict[str, Sighting]]] = {}
+        self._listing: dict[str, asyncio.Lock] = {}
 
     def seen(self, namespace: str, name: str) -> Sighting | None:
         """What was seen last, deleted since or not: who held it may not know yet."""
         return self._seen.get((namespace, name))
 
-    def listed(self, namespace: str, name: str) -> bool:
-        """Whether the last LIST has shown it. One that an earlier version made has no label, and is never listed."""
-        return (namespace, name) in self._listed
+    def there(self, namespace: str, name: str) -> bool:
+        """Whether the watch shows it. One that an earlier version made has no label, and is never shown."""
+        return (namespace, name) in self._there
 
     def observe(self, body: Body) -> Sighting:
+        """What was read, by its version."""
         metadata, spec = body["metadata"], body.get("spec") or {}
-        key, version = (metadata["namespace"], metadata["name"]), metadata["resourceVersion"]
-        known = self._seen.get(key)
+        version, known = metadata["resourceVersion"], self._seen.get(_key(body))
         if known is None or known.version != version:
             duration = spec.get("leaseDurationSeconds") or DURATION
             known = Sighting(version, spec.get("holderIdentity") or "", duration, time.monotonic())
-            self._seen[key] = known
+            self._seen[_key(body)] = known
         return known
 
-    async def look(self) -> None:
-        """Wait for half a second; then they are listed again, once for all who wait. What fails is logged."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
-        await asyncio.shield(self._looking)
+    async def follow(self) -> None:
+        """Watch, for ever. Where the watch is refused or broken, it is a list every few seconds."""
+        async for change in reflect(self._cluster, LEASES, label_selector=names.STREAM_LABEL):
+            if isinstance(change, Listing):
+                for body in change.items:
+                    self.observe(body)
+                self._there = {_key(body) for body in change.items}
+                self._shown.set()
+                self._forget()
+            elif change.type == "DELETED":
+                self._there.discard(_key(change.object))
+                self._forget()
+            elif change.type != "BOOKMARK":
+                self._there.add(_key(change.object))
+                known = self._seen.get(_key(change.object))
+                if known is None or int(known.version) < change.resource_version:  # what was read may be ahead
+                    self.observe(change.object)
+
+    async def shown(self) -> None:
+        """Wait for what the watch shows first; not for ever: without it each Lease is read by itself."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_SECONDS):
+                await self._shown.wait()
 
     async def others(self, namespace: str, stream: str, shape: frozenset[str]) -> dict[str, Sighting]:
         """The stream's Leases but for those of that shape, by a consistent read. Raises ApiError."""
-        selector = f"{names.STREAM_LABEL}={stream}"
-        listing = await self._cluster.list(LEASES, namespace, label_selector=selector)
-        for body in listing.items:
-            self.observe(body)
+        found = await self._list(namespace)
         undivided = names.lease_name(stream)
-        if undivided not in shape and undivided not in {body["metadata"]["name"] for body in listing.items}:
+        if undivided not in shape and not self.there(namespace, undivided):
             try:
-                self.observe(await self._cluster.get(LEASES, namespace, undivided, timeout=TIMEOUT))
+                body = await self._cluster.get(LEASES, namespace, undivided, timeout=TIMEOUT)
             except errors.NotFound:
                 pass
+            else:
+                found = {**found, undivided: self.observe(body)}
         return {
             name: sighting
-            for (where, name), sighting in self._seen.items()
-            if where == namespace and name not in shape and (name == undivided or name.startswith(f"{undivided}."))
+            for name, sighting in found.items()
+            if name not in shape and (name == undivided or name.startswith(f"{undivided}."))
         }
 
-    async def _look(self) -> None:
-        await asyncio.sleep(POLL_PERIOD)
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                listing = await self._cluster.list(LEASES, label_selector=names.STREAM_LABEL)
-        except (errors.ApiError, TimeoutError) as error:
-            logger.debug("Leases not listed", extra=fields(cause=str(error)))
-            return
-        for body in listing.items:
-            self.observe(body)
-        self._listed = {(body["metadata"]["namespace"], body["metadata"]["name"]) for body in listing.items}
+    async def _list(self, namespace: str) -> dict[str, Sighting]:
+        """All Leases of the namespace by one LIST that was asked for after this call; it serves all who call meanwhile.
+
+        A controller that takes up a hundred streams asks some ten times, not a hundred, each time for a hundred.
+        """
+        if namespace not in self._next:
+            self._next[namespace] = asyncio.get_running_loop().create_task(self._list_next(namespace))
+        return await asyncio.shield(self._next[namespace])
+
+    async def _list_next(self, namespace: str) -> dict[str, Sighting]:
+        async with self._listing.setdefault(namespace, asyncio.Lock()), asyncio.timeout(TIMEOUT):
+            del self._next[namespace]  # who comes now may have acquired a Lease later than this list is asked for
+            listing = await self._cluster.list(LEASES, namespace, label_selector=names.STREAM_LABEL)
+            for body in listing.items:
+                self.observe(body)
+            # As it is now: the watch, which may be behind, goes on.
+            return {name: sighting for (where, name), sighting in self._seen.items() if where == namespace}
+
+    def _forget(self) -> None:
         old = time.monotonic() - FORGET_SECONDS
-        self._seen = {key: seen for key, seen in self._seen.items() if key in self._listed or seen.since > old}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in self._there or seen.since > old}
+
+
+def _key(body: Body) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]

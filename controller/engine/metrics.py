@@ -17,7 +17,11 @@ FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their en
 COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", ["stream"])
 CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", ["stream"])
 UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
-USERS = Gauge(f"{_PREFIX}_users", "Users that are held or suspended.", ["stream", "state"])
+USERS = Gauge(
+    f"{_PREFIX}_users",
+    "Users that are held, suspended, or wait for an update that this version does not understand.",
+    ["stream", "state"],
+)
 LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", ["stream"])
 
 
@@ -42,3 +46,9 @@ LATENESS = Histogram(
     ["stream"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10),
 )
+
+
+def forget(stream: str) -> None:
+    """A stream that is gone has no series: they would grow with the number of streams that ever were."""
+    for metric in (CALLS, CALL_SECONDS, FINISHED, COLLECTED, CONFLICTS, UNFINISHED, USERS, LEASE_HELD, LATENESS):
+        metric.remove_by_labels({"stream": stream})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from controller import errors
@@ -17,7 +17,6 @@ from controller.engine.parsing import parse
 from controller.logs import fields
 from controller.queueing import UserQueue
 from controller.reconcile import Finish, RequeueAfter, decide
-from controller.streams import UpdateStream
 from controller.updates import UserUpdate, unfinished_selector
 
 logger = logging.getLogger(__name__)
@@ -29,9 +28,10 @@ GRACE_SECONDS = 2.0
 class Orphans:
     """Marks the heads of queues that no engine works on, as `(namespace, stream)` are noticed."""
 
-    def __init__(self, cluster: Cluster, streams: Mapping[tuple[str, str], UpdateStream]) -> None:
+    def __init__(self, cluster: Cluster, exists: Callable[[tuple[str, str]], bool]) -> None:
+        """`exists`: whether there is such a stream, be it one that this version does not understand."""
         self._cluster = cluster
-        self._streams = streams
+        self._exists = exists
         self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def notice(self, key: tuple[str, str]) -> None:
@@ -45,18 +45,18 @@ class Orphans:
     async def _mark_later(self, key: tuple[str, str]) -> None:
         await asyncio.sleep(GRACE_SECONDS)
         del self._waiting[key]  # what comes from here on is noticed anew: the list may miss it
-        if key in self._streams:
+        if self._exists(key):
             return
         try:
             await self._mark(*key)
-        except errors.ApiError as error:
-            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=str(error)))
+        except Exception as error:  # whatever it is, it is not to be the last look
+            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=repr(error)))
             self.notice(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
         listing = await self._cluster.list(UPDATES, namespace, field_selector=unfinished_selector(stream))
         queues: dict[str, UserQueue] = defaultdict(UserQueue)
-        for update in filter(None, map(parse, listing.items)):
+        for update in map(parse, listing.items):
             queues[update.spec.user].push(update)
         for queue in queues.values():
             for asked in queue.asked:
@@ -65,7 +65,10 @@ class Orphans:
                 await self._settle(head, queue)
 
     async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
-        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream."""
+        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream.
+
+        What is refused is looked at again, and keeps nobody else's from being written.
+        """
         after = update.spec.source.after if update.spec.source else None  # the list would have shown it
         decision = decide(update, queue, None, datetime.now(UTC), follows=after)
         if not isinstance(decision, RequeueAfter | Finish) or decision.status == update.status:
@@ -74,7 +77,12 @@ class Orphans:
             await self._cluster.patch_status(
                 UPDATES, update.namespace, update.name, decision.status.for_status(), update.resource_version
             )
-        except (errors.Conflict, errors.NotFound):
+        except errors.Unavailable:
+            raise
+        except errors.ApiError as error:
+            if not isinstance(error, errors.Conflict | errors.NotFound):
+                logger.warning("Update not marked", extra=fields(update=update.name, cause=str(error)))
             self.notice((update.namespace, update.spec.stream))
+            return
         if isinstance(decision, Finish):
             queue.remove(update.name)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from controller import names
 from controller.cluster import Body, Cluster
 from controller.downstream import Downstream
-from controller.engine.announcing import Announcer
+from controller.engine.announcing import Announcer, Bucket
 from controller.engine.context import Shared
 from controller.engine.credentials import Credentials
 from controller.engine.engine import Engine
 from controller.engine.labelling import Labels
-from controller.engine.leases import Leases
+from controller.engine.sharing import Sharing
 from controller.sharding import shards
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
@@ -26,26 +26,38 @@ class Parts:
         self,
         cluster: Cluster,
         downstream: Downstream,
-        leases: Leases,
+        sharing: Sharing,
+        no_bridge: Callable[[], str],
+        announcements: Bucket,
         stream: UpdateStream,
         identity: str,
         on_gone: Callable[[], None],
     ) -> None:
-        """`on_gone` is called when the stream turns out to have been deleted."""
+        """`on_gone` is called when the stream turns out to have been deleted.
+
+        `announcements` is what all streams of the process together may announce.
+        """
+        self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         shared = Shared(
             cluster=cluster,
             downstream=downstream,
             identity=identity,
-            leases=leases,
-            announcer=Announcer(cluster, identity),
+            sharing=sharing,
+            no_bridge=no_bridge,
+            announcer=Announcer(cluster, identity, announcements),
             credentials=Credentials(cluster, stream.namespace),
-            status=StreamStatus(cluster, stream.namespace, stream.name, stream.uid),
+            status=self._status,
             labels=Labels(cluster),
         )
         # Each replica begins with another shard, so that several take different ones.
         first = names.bucket(identity)
         order = sorted(shards(stream.shards), key=lambda shard: (shard.index - first) % shard.count)
         self._engines = {shard.index: Engine(shared, stream, shard, on_gone) for shard in order}
+
+    @property
+    def engines(self) -> Collection[Engine]:
+        """One for each shard."""
+        return self._engines.values()
 
     @property
     def settled(self) -> bool:
@@ -65,6 +77,10 @@ class Parts:
         """A changed spec acts at once."""
         for engine in self._engines.values():
             engine.reconfigure(stream)
+
+    def observe_stream(self, body: Body) -> None:
+        """The stream as the watch shows it, with its status."""
+        self._status.observe(body)
 
     def doubt(self) -> None:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""

@@ -74,6 +74,12 @@ class Registry:
         self._listed = version
         self._finished = {name: at for name, at in self._finished.items() if at > version}
 
+    def has(self, update: UserUpdate) -> bool:
+        """Whether that very update is unfinished still."""
+        lane = self._lanes.get(update.spec.user)
+        known = lane.queue.get(update.name) if lane else None
+        return known is not None and known.uid == update.uid
+
     def forget(self, update: UserUpdate) -> None:
         """An update that is gone. One in hand is left to its lane, which finds out by its next write."""
         lane = self._lanes.get(update.spec.user)

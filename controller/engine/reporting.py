@@ -6,10 +6,9 @@ Where several share a stream each writes the entry of its shard, and with it the
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from controller import errors, streamstatus
@@ -18,15 +17,17 @@ from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
 from controller.engine.registry import Registry
-from controller.logs import fields
 from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, UserUpdate
 
-logger = logging.getLogger(__name__)
-
-#: Seconds between reports, where something has changed.
+#: Seconds between looks at what there is to report.
 PERIOD = 2.0
+#: What the API server refuses is tried again after so many seconds.
+REFUSED_PERIOD = 15.0
+#: Reason of Processing where the API server does not let anybody have the Lease.
+LEASE_REFUSED = "LeaseRefused"
+MAX_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +41,73 @@ class Condition:
 class Summary:
     #: Updates by phase; `waiting` without the held ones.
     counts: dict[str, int]
-    #: Users that are held, suspended.
+    #: Users that are held, suspended, or wait for an object that this version does not understand (unreadable).
     users: dict[str, int]
     #: Users whose calls a downstream refuses.
     refused: int
+    #: The first such object and what was not understood, for people; empty where there is none.
+    unreadable: str = ""
+    #: The same of an update whose status the API server refuses to write.
+    refused_write: str = ""
 
 
 async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
-    """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted."""
+    """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted.
+
+    What others have written over it, the watch shows.
+    """
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
-        own = summary(registry, collection.counts)
+        own = replace(
+            summary(registry, collection.counts, context.in_doubt.values()),
+            refused_write=_refused_write(context, registry),
+        )
         for state in ("queued", "running", "waiting", "held"):
             gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
         for state, count in own.users.items():
             gauges.set(metrics.USERS.labels(context.label, state), count)
+        change = partial(_laid_over, own, context)
+        if not context.shared.status.wants(change):
+            continue
         try:
-            await context.shared.status.apply(partial(_laid_over, own, context))
+            await context.shared.status.apply(change)
         except errors.NotFound:
             raise
-        except errors.ApiError as error:
-            logger.warning("Status of the stream not written", extra=fields(cause=str(error)))
+        except errors.ApiError:  # refused, which the log tells
+            await asyncio.sleep(REFUSED_PERIOD)
+
+
+def _refused_write(context: StreamContext, registry: Registry) -> str:
+    """The first of them. Those that somebody has deleted meanwhile are forgotten."""
+    refusals = context.refusals
+    for name in [name for name, (update, _) in refusals.items() if not registry.has(update)]:
+        del refusals[name]
+    return min((f"{name} ({message})" for name, (_, message) in refusals.items()), default="")[:1024]
+
+
+async def report_refused(context: StreamContext) -> None:
+    """Tell, for ever, of a Lease that cannot be had: then nobody else can. Who holds it one day says that all is well.
+
+    Raises NotFound when the stream was deleted.
+    """
+    while True:
+        await asyncio.sleep(PERIOD)
+        if not (message := context.lease.refused):
+            continue
+        change = partial(_refused, message[:MAX_MESSAGE], context)
+        if context.shared.status.wants(change):
+            await context.shared.status.apply(change)
+
+
+def _refused(message: str, context: StreamContext, status: Body) -> Body:
+    known = streamstatus.condition(status, "Processing")
+    if not context.lease.refused or (known and known["reason"] == LEASE_REFUSED):
+        return status
+    generation = context.stream.generation
+    return streamstatus.with_condition(
+        status, "Processing", False, LEASE_REFUSED, message, generation=generation, now=context.now()
+    )
 
 
 def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
@@ -72,7 +118,7 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
     shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.identity)
     whole = total(shards) if shards else own
     if not shards or len(shards) == count:  # else it is left as it was: the rest is about to be taken up
-        condition = processing(stream, whole.refused)
+        condition = processing(stream, whole)
         status = streamstatus.with_condition(
             status,
             "Processing",
@@ -82,6 +128,8 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
             generation=stream.generation,
             now=context.now(),
         )
+    if message := context.shared.no_bridge():
+        status = streamstatus.with_unknown(status, "Consuming", streamstatus.NO_BRIDGE, message, context.now())
     counts, users = status.get("counts") or {}, status.get("users") or {}
     return {
         **status,
@@ -97,33 +145,52 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
     users = {**own.users, "refused": own.refused}
-    found[shard.index] = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    entry = {"shard": shard.index, "holder": holder, "counts": own.counts, "users": users}
+    troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
+    found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
     return [found[index] for index in sorted(found)]
 
 
 def total(entries: Iterable[Body]) -> Summary:
     counts: Counter[str] = Counter()
     users: Counter[str] = Counter()
+    troubles: defaultdict[str, list[str]] = defaultdict(list)
     for entry in entries:
         counts.update(entry["counts"])
         users.update(entry["users"])
-    refused = users.pop("refused")
-    return Summary(dict(counts), dict(users), refused)
+        for trouble in ("unreadable", "refusedWrite"):
+            troubles[trouble] += [entry[trouble]] if entry.get(trouble) else []
+    refused = users.pop("refused", 0)
+    unreadable, refused_write = (min(troubles[trouble], default="") for trouble in ("unreadable", "refusedWrite"))
+    return Summary(dict(counts), dict(users), refused, unreadable, refused_write)
 
 
-def summary(unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int]) -> Summary:
-    """Counts of the stream, or of one of its shards, from what is known of its updates."""
+def summary(
+    unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int], in_doubt: Iterable[UserUpdate] = ()
+) -> Summary:
+    """Counts of the stream, or of one of its shards, from what is known of its updates.
+
+    `in_doubt`: what stands in for some of them, which an outcome could not be written to.
+    """
     phases: Counter[str] = Counter()
     users: defaultdict[Reason, set[str]] = defaultdict(set)
+    not_understood = list(in_doubt)
     for update in unfinished:
         phases[_state(update)] += 1
         if update.status.reason:
             users[update.status.reason].add(update.spec.user)
+        if update.unreadable:
+            not_understood.append(update)
     counts = {key: phases[key] for key in ("queued", "running", "waiting", "held")}
     counts |= {phase.lower(): count for phase, count in finished.items()}
     suspended = users[Reason.SUSPENDED] | users[Reason.STREAM_SUSPENDED]
-    ways = {"held": len(users[Reason.HELD]), "suspended": len(suspended)}
-    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]))
+    ways = {
+        "held": len(users[Reason.HELD]),
+        "suspended": len(suspended),
+        "unreadable": len({update.spec.user for update in not_understood}),
+    }
+    first = min((f"{each.name} ({each.unreadable.cause})" for each in not_understood if each.unreadable), default="")
+    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]), first[:1024])
 
 
 def _state(update: UserUpdate) -> str:
@@ -132,11 +199,24 @@ def _state(update: UserUpdate) -> str:
     return update.status.phase.lower() if update.status.phase else "queued"
 
 
-def processing(stream: UpdateStream, refused: int) -> Condition:
+def processing(stream: UpdateStream, found: Summary) -> Condition:
     """A report, not a stop: one user's trouble does not keep others waiting."""
     if stream.suspend.processing:
         return Condition(False, "Suspended", "spec.suspend.processing is set")
-    if refused:
-        message = f"a downstream refuses the calls of {refused} users: check urls and credentials of the steps"
+    if found.unreadable:
+        users = found.users["unreadable"]
+        message = (
+            f"{users} users wait for updates that this version does not understand, {found.unreadable} first:"
+            " upgrade the controller, or delete them"
+        )
+        return Condition(False, "UpdateUnreadable", message)
+    if found.refused_write:
+        message = (
+            f"the API server refuses to write what became of updates, {found.refused_write} first: their users wait;"
+            " see its policies and the controller's rights"
+        )
+        return Condition(False, "StatusRefused", message)
+    if found.refused:
+        message = f"a downstream refuses the calls of {found.refused} users: check urls and credentials of the steps"
         return Condition(False, "StepMisconfigured", message)
     return Condition(True, "Processing", "updates are applied as they come")

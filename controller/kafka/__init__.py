@@ -4,11 +4,13 @@ librdkafka's consumer blocks, so it lives on a thread of its own where every cal
 comes to the event loop as `Event` values, in order, by batches. Offsets, positions and retries are the bridge's.
 """
 
+from controller.kafka.admin import LEADERLESS, Admin, Admins
 from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
 from controller.kafka.member import RELEASE_SECONDS, GroupMember
 from controller.kafka.rereader import Reread, Rereader
 from controller.kafka.told import (
     Assigned,
+    CommitRefused,
     Committed,
     Event,
     Failed,
@@ -19,12 +21,16 @@ from controller.kafka.told import (
     Revoked,
     record_cost,
 )
-from controller.kafka.topics import Range, Topic, TopicLookup
+from controller.kafka.topics import Range, Topic, TopicLookup, unanswered, unassigned
 
 __all__ = [
     "HOLD_SECONDS",
+    "LEADERLESS",
     "RELEASE_SECONDS",
+    "Admin",
+    "Admins",
     "Assigned",
+    "CommitRefused",
     "Committed",
     "Event",
     "Failed",
@@ -42,4 +48,6 @@ __all__ = [
     "TopicLookup",
     "client_config",
     "record_cost",
+    "unanswered",
+    "unassigned",
 ]

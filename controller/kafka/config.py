@@ -75,7 +75,8 @@ _CLIENT_CONFIG: dict[str, Any] = {
     "log_level": 2,
 }
 FETCH_DEFAULTS: dict[str, Any] = {
-    "fetch.wait.max.ms": 100,
+    # A broker answers as soon as there is a record; this is how often an idle stream asks it in vain.
+    "fetch.wait.max.ms": 500,
     "fetch.max.bytes": 8 << 20,
     "fetch.message.max.bytes": 1 << 20,
     "message.max.bytes": 8 << 20,

@@ -14,9 +14,11 @@ from typing import Any
 import confluent_kafka as ck
 
 from controller.events import Record
+from controller.kafka.admin import REASONS, explained
 from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, MAX_QUEUED, REQUEST_SECONDS, made, queue_size
 from controller.kafka.told import (
     Assigned,
+    CommitRefused,
     Committed,
     Event,
     Failed,
@@ -28,15 +30,19 @@ from controller.kafka.told import (
     read_message,
     record_cost,
 )
-from controller.kafka.topics import REASONS, Topic, explained
+from controller.kafka.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-#: How long the thread waits for a record; a command waits at most as long.
-POLL_SECONDS = 0.05
+#: How long the thread waits for a record; a command waits at most as long. Of a hundred idle streams each has one.
+POLL_SECONDS = 0.2
 BATCH = 500
 #: Bytes that may be on their way from the thread to whoever keeps account of them.
 MAX_ON_THE_WAY = 4 << 20
+#: A pattern for topics; their names have no spaces.
+NO_TOPIC = "^ $"
+#: With no room for so long reading is paused: who does not poll keeps the whole group from rebalancing.
+FULL_SECONDS = 5.0
 #: A revoked partition waits so long for its creates in flight.
 RELEASE_SECONDS = 3.0
 
@@ -54,20 +60,26 @@ class GroupMember:
         group: str,
         instance: str,
         deliver: Callable[[Event], None],
-        share: float = 1.0,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """`share` is that of the memory for records which are on their way."""
+        """`share` is that of the memory for records which are on their way: it falls as streams are added.
+
+        What librdkafka itself reads ahead is fixed here, by the streams that there are now.
+        """
         self._topic = topic
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._commands: deque[Callable[[], None]] = deque()
-        #: Partitions that are assigned, and those of them that are read.
-        self._owned: set[int] = set()
+        #: Partitions that are assigned, by which assignment, and those of them that are read.
+        self._owned: dict[int, int] = {}
+        self._assignments = 0
         self._begun: set[int] = set()
-        self._paused = False
+        #: Asked for; no room for what is read; what librdkafka was told.
+        self._to_pause = self._full = self._paused = False
+        self._full_since: float | None = None
         self._sent: deque[float] = deque()
         self._on_the_way = 0
-        self._most_on_the_way = MAX_ON_THE_WAY * share
+        self._share = share
         self._room = threading.Condition()
         self._closing = threading.Event()
         own = {
@@ -75,15 +87,15 @@ class GroupMember:
             "group.instance.id": instance,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
-            "queued.max.messages.kbytes": queue_size(MAX_QUEUED, share),
+            "queued.max.messages.kbytes": queue_size(MAX_QUEUED, share()),
         }
         self._consumer = made(ck.Consumer, FETCH_DEFAULTS | dict(config) | BRIDGE_CONFIG | own)
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"kafka {instance}", daemon=True)
         self._thread.start()
 
-    def begin(self, starts: Mapping[int, int]) -> None:
-        """Read assigned partitions from these offsets on."""
+    def begin(self, starts: Mapping[tuple[int, int], int]) -> None:
+        """Read partitions from these offsets on; each is named with the serial of its assignment."""
         self._commands.append(lambda: self._begin(dict(starts)))
 
     def commit(self, offsets: Mapping[int, int]) -> None:
@@ -98,10 +110,10 @@ class GroupMember:
 
     def pause(self) -> None:
         """Read no further; the assignment is kept."""
-        self._commands.append(lambda: self._set_paused(True))
+        self._commands.append(lambda: self._set_to_pause(True))
 
     def resume(self) -> None:
-        self._commands.append(lambda: self._set_paused(False))
+        self._commands.append(lambda: self._set_to_pause(False))
 
     async def close(self) -> None:
         """Stop reading. The static membership lasts until its session ends: docs/decisions/0040-group-membership.md."""
@@ -110,11 +122,13 @@ class GroupMember:
             self._room.notify()
         await asyncio.wait([self._closed], timeout=2 * RELEASE_SECONDS)
 
+    def rejoin(self) -> None:
+        """Join the group anew, so that its partitions are counted again. Nothing is revoked for it."""
+        self._commands.append(self._rejoin)
+
     def _run(self) -> None:
-        self._consumer.subscribe(
-            [self._topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
         try:
+            self._subscribe(self._topic.name)
             while not self._closing.is_set():
                 self._turn()
         except Exception as error:
@@ -129,13 +143,32 @@ class GroupMember:
             self._commands.popleft()()
         with self._room:
             has_room = self._room.wait_for(self._has_room, POLL_SECONDS)
-        if not has_room:
+        if has_room:
+            self._full_since = None
+        elif not self._full_for(FULL_SECONDS):
             return
+        self._full = not has_room
+        self._steer()
         if (first := self._consumer.poll(POLL_SECONDS)) is not None:
             self._fetched([first, *self._consumer.consume(BATCH - 1, 0)])
 
+    def _subscribe(self, *topics: str) -> None:
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def _rejoin(self) -> None:
+        # librdkafka joins again where the subscription is another one: by a pattern that no topic's name can match.
+        self._subscribe(self._topic.name, NO_TOPIC)
+        self._subscribe(self._topic.name)
+
+    def _full_for(self, seconds: float) -> bool:
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        return now - self._full_since >= seconds
+
     def _has_room(self) -> bool:
-        return self._on_the_way < self._most_on_the_way or self._closing.is_set()
+        return self._on_the_way < MAX_ON_THE_WAY * self._share() or self._closing.is_set()
 
     def _fetched(self, messages: list[Any]) -> None:
         items: list[Record | Reached] = []
@@ -166,9 +199,11 @@ class GroupMember:
         else:
             logger.warning("Kafka says: %s", error.str())
 
-    def _begin(self, starts: dict[int, int]) -> None:
-        # What was revoked since the loop decided to begin is another member's.
-        starts = {partition: offset for partition, offset in starts.items() if partition in self._owned}
+    def _begin(self, wanted: dict[tuple[int, int], int]) -> None:
+        # What was revoked since the loop decided to begin is another member's, or, assigned again, begins anew: read
+        # from the old offset, its first records would come before its tracker is there, and the later ones be taken
+        # for all that there is.
+        starts = {p: offset for (p, serial), offset in wanted.items() if self._owned.get(p) == serial}
         partitions = [ck.TopicPartition(self._topic.name, partition, offset) for partition, offset in starts.items()]
         if again := [p for p in partitions if p.partition in self._begun]:
             self._consumer.incremental_unassign(again)
@@ -186,16 +221,24 @@ class GroupMember:
         try:
             self._consumer.commit(offsets=partitions, asynchronous=True)
         except ck.KafkaException as error:
-            logger.warning("Commit not sent: %s", error)
+            self._tell(CommitRefused(error.args[0].str()))
         else:
             self._sent.append(now)
 
     def _on_commit(self, error: ck.KafkaError | None, partitions: list[ck.TopicPartition]) -> None:
         sent = self._sent.popleft() if self._sent else float("-inf")
-        if error is None:
-            self._tell(Committed({p.partition: p.offset for p in partitions if p.error is None}, sent))
+        taken = {p.partition: p.offset for p in partitions if error is None and p.error is None}
+        if taken:
+            self._tell(Committed(taken, sent))
+        if refused := error or next((p.error for p in partitions if p.error is not None), None):
+            self._tell(CommitRefused(refused.str()))
 
-    def _set_paused(self, paused: bool) -> None:
+    def _set_to_pause(self, paused: bool) -> None:
+        self._to_pause = paused
+        self._steer()
+
+    def _steer(self) -> None:
+        paused = self._to_pause or self._full
         if paused == self._paused:
             return
         self._paused = paused
@@ -206,8 +249,10 @@ class GroupMember:
     def _on_assign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         # The assignment is taken empty: it is filled by `begin`, when the offsets to begin at are known.
         consumer.incremental_assign([])
-        self._owned.update(p.partition for p in partitions)
-        self._tell(Assigned(tuple(p.partition for p in partitions)))  # none, too: this member has its place
+        self._assignments += 1
+        numbers = tuple(p.partition for p in partitions)
+        self._owned.update(dict.fromkeys(numbers, self._assignments))
+        self._tell(Assigned(numbers, self._assignments))  # none, too: this member has its place
 
     def _on_revoke(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         # Unassigning lets librdkafka rejoin the group at once, so what is in flight is waited for before it.
@@ -234,7 +279,8 @@ class GroupMember:
     def _unassign(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         consumer.incremental_unassign([p for p in partitions if p.partition in self._begun])
         self._begun.difference_update(p.partition for p in partitions)
-        self._owned.difference_update(p.partition for p in partitions)
+        for partition in partitions:
+            self._owned.pop(partition.partition, None)
 
     def _on_error(self, error: ck.KafkaError) -> None:
         if error.fatal():

@@ -22,6 +22,8 @@ class Assigned:
     """Partitions that are now this member's. Nothing is read from them before `begin`."""
 
     partitions: tuple[int, ...]
+    #: Of this assignment among all of the member: a partition that goes and comes back is assigned anew.
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitRefused:
+    """The coordinator did not take a commit: it says so, or there is none that could."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutOfRange:
     """The partition has no such offset, or no longer."""
 
@@ -78,7 +87,7 @@ class Failed:
     message: str
 
 
-Event: TypeAlias = Assigned | Revoked | Fetched | Committed | OutOfRange | Refused | Failed
+Event: TypeAlias = Assigned | Revoked | Fetched | Committed | CommitRefused | OutOfRange | Refused | Failed
 
 
 def read_message(message: Any, topic: Topic) -> Record:

@@ -112,6 +112,7 @@ def status_after(done: list[dict[str, Any]], first_time: datetime, now: datetime
         "misconfiguredCount": None,
         "busyCount": 0,
         "nextAttemptTime": None,
+        "startTime": done[0]["startTime"],
         "run": 0,
         "steps": done,
         "conditions": [

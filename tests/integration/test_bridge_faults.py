@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
+from controller.devenv.broker import commits_refused
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.eventually import eventually
-from tests.ingest import GOOD, Ingested, check_links, good
+from tests.eventually import eventually, throughout
+from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
+from tests.refusing import policy
+from tests.rights import Right, taken_away
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -33,6 +35,39 @@ def made(ingested: Ingested, count: int) -> None:
 
 def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
     return [(partition, offset) for offset in range(count)]
+
+
+def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    backlogs = ingested.kube.requests("userbacklogs")["POST", "201"]
+    with commits_refused(ingested.bootstrap):
+        ingested.reason("CommitsRefused")
+        assert "Unknown broker error" in ingested.condition()["message"]
+        ingested.produce(good(users(2000, 1)))
+        # What is not created by then would be put aside, were it no outage.
+        throughout(lambda: ingested.condition()["reason"] == "CommitsRefused", 12)
+    ingested.positioned(2001, 60)
+    assert ingested.condition()["status"] == "True"
+    assert ingested.offsets() == whole(2001)
+    assert ingested.kube.requests("userbacklogs")["POST", "201"] == backlogs
+
+
+def test_what_may_not_be_read_before_the_first_create_is_told_of(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    with taken_away(ingested.kube, Right("bridge", "list", "userupdates")):
+        start_bridge()
+        ingested.apply()
+        ingested.produce(good(["ana"]))
+        ingested.reason("CreatesRefused")
+        assert "forbidden" in ingested.condition()["message"]
+    ingested.positioned(1)
+    eventually(lambda: ingested.condition()["status"] == "True")
 
 
 def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -147,12 +182,15 @@ def test_an_api_server_that_is_away_is_outlived(
 def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
     ingested: Ingested, start_bridge: StartReplica, reason: dict[str, str]
 ) -> None:
-    """As a quota does, which is judged by the same code: 403 for what is there and for what is not."""
+    """As a quota does, which is judged by the same code: 403 for what is there and for what is not.
+
+    A policy without a `reason` answers 422.
+    """
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
-    with forbidden(ingested, **reason):
+    with policy(ingested.kube, ingested.namespace, "userupdates", message="no more updates today", **reason):
         ingested.produce(good(["bo", "cy", "bo"]))
         ingested.reason("CreatesRefused", 20)
         assert "no more updates today" in ingested.condition()["message"]
@@ -161,40 +199,6 @@ def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
     assert ingested.offsets() == whole(4)
     check_links(ingested.updates())
     assert bridge.running
-
-
-@contextmanager
-def forbidden(ingested: Ingested, **reason: str) -> Iterator[None]:
-    """The API server refuses to create UserUpdates in that namespace; a policy without a `reason` answers 422."""
-    name = f"no-updates-{ingested.namespace}"
-    rules = [
-        {"apiGroups": ["enrichment.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["userupdates"]}
-    ]
-    policy = {
-        "matchConstraints": {"resourceRules": rules},
-        "validations": [{"expression": "false", "message": "no more updates today", **reason}],
-    }
-    scope = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ingested.namespace}}}
-    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": scope}
-    group = "/apis/admissionregistration.k8s.io/v1"
-    parts = (("validatingadmissionpolicies", policy), ("validatingadmissionpolicybindings", binding))
-    for plural, spec in parts:
-        ingested.kube.call("POST", f"{group}/{plural}", {"metadata": {"name": name}, "spec": spec})
-    try:
-        probe = {"stream": "none", "user": "probe", "sequence": 0, **GOOD}
-        path = ingested.kube.path(ingested.namespace, "userupdates") + "?dryRun=All"
-        body = {
-            "apiVersion": "enrichment.dev/v1alpha1",
-            "kind": "UserUpdate",
-            "metadata": {"name": "probe"},
-            "spec": probe,
-        }
-        refused = 403 if reason else 422
-        eventually(lambda: ingested.kube.client.post(path, json=body).status_code == refused, 20)
-        yield
-    finally:
-        for plural, _ in reversed(parts):
-            ingested.kube.call("DELETE", f"{group}/{plural}/{name}")
 
 
 def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: StartReplica) -> None:

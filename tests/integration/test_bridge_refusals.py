@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
 
+from controller.bridge.backlogwriting import PARALLEL
+from controller.bridge.steering import HIGH_WATER, UNSAVED_COST
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import MERGE_PATCH, Kube
+from tests.policies import policy
+from tests.refusing import asked
+from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -59,23 +63,7 @@ class Quota:
 
     def acts(self) -> None:
         """Wait until the admission knows the quota: it looks at a cache of its own."""
-        body = {"apiVersion": "enrichment.dev/v1alpha1", "metadata": {"name": "probe"}, **_PROBES[self.plural]}
-        path = self.ingested.kube.path(self.ingested.namespace, self.plural) + "?dryRun=All"
-        eventually(lambda: self.ingested.kube.client.post(path, json=body).status_code == 403, 20)
-
-
-_SOURCE = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "lastOffset": 0}
-_PROBES: dict[str, dict[str, Any]] = {
-    "userupdates": {
-        "kind": "UserUpdate",
-        "spec": {"stream": "s", "user": "u", "sequence": 0, "profile": "p", "permissions": "p", "resources": "r"},
-    },
-    "rejectedevents": {
-        "kind": "RejectedEvent",
-        "spec": {"stream": "s", "reason": "NotJSON", "source": _SOURCE, "count": 1},
-    },
-    "userbacklogs": {"kind": "UserBacklog", "spec": {"stream": "s", "user": "u", "partitions": []}},
-}
+        eventually(lambda: asked(self.ingested.kube, self.ingested.namespace, self.plural) == 403, 20)
 
 
 def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -151,6 +139,50 @@ def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_
 
     eventually(drained, 60)
     assert ingested.offsets() == [(0, offset) for offset in range(42)]
+
+
+def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """More of them than are written at a time; they are told of, and written when they may be."""
+    start_bridge()
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
+    refused = [f"bad{number}" for number in range(2 * PARALLEL)]
+    allowed = "!object.spec.user.startsWith('bad')"
+    with policy(ingested.kube, ingested.namespace, "userbacklogs", allowed, reason="Invalid"):
+        ingested.produce(good(refused * 3))
+        ingested.produce(good(["good"] * 3))
+        ingested.reason("CreatesRefused", 40)
+        assert "refused by a test's policy" in ingested.condition()["message"]
+        eventually(lambda: [body["spec"]["user"] for body in ingested.backlogs()] == ["good"], 10)
+        # The next of them is not slowed down by what goes on being refused.
+        ingested.produce(good(f"good{number}" for _ in range(3) for number in range(50)))
+        eventually(lambda: len(ingested.backlogs()) == 51, 20)
+        assert ingested.kube.requests("userbacklogs")["POST", "422"] < 500, "asked without a break"
+    ingested.positioned(6 * PARALLEL + 3 + 150, 60)
+    eventually(lambda: ingested.condition()["status"] == "True")
+
+
+def test_records_that_no_backlog_takes_wait_in_kafka(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """Their offsets were kept in memory without a bound, beside the budget for records."""
+    bridge = start_bridge()
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
+    with policy(ingested.kube, ingested.namespace, "userbacklogs", "false", reason="Forbidden"):
+        users = ["ana", "bo", "cy", "dan"]
+        ingested.produce(good(users * 20))
+        ingested.reason("CreatesRefused", 30)
+        ingested.produce(good(users * 15_000))
+        most = HIGH_WATER // UNSAVED_COST
+        eventually(lambda: _read(bridge) > most, 30)
+        # It makes something of what is there meanwhile, and reads no more than what is on its way.
+        ingested.change(limits={"maxPerUser": 2})
+        eventually(lambda: len(ingested.updates()) == 8, 10)
+        assert _read(bridge) < 2 * most
+    ingested.positioned(60_080, 60)
+
+
+def _read(bridge: Replica) -> int:
+    """Records that it has read, by its count."""
+    lines = bridge.metrics().splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("enrichment_bridge_records_total{")))
 
 
 def test_an_api_server_that_is_overloaded_is_asked_more_slowly(

@@ -18,6 +18,7 @@ from controller.devenv import broker
 from controller.devenv.environment import Environment
 from tests.background import repeating
 from tests.conftest import StartReplica
+from tests.costs import backlog_writes
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
 from tests.kube import Kube
@@ -166,6 +167,33 @@ def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: Star
     eventually(lambda: len(ingested.updates()) >= 100, 30)
     # 5 % more for the second replica.
     assert len(ingested.updates()) <= 105
+
+
+def test_a_backlog_that_only_another_bridge_works_off_is_left_to_it(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """The one that has no more in it wrote the other's entries ten times a second."""
+    replicas = [start_bridge(), start_bridge()]
+    ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 8})
+    for replica in replicas:
+        eventually(partial(assigned, replica), 20)
+    counts = [300, 20, 20, 20]
+    for partition, count in enumerate(counts):
+        ingested.produce(good(["big"] * count), partition)
+    for partition, count in enumerate(counts):
+        ingested.positioned(count, 60, partition)
+
+    def left() -> list[int]:
+        """Partitions that the user's backlog lists, when what was there has been finished."""
+        for update in ingested.unfinished():
+            ingested.finish(update)
+        return [entry["partition"] for body in ingested.backlogs() for entry in body["spec"]["partitions"]]
+
+    eventually(lambda: left() == [0], 60)
+    before = backlog_writes(ingested.kube)
+    ingested.produce(good(["small"]), 1)
+    ingested.positioned(21, partition=1)
+    assert backlog_writes(ingested.kube) - before <= 4
 
 
 def test_backlogs_move_with_their_partitions(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import confluent_kafka as ck
 import pytest
@@ -11,9 +16,10 @@ from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker
 from controller.devenv.environment import Environment
+from controller.kafka import Admins, KafkaError, TopicLookup
 from controller.names import record_name
 from tests.conftest import StartReplica
-from tests.eventually import eventually
+from tests.eventually import eventually, eventually_async, throughout
 from tests.ingest import GOOD, Ingested, good
 from tests.kube import Kube
 from tests.replicas import Replica
@@ -74,6 +80,75 @@ def test_without_an_entry_the_commit_decides(ingested: Ingested, start_bridge: S
     ingested.apply()
     ingested.positioned(3)
     assert ingested.offsets() == [(0, 2)]
+
+
+def test_group_offsets_that_somebody_set_do_not_count_and_are_told_of(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo", "cy"]))
+    ingested.positioned(3)
+    for update in ingested.updates():
+        ingested.kube.delete(ingested.namespace, "userupdates", update["metadata"]["name"])
+    bridge.kill()
+    _set_offset(ingested, ingested.topic, 1)
+    bridge.start()
+    (told,) = eventually(lambda: _events(ingested, "OffsetsIgnored"), 30)
+    assert "partition 0 at 1, not 3" in told["note"]
+    ingested.produce(good(["dan"]))
+    ingested.positioned(4)
+    assert ingested.offsets() == [(0, 3)]
+    bridge.kill()
+    bridge.start()
+    ingested.produce(good(["eve"]))
+    ingested.positioned(5)
+    assert len(_events(ingested, "OffsetsIgnored")) == 1
+
+
+def test_another_stream_reads_a_topic_again(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """As the README says: from the offsets that its own group was given before it was applied."""
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["ana", "bo", "cy"]))
+    ingested.positioned(3)
+    again = replace(ingested, name="events-again")
+    group = f"{ingested.topic}-again"
+    _set_offset(ingested, group, 1)
+    again.apply(kafka={"groupId": group})
+    again.positioned(3)
+    made = [(update["spec"]["stream"], update["spec"]["source"]["offset"]) for update in ingested.updates()]
+    assert sorted(made) == [("events", 0), ("events", 1), ("events", 2), ("events-again", 1), ("events-again", 2)]
+
+
+def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    streams = [replace(ingested, name=f"missing-{number}", topic=f"missing-{number}") for number in range(10)]
+    for stream in streams:
+        stream.apply()
+    for stream in streams:
+        stream.reason("TopicMissing")
+    first = _threads(bridge.pid)
+    # Each looks once a second.
+    throughout(lambda: _threads(bridge.pid) <= first + 3, 5)
+    assert first <= 40, "more than those of the process and one client"
+
+
+async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
+    """At once, also while an error that was told of is kept: nothing here waits for a collection of garbage."""
+    admins = Admins()
+    before = _threads(os.getpid())
+    config = {"bootstrap.servers": ingested.bootstrap}
+    first, second = admins.take(config), admins.take({**config, "fetch.min.bytes": 1})
+    assert first is second
+    with pytest.raises(KafkaError) as kept:
+        await TopicLookup(first, "missing").describe()
+    admins.give_back(first)
+    await TopicLookup(second, ingested.topic).describe()
+    assert _threads(os.getpid()) > before
+    admins.give_back(second)
+    await eventually_async(partial(_has_threads, before), 5)
+    assert kept.value.reason == "TopicMissing"
 
 
 def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -217,6 +292,32 @@ def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_b
     assert ingested.offsets() == whole(100)[:5] + whole(100)[50:]
     assert sum(entry["count"] for entry in ingested.rejected()) == 45
     assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}
+
+
+def _threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+async def _has_threads(count: int) -> bool:
+    return _threads(os.getpid()) <= count
+
+
+def _set_offset(ingested: Ingested, group: str, offset: int) -> None:
+    """As kafka-consumer-groups --reset-offsets does it, which a group with members refuses."""
+    client = admin(ingested)
+    where = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(ingested.topic, 0, offset)])
+
+    def done() -> bool:
+        (answer,) = client.alter_consumer_group_offsets([where])[group].result(10).topic_partitions
+        assert answer.error is None, answer.error
+        return True
+
+    eventually(done, 30)
+
+
+def _events(ingested: Ingested, reason: str) -> list[dict[str, Any]]:
+    found = ingested.kube.call("GET", f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events")["items"]
+    return [event for event in found if event["reason"] == reason]
 
 
 def _json() -> bytes:

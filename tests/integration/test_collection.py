@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from controller import names, times
 from controller.backlogs import OffsetQueue
+from controller.engine.collection import BATCH
+from tests.builders import OTHER_TOPIC_ID
 from tests.eventually import eventually
 from tests.processing import TOPIC_ID, Processing
 from tests.replicas import Replica
@@ -36,11 +39,11 @@ def finish(stream: Processing, name: str, phase: str = "Succeeded", seconds_ago:
     return name
 
 
-def reach(stream: Processing, position: int, committed: int) -> None:
-    """The bridge's part of the stream's status."""
+def reach(stream: Processing, position: int, committed: int, *others: dict[str, Any]) -> None:
+    """The bridge's part of the stream's status; `others`: entries of other topic ids."""
     entry = {"topic": stream.stream, "topicId": TOPIC_ID, "partition": 0, "position": position, "committed": committed}
     stream.kube.patch(
-        stream.namespace, "updatestreams", stream.stream, {"status": {"partitions": [entry]}}, status=True
+        stream.namespace, "updatestreams", stream.stream, {"status": {"partitions": [*others, entry]}}, status=True
     )
 
 
@@ -86,6 +89,52 @@ def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
     remain(stream, {made[5]})
 
 
+def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(stream: Processing) -> None:
+    """It stayed for ever, and counted: with `maxFinished` of it nothing of today's topic was kept."""
+    gone, absent = [
+        [finish(stream, stream.record("ana", offset, NOW, topic_id=topic_id), seconds_ago=600) for offset in range(3)]
+        for topic_id in (OTHER_TOPIC_ID, "absentAAAAAAAAAAAAAAAA")
+    ]
+    young = finish(stream, stream.record("ana", 3, NOW, topic_id=OTHER_TOPIC_ID), seconds_ago=90)
+    made = [finish(stream, stream.record("bo", offset, NOW), seconds_ago=400) for offset in range(3)]
+    entry = {"topicId": OTHER_TOPIC_ID, "partition": 0, "position": 1, "committed": 1}
+    stream.apply(retention={"succeededSeconds": 500})
+    reach(stream, 9, 9, entry)
+    # It is there, or may be: what its position and commit have not passed stays, and so does what is not listed.
+    eventually(lambda: gone[0] not in stream.phases(), COLLECTED)
+    assert {*gone[1:], *absent} <= set(stream.phases())
+    reach(stream, 9, 9, {**entry, "gone": True})
+    stream.change(retention={"maxFinished": 6})
+    remain(stream, {young, *made, *absent})
+
+
+def test_an_entry_that_cannot_be_read_keeps_what_it_may_list_and_nothing_else(stream: Processing) -> None:
+    made = [finish(stream, stream.record(user, offset, NOW)) for offset, user in enumerate(["ana", "bo"])]
+    spec: dict[str, Any] = {"stream": stream.stream, "user": "ana"}
+    spec |= {"partitions": [{"topicId": TOPIC_ID, "partition": 0, "offsets": "torn!"}]}
+    name = names.backlog_name(stream.stream, "ana")
+    stream.kube.create(stream.namespace, "userbacklogs", {"metadata": {"name": name}, "spec": spec})
+    stream.apply(retention={"succeededSeconds": 0})
+    reach(stream, 9, 9)
+    remain(stream, {made[0]})
+
+
+def test_what_somebody_has_changed_since_is_judged_anew(stream: Processing) -> None:
+    """A delete is of the object as it was judged; what is finished all the same goes with the next round."""
+    made = [finish(stream, stream.record("ana", offset, NOW), seconds_ago=300) for offset in range(2)]
+    stream.apply(retention={"succeededSeconds": 600})
+    reach(stream, 9, 9)
+
+    def listed() -> bool:
+        status = stream.kube.get(stream.namespace, "updatestreams", stream.stream)["status"]
+        return bool(status.get("counts", {}).get("succeeded") == 2)
+
+    eventually(listed, COLLECTED)
+    stream.kube.patch(stream.namespace, "userupdates", made[0], {"metadata": {"annotations": {"note": "seen"}}})
+    stream.change(retention={"succeededSeconds": 0})
+    remain(stream, set())
+
+
 def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
     made = [finish(stream, stream.record(user, offset, NOW)) for offset, user in enumerate(["ana", "bo", "ana"])]
     offsets = OffsetQueue([2, 7])
@@ -98,6 +147,24 @@ def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
     remain(stream, {made[2]})
     stream.kube.delete(stream.namespace, "userbacklogs", backlog)
     remain(stream, set())
+
+
+def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: Processing) -> None:
+    """More of it than go in a round, and first in every order: nothing behind it was ever collected."""
+    count = BATCH + 20
+    made = [name for user, offset in stream.records(["ana"], count, NOW) for name in [stream.record_name(offset)]]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: finish(stream, name, seconds_ago=900), made))
+    behind = [finish(stream, stream.record("bo", count + offset, NOW), seconds_ago=300) for offset in range(3)]
+    offsets = OffsetQueue(range(count)).encode()
+    spec: dict[str, Any] = {"stream": stream.stream, "user": "ana"}
+    spec |= {"partitions": [{"topicId": TOPIC_ID, "partition": 0, "offsets": offsets}]}
+    backlog = names.backlog_name(stream.stream, "ana")
+    stream.kube.create(stream.namespace, "userbacklogs", {"metadata": {"name": backlog}, "spec": spec})
+    stream.apply(retention={"succeededSeconds": 0})
+    reach(stream, 9999, 9999)
+    eventually(lambda: not {*behind} & set(stream.phases()), COLLECTED)
+    assert set(stream.phases()) == set(made)
 
 
 def test_backlogs_of_many_users_are_not_asked_for_one_by_one(stream: Processing) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from controller.devenv.chaos.checkpoints import nanoseconds
 from tests.eventually import eventually
 from tests.processing import Processing, both_ways, steps, whole
 from tests.replicas import Replica
@@ -25,16 +26,53 @@ def test_hand_made_updates_run_by_sequence(stream: Processing) -> None:
     assert steps(stream.calls()) == whole("ana", 1, 3, 5, 7)
 
 
-def test_an_update_with_a_phase_stays_the_head(stream: Processing) -> None:
-    stream.apply()
-    head = stream.add("ana", 7, suspend=True)
-    stream.until(head, "Waiting", "Suspended")
+def test_an_update_that_has_been_called_stays_the_head(stream: Processing) -> None:
+    stream.rules({"sequence": 7, "step": "profile", "action": "busy", "count": 1})
+    stream.apply(every={"busyDelaySeconds": 60})
+    head = stream.add("ana", 7)
+    begun = stream.until(head, "Waiting", "DownstreamBusy")["startTime"]
+    assert nanoseconds(begun) <= stream.calls()[0].time_ns
     for sequence in (5, 3):
         stream.add("ana", sequence)
     stream.until(stream.add("bo", 1), "Succeeded")  # the watch has shown those before it
+    stream.suspend(head)
+    stream.until(head, "Waiting", "Suspended")
     stream.suspend(head, False)
+    stream.ask(head, "retry")
     stream.all_finished()
-    assert steps(stream.calls("ana")) == whole("ana", 7, 3, 5)
+    assert steps(stream.calls("ana")) == [("ana", 7, "profile"), *whole("ana", 7, 3, 5)]
+    assert stream.status(head)["startTime"] == begun
+
+
+def test_applied_out_of_order_while_suspended_they_run_in_order(stream: Processing) -> None:
+    stream.apply()
+    names = []
+    for sequence in (3, 1, 2):
+        names.append(stream.add("ana", sequence, suspend=True))
+        stream.until(min(names), "Waiting", "Suspended")
+    eventually(lambda: stream.phases() == {"ana-1": "Waiting", "ana-2": None, "ana-3": None})
+    for name in names:
+        stream.suspend(name, False)
+    stream.all_finished()
+    assert steps(stream.calls()) == whole("ana", 1, 2, 3)
+
+
+def test_one_without_its_secret_or_a_slot_has_not_been_called(stream: Processing) -> None:
+    stream.rules({"user": "bo", "step": "profile", "action": "hang", "count": 1})
+    stream.apply(profile={"concurrency": 1})
+    stream.add("bo", 1)
+    stream.called(1)
+    for sequence in (2, 1):
+        stream.until(stream.add("ana", sequence), "Waiting", "StepConcurrency")
+    stream.change(steps={"profile": {"concurrency": 2, "secretRef": {"name": "nowhere"}}})
+    stream.until("ana-1", "Waiting", "StepMisconfigured")
+    stream.add("ana", 0)
+    status = stream.until("ana-0", "Waiting", "StepMisconfigured")
+    assert (status["attempts"], status.get("startTime")) == (0, None)
+    assert stream.phases()["ana-1"] is None
+    stream.change(steps={"profile": {"secretRef": None}})
+    stream.until("ana-2", "Succeeded")
+    assert steps(stream.calls("ana")) == whole("ana", 0, 1, 2)
 
 
 def test_between_sources_the_earliest_record_comes_first(stream: Processing) -> None:
@@ -62,6 +100,15 @@ def test_an_update_waits_for_the_one_it_follows(stream: Processing) -> None:
     last = stream.record("ana", 7, LONG_AGO, after=6)
     stream.until(last, "Succeeded")
     assert steps(stream.calls()) == whole("ana", 5, 7)
+
+
+def test_what_comes_later_is_nobodys_predecessor(stream: Processing) -> None:
+    """A bridge once linked a record that it read again to the user's last update, which came after it."""
+    for offset, after in ((50, 10), (60, 50), (10, 60)):
+        stream.record("ana", offset, LONG_AGO, after=after)
+    stream.apply()
+    stream.all_finished()
+    assert steps(stream.calls()) == whole("ana", 10, 50, 60)
 
 
 def test_an_update_that_the_watch_has_not_shown_is_looked_up_by_the_one_behind_it(

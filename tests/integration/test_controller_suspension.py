@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -209,3 +210,15 @@ def test_who_waits_for_a_slot_is_not_called_once_it_may_not(stream: Processing, 
     stream.until(first, "Succeeded")
     stream.until(stream.add("cy", 1), "Succeeded")
     assert stream.calls("bo") == []
+
+
+def test_a_changed_spec_acts_at_once_beside_a_thousand_hanging_calls(stream: Processing) -> None:
+    stream.rules({"user": "stuck*", "action": "hang"})
+    stream.apply(suspend={"users": ["ana"]})
+    stream.records([f"stuck{number}" for number in range(1000)], 1, datetime.now(UTC))
+    stream.called(1000, within=20)
+    stream.until(stream.add("ana", 1), "Waiting", "Suspended")
+    began = time.time_ns()
+    stream.change(suspend={"users": []})
+    (first, *_) = stream.called(1, "ana")
+    assert (first.time_ns - began) / 1e9 < 2, "seconds"

@@ -12,7 +12,7 @@ import pytest
 
 from controller.devenv.chaos import topic as topics
 from controller.devenv.environment import Environment
-from controller.kafka import Assigned, Event, Fetched, GroupMember, Topic, client_config
+from controller.kafka import Assigned, Event, Fetched, GroupMember, Rereader, Topic, client_config
 from controller.streams import KafkaSpec
 from tests.benchmarks.meter import Meter, figures
 from tests.conftest import StartReplica
@@ -127,7 +127,7 @@ async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: K
             return items >= count and bool(requests)
 
         await eventually_async(assigned, within=30)
-        member.begin({0: 0})
+        member.begin({(0, next(event.serial for event in seen if isinstance(event, Assigned))): 0})
         await eventually_async(read, within=30)
     finally:
         await member.close()
@@ -135,3 +135,27 @@ async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: K
     # At most 500 records each; a megabyte a fetch, and the one that waits at the end.
     assert len(batches) <= 15
     assert sum(requests.values()) <= 6
+
+
+async def test_what_is_read_again_is_no_more_than_there_is_room_for(
+    environment: Environment, kube: Kube, topic: str
+) -> None:
+    """A hundred streams share the memory of three: a pass of each may not read the three megabytes that one may."""
+    value = {**GOOD, "profile": "x" * 100_000}
+    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", value) for _ in range(40))
+    spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
+    description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
+    share = 1.0
+    reader = Rereader(client_config(spec, {}), description, topic, lambda: share)
+    try:
+        wanted = list(range(40))
+        for share_now in (1.0, 0.03):
+            share = share_now
+            found = await reader.read(0, wanted, 500_000)
+            assert [record.offset for record in found.records] == wanted[:5]
+            assert found.missing == []
+            wanted = wanted[5:]
+        whole = await reader.read(0, wanted)
+        assert [record.offset for record in whole.records] == wanted[:30]
+    finally:
+        reader.close()

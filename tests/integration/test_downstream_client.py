@@ -24,7 +24,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from controller.downstream import MAX_ANSWER, Downstream
-from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.outcomes import Busy, Done, NotCalled, Outcome, Rejected, Retry
 from controller.steps import PERMISSIONS, PROFILE, RESOURCES, Step
 from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
@@ -65,7 +65,7 @@ async def call(
     headers: dict[str, str] | None = None,
     seen: Callable[[Seen], object] = lambda request: None,
     step: Step = PROFILE,
-) -> Outcome:
+) -> Outcome | NotCalled:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         seen(Seen(request.method, str(request.url), request.headers, await request.read()))
         return answer
@@ -125,7 +125,7 @@ async def test_headers_of_the_step_are_added_but_replace_none_of_the_calls_own()
 @pytest.mark.parametrize("value", ["s3cret\n", "s3cret\r\nX: y", "s3crét"])
 async def test_a_header_that_cannot_be_sent_blames_the_stream_and_keeps_the_secret(value: str) -> None:
     outcome = await call(good(), headers={"Authorization": value})
-    assert isinstance(outcome, Misconfigured)
+    assert isinstance(outcome, NotCalled)
     assert "'Authorization'" in outcome.message
     assert "s3cr" not in outcome.message
 
@@ -135,7 +135,7 @@ async def test_ids_of_earlier_steps_are_sent() -> None:
     steps = (make_step_record("profile", userId="u-1"), make_step_record("permissions", roleId="r-1"))
     update = make_update(status=Status(steps=steps))
 
-    async def outcome_of(step: Step, update: UserUpdate) -> Outcome:
+    async def outcome_of(step: Step, update: UserUpdate) -> Outcome | NotCalled:
         return await call(web.json_response({"roleId": "r-1"}), update, seen=requests.append, step=step)
 
     assert await outcome_of(PERMISSIONS, update) == Done({"roleId": "r-1"})
@@ -223,7 +223,7 @@ async def test_what_goes_wrong_on_the_way_is_retried_without_its_text(error: Exc
 
 @pytest.mark.parametrize("url", ["", "/profile", "ftp://host/", "http://", "http://host:port/", "http://[::1/"])
 async def test_a_url_that_cannot_work_blames_the_stream(url: str) -> None:
-    assert isinstance(await call(good(), endpoint=StepSpec(url)), Misconfigured)
+    assert isinstance(await call(good(), endpoint=StepSpec(url)), NotCalled)
 
 
 @given(st.text(min_size=1, max_size=50))

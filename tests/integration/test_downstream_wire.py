@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from controller.devenv.environment import Environment
 from controller.downstream import Downstream
-from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
+from controller.outcomes import Busy, Done, Misconfigured, NotCalled, Outcome, Rejected, Retry
 from controller.steps import PROFILE, STEPS
 from controller.streams import StepSpec
 from tests.builders import TOPIC_ID
@@ -186,9 +186,9 @@ async def test_connection_refused() -> None:
     ("url", "want"),
     [
         ("http://no-such-host.invalid/", Retry("no address found for no-such-host.invalid, the host of profile")),
-        ("ftp://127.0.0.1/", Misconfigured),
-        ("nonsense", Misconfigured),
-        ("http://127.0.0.1:99999/", Misconfigured),
+        ("ftp://127.0.0.1/", NotCalled),
+        ("nonsense", NotCalled),
+        ("http://127.0.0.1:99999/", NotCalled),
     ],
 )
 async def test_urls_that_cannot_work(url: str, want: Any) -> None:

@@ -9,6 +9,15 @@ from typing import Any
 
 import pytest
 import trustme
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -50,6 +59,7 @@ class Secured:
         command = broker.with_passwords(
             self.environment.command("kafka"), ports, keystore, {USER: password}, clients if certificates else None
         )
+        command = broker.with_rules(command)
         self.environment.processes.start(command)
         self.environment.processes.wait_ready(command)
 
@@ -142,6 +152,32 @@ def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
     ingested.apply(kafka=secured.kafka)
     eventually(lambda: ingested.condition().get("status") == "False", 30)
     assert ingested.condition()["reason"] in ("NotAuthenticated", "BrokerUnreachable")
+
+
+def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
+    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+) -> None:
+    start_bridge()
+    secured.listen(PASSWORD)
+    put_secret(ingested, secured.credentials(PASSWORD))
+    ingested.apply(kafka=secured.kafka)
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1, 30)
+    client = AdminClient({"bootstrap.servers": ingested.bootstrap})
+    rule = (
+        ResourceType.TOPIC,
+        ingested.topic,
+        ResourcePatternType.LITERAL,
+        f"User:{USER}",
+        "*",
+        AclOperation.READ,
+        AclPermissionType.DENY,
+    )
+    denied, filtered = AclBinding(*rule), AclBindingFilter(*rule)
+    client.create_acls([denied])[denied].result(10)
+    ingested.reason("NotAuthorized", 30)
+    client.delete_acls([filtered])[filtered].result(10)
+    eventually(lambda: ingested.condition()["status"] == "True", 20)
 
 
 def told(ingested: Ingested, word: str) -> None:

@@ -1,10 +1,15 @@
-"""/readyz: a replica is ready when each stream has its place, here or elsewhere, and not before."""
+"""/readyz: a replica is ready when each stream has its place, here or elsewhere, and not before. /healthz: it lives."""
 
 from __future__ import annotations
 
+import socket
+
+import aiohttp
 import pytest
 
+from controller.config import Settings
 from controller.devenv.environment import Environment
+from controller.serving import Health, serve
 from tests.conftest import StartReplica
 from tests.ingest import Ingested
 from tests.kube import Kube
@@ -51,3 +56,14 @@ def test_a_bridge_is_ready_when_it_has_said_why_it_reads_nothing(
     ingested.apply(kafka={"topic": "no-such-topic"})
     start_bridge()
     ingested.reason("TopicMissing")
+
+
+@pytest.mark.parametrize(("untrusted", "status"), [(False, 200), (True, 503)])
+async def test_a_process_that_has_not_trusted_the_api_server_for_minutes_asks_to_be_restarted(
+    untrusted: bool, status: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with serve(Settings("me", "127.0.0.1", port), Health(untrusted=lambda: untrusted)):
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/healthz") as answer:
+            assert answer.status == status

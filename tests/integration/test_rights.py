@@ -19,11 +19,11 @@ import confluent_kafka as ck
 import pytest
 
 from controller import names
-from controller.devenv import lifecycle, probes
+from controller.devenv import apiserver, lifecycle, probes
 from controller.devenv.environment import Environment
 from tests.applying import SOURCE
 from tests.eventually import eventually
-from tests.ingest import GOOD, Ingested, good
+from tests.ingest import GOOD, Ingested, good, group_consumer
 from tests.integration.test_collection import finish, reach
 from tests.kube import Kube
 from tests.processing import Processing, processing
@@ -33,6 +33,7 @@ from tests.rights import AuditedEnvironment, Right, granted, taken_away
 #: True when what the right is for has come about.
 Goal = Callable[[], bool]
 
+SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{apiserver.NAMESPACE}/leases"
 FINALIZER = {"finalizers": [names.BACKLOG_FINALIZER]}
 
 
@@ -67,12 +68,15 @@ class Stage:
         self.kube.call("POST", path, {"metadata": {"name": "credentials"}, "stringData": entries})
         return "credentials"
 
-    def record_name(self, offset: int) -> str:
-        """Of the update of a record that is not in the topic yet."""
+    @property
+    def topic_id(self) -> str:
         servers, topic = self.ingested.bootstrap, self.ingested.topic
         admin = probes.admin(servers)  # held until the answer is there
-        described = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10)
-        return names.record_name(self.ingested.name, str(described.topic_id), 0, offset)
+        return str(admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10).topic_id)
+
+    def record_name(self, offset: int) -> str:
+        """Of the update of a record that is not in the topic yet."""
+        return names.record_name(self.ingested.name, self.topic_id, 0, offset)
 
 
 @pytest.fixture
@@ -183,6 +187,21 @@ def lets_go(stage: Stage) -> Goal:
     return lambda: not stage.ingested.backlogs()
 
 
+def tells_of_offsets_that_somebody_set(stage: Stage) -> Goal:
+    """The group has committed less than the stream's status says."""
+    ingested = stage.ingested
+    ingested.apply()
+    ingested.produce(good(["ana", "bo"]))
+    with group_consumer(ingested.bootstrap, ingested.topic) as consumer:
+        consumer.commit(offsets=[ck.TopicPartition(ingested.topic, 0, 1)], asynchronous=False)
+    entry = {"topic": ingested.topic, "topicId": stage.topic_id, "partition": 0, "position": 2, "committed": 2}
+    stage.kube.patch(
+        ingested.namespace, "updatestreams", ingested.name, {"status": {"partitions": [entry]}}, status=True
+    )
+    path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
+    return lambda: [event["reason"] for event in stage.kube.call("GET", path)["items"]] == ["OffsetsIgnored"]
+
+
 # What the controller does
 
 
@@ -254,6 +273,18 @@ def tells_of_a_suspension(stage: Stage) -> Goal:
     return told
 
 
+def signs_of(stage: Stage) -> dict[str, str]:
+    """Component by identity, of the Leases by which processes show that they live."""
+    query = {"labelSelector": names.COMPONENT_LABEL}
+    items = stage.kube.call("GET", SIGNS, params=query)["items"]
+    return {item["spec"]["holderIdentity"]: item["metadata"]["labels"][names.COMPONENT_LABEL] for item in items}
+
+
+def shows_that_it_lives(stage: Stage) -> Goal:
+    before = signs_of(stage).keys()
+    return lambda: bool(signs_of(stage).keys() - before)
+
+
 #: What shows that a right is needed, where it is not the whole way of one record or update.
 SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("bridge", "patch", "updatestreams"): adopts_what_it_reads,
@@ -267,6 +298,7 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("bridge", "get", "userbacklogs"): lets_go,
     ("bridge", "get", "secrets"): consumes_with_a_secret,
     ("controller", "patch", "updatestreams"): adopts_what_it_works_on,
+    ("bridge", "create", "events"): tells_of_offsets_that_somebody_set,
     ("controller", "get", "updatestreams"): collects,
     ("controller", "get", "userupdates"): looks_a_predecessor_up,
     ("controller", "delete", "userupdates"): collects,
@@ -274,14 +306,19 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("controller", "list", "userbacklogs"): collects,
     ("controller", "get", "secrets"): applies_with_a_secret,
     ("controller", "create", "events"): tells_of_a_suspension,
+    ("bridge", "create", "own leases"): shows_that_it_lives,
+    ("bridge", "patch", "own leases"): shows_that_it_lives,
+    ("controller", "patch", "own leases"): shows_that_it_lives,
 }
+#: What is done at the end.
+TAKES_BACK = [right for right in granted() if right.own and right.verb == "delete"]
 
 
-@pytest.mark.parametrize("right", granted(), ids=str)
+@pytest.mark.parametrize("right", [right for right in granted() if right not in TAKES_BACK], ids=str)
 def test_a_right_is_needed(audited: tuple[AuditedEnvironment, Kube], stage: Stage, right: Right) -> None:
     own, kube = audited
     usual = consumes if right.account == "bridge" else applies
-    drive = SPECIAL.get((right.account, right.verb, right.resource), usual)
+    drive = SPECIAL.get((right.account, right.verb, "own " * right.own + right.resource), usual)
     since = own.audit.stat().st_size
     replica = Replica(own, own.replica(right.account, f"{right.account}-{secrets.token_hex(3)}"))
     try:
@@ -292,5 +329,26 @@ def test_a_right_is_needed(audited: tuple[AuditedEnvironment, Kube], stage: Stag
             eventually(lambda: (reached(), right in own.refused(since))[1], within=25)
         eventually(reached, within=40)
         assert own.refused(since) == {right}
+    finally:
+        replica.kill()
+
+
+@pytest.mark.parametrize("right", TAKES_BACK, ids=str)
+def test_who_stops_takes_back_its_sign_of_life(
+    audited: tuple[AuditedEnvironment, Kube], stage: Stage, right: Right
+) -> None:
+    own, kube = audited
+    since = own.audit.stat().st_size
+    replica = Replica(own, own.replica(right.account, f"{right.account}-{secrets.token_hex(3)}"))
+    try:
+        replica.start()
+        eventually(lambda: signs_of(stage).get(replica.name) == right.account)
+        with taken_away(kube, right):
+            replica.stop()
+        assert own.refused(since) == {right}
+        assert replica.name in signs_of(stage)
+        replica.start()
+        replica.stop()
+        assert replica.name not in signs_of(stage)
     finally:
         replica.kill()

@@ -225,16 +225,30 @@ def test_who_divides_the_stream_otherwise_and_is_dead_is_waited_for_no_longer_th
     assert 10 < time.monotonic() - began < 16
 
 
-def test_those_who_stand_by_list_all_leases_at_once(stream: Processing, start_controller: StartReplica) -> None:
+def test_those_who_stand_by_ask_for_nothing(stream: Processing, start_controller: StartReplica) -> None:
     stream.apply(shards=16)
     start_controller()
     stream.all_held(16)
-    start_controller()  # ready: it has seen that all are held
+    start_controller()
+    eventually(lambda: sorted(Counter(stream.all_held(16)).values()) == [8, 8], 30)
     before, began = stream.kube.requests("leases"), time.monotonic()
     eventually(lambda: time.monotonic() - began > 5)
     seen = stream.kube.requests("leases") - before
     assert seen["GET", "200"] == 0
-    assert 5 <= seen["LIST", "200"] <= 12, "two a second, whatever the number of shards"
+    assert seen["LIST", "200"] <= 4, "of the processes' own, each five seconds; of the streams' the watch tells"
+    assert 30 <= seen["PUT", "200"] <= 60, "each is renewed every two seconds"
+
+
+def test_a_controller_that_comes_later_gets_its_shards(stream: Processing, start_controller: StartReplica) -> None:
+    stream.rules(latency=0.05)
+    stream.apply(shards=4)
+    first = start_controller("controller-a")
+    assert stream.all_held(4) == [first.name] * 4
+    made = stream.records(USERS, 5, datetime.now(UTC))
+    start_controller("controller-b")
+    eventually(lambda: sorted(Counter(stream.all_held(4)).values()) == [2, 2], 30)
+    stream.all_finished()
+    assert stream.violations(finished=made, only=made) == [], "nothing comes twice"
 
 
 def test_a_suspension_is_told_of_once(stream: Processing, start_controller: StartReplica) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+from itertools import accumulate, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.backlogs import MAX_OFFSETS, OffsetQueue
+from controller.backlogs import MAX_CODE, MAX_OFFSETS, OffsetQueue, among
 
 OFFSETS = st.lists(st.integers(0, 2**53 - 1), unique=True, max_size=200).map(sorted)
 
@@ -51,6 +54,62 @@ def test_garbage_is_refused_with_a_value_error(text: str) -> None:
     assert list(OffsetQueue.decode(queue.encode())) == list(queue)
 
 
+def read_one_by_one(code: bytes) -> list[int] | None:
+    """What the code says, digit by digit; None where it is not a code of rising offsets."""
+    numbers, digits = [], 0
+    number = 0
+    for digit in code:
+        number |= (digit & 0x7F) << (7 * digits)
+        digits += 1
+        if digit < 0x80:
+            numbers.append(number)
+            number = digits = 0
+        elif digits == 9:
+            return None
+    offsets = list(accumulate(numbers))
+    rising = all(low < high for low, high in pairwise(offsets))
+    return offsets if rising and not digits and (not offsets or offsets[-1] < 2**53) else None
+
+
+#: Mostly short numbers, with what may go wrong between them.
+CODES = st.lists(
+    st.one_of(st.binary(max_size=3), st.sampled_from([b"\x00", b"\x80\x00", b"\x01", b"\xff" * 8, b"\x81" * 9])),
+    max_size=12,
+).map(b"".join)
+
+
+@given(CODES)
+def test_whatever_the_code_it_is_read_as_digit_by_digit(code: bytes) -> None:
+    text, expected = base64.b64encode(code).decode(), read_one_by_one(code)
+    if expected is None:
+        for read in (OffsetQueue.decode, lambda text: among(text, {1})):
+            with pytest.raises(ValueError):
+                read(text)
+        return
+    queue = OffsetQueue.decode(text)
+    assert list(queue) == expected
+    assert len(queue) == len(expected)
+    assert not expected or (queue.first, queue.last) == (expected[0], expected[-1])
+
+
+@given(OFFSETS, st.sets(st.integers(0, 2**53 - 1), max_size=5))
+def test_which_of_some_offsets_are_listed(offsets: list[int], others: set[int]) -> None:
+    text, asked = OffsetQueue(offsets).encode(), {*offsets[::2], *others}
+    assert among(text, asked) == asked & set(offsets)
+
+
+@given(OFFSETS, OFFSETS)
+def test_what_was_read_is_added_to_and_taken_from(offsets: list[int], later: list[int]) -> None:
+    queue = OffsetQueue.decode(OffsetQueue(offsets).encode())
+    behind = [offset for offset in later if not offsets or offset > offsets[-1]]
+    for offset in behind:
+        queue.append(offset)
+    for offset in offsets[::2]:
+        queue.take(offset)
+    left = [*offsets, *behind][1:] if offsets else behind
+    assert list(OffsetQueue.decode(queue.encode())) == left
+
+
 def test_offsets_must_rise() -> None:
     queue = OffsetQueue([5])
     for offset in (5, 4, -1, 2**53):
@@ -62,14 +121,13 @@ def test_offsets_must_rise() -> None:
 
 def test_twenty_thousand_neighbours_take_twenty_kilobytes() -> None:
     queue = OffsetQueue(range(10**12, 10**12 + MAX_OFFSETS))
-    assert queue.full
     assert len(queue.encode()) < 28_000
 
 
 def test_far_apart_they_fit_the_object_all_the_same() -> None:
     queue = OffsetQueue()
     for number in range(MAX_OFFSETS):
-        if queue.full:
+        if queue.size >= MAX_CODE:
             break
         queue.append(number * 400_000_000_000)
     assert len(queue.encode()) < 200_000

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
+
+import pytest
 
 from controller.backlogs import OffsetQueue
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.overflow import ADDED_SECONDS, Overflow, Queue
-from controller.bridge.partitions import Partitions
+from controller.bridge.partitions import Lost, Partitions
+from controller.errors import Forbidden
 from controller.kafka import Topic
 from tests.builders import make_stream
 from tests.eventually import eventually_async
@@ -60,4 +64,64 @@ async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
     assert overflow.current(backlog)
     overflow.forget([partition])
     assert len(overflow) == 0
+    running.cancel()
+
+
+async def test_what_has_to_be_shown_first_is_seen_behind_a_wait() -> None:
+    """Records of a former topic come to light with a partition that is taken up while a write waits for its turn."""
+    partitions = Partitions()
+    old, new = partitions.assign([0, 1])
+    old.adopted = True
+    overflow = Overflow(partitions, lambda partition, offset: None)
+    overflow.append("ana", old, 5)
+    (backlog,) = overflow
+    topic = Topic("events", "id", 2)
+    # It has no API server: a write that begins fails.
+    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse)
+    waiting = asyncio.create_task(writer._attempt(backlog))
+    await asyncio.wait({waiting}, timeout=0.05)
+    new.adopted = True
+    backlog.expiring.update([new])
+    partitions.committed({0: 5}, time.monotonic())
+    with pytest.raises(Lost):
+        await waiting
+
+
+async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
+    """While the second one was waited for, the time of the first one has ended."""
+    partitions = Partitions()
+    first, second = partitions.assign([0, 1])
+    overflow = Overflow(partitions, lambda partition, offset: None)
+    overflow.append("ana", first, 5)
+    overflow.append("ana", second, 5)
+    (backlog,) = overflow
+    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    partitions.committed({0: 5}, time.monotonic())
+    waiting = asyncio.create_task(writer._attempt(backlog))
+    await asyncio.wait({waiting}, timeout=0.05)
+    first.held_until = 0.0
+    partitions.committed({1: 5}, time.monotonic())
+    done, _ = await asyncio.wait({waiting}, timeout=0.05)
+    assert not done
+    waiting.cancel()
+
+
+async def test_a_refused_write_whose_partition_is_lost_leaves_nothing_failing() -> None:
+    """A trouble that nobody has any more would keep users from being spilled, and with that be there for ever."""
+    partitions = Partitions()
+    (partition,) = partitions.assign([0])
+    overflow = Overflow(partitions, lambda partition, offset: None)
+    overflow.append("ana", partition, 5)
+    (backlog,) = overflow
+    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    backlog.again = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
+    assert writer.brake.failing_for() > 0
+    partitions.revoke([0])
+    overflow.forget([partition])
+    running = asyncio.create_task(writer.run())
+
+    async def nothing_fails() -> bool:
+        return writer.brake.failing_for() == 0
+
+    await eventually_async(nothing_fails, within=5)
     running.cancel()

@@ -30,6 +30,7 @@ def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
     assert shared is not None and (shared.last_offset, shared.count) == (9, 4)
     assert folding.current(KIND, 4, now=1) is None
     assert folding.current(KIND, 10, now=61) is None
+    assert folding.current(KIND, 10, now=61, crowded=True) == shared
     assert folding.current(("NoKey", "id", 0), 10, now=1) is None
 
 
@@ -64,11 +65,11 @@ def test_the_last_unfinished_one_is_named() -> None:
     links = Links()
     links.add(KEY, 1, "one", version=1)
     links.add(KEY, 2, "two", version=2)
-    assert links.after(KEY) == "two"
+    assert links.after(KEY, 3) == "two"
     links.drop("one")
-    assert links.after(KEY) == "two"
+    assert links.after(KEY, 3) == "two"
     links.drop("two")
-    assert links.after(KEY) is None
+    assert links.after(KEY, 3) is None
 
 
 def test_when_the_last_one_is_cancelled_the_one_before_it_is_the_last() -> None:
@@ -76,14 +77,24 @@ def test_when_the_last_one_is_cancelled_the_one_before_it_is_the_last() -> None:
     links.add(KEY, 1, "one", version=1)
     links.add(KEY, 2, "two", version=2)
     links.drop("two")
-    assert links.after(KEY) == "one"
+    assert links.after(KEY, 3) == "one"
 
 
 def test_an_older_one_does_not_take_the_place_of_a_later_one() -> None:
     links = Links()
     links.add(KEY, 2, "two", version=2)
     links.add(KEY, 1, "one", version=3)
-    assert links.after(KEY) == "two"
+    assert links.after(KEY, 3) == "two"
+
+
+def test_a_record_that_is_read_again_comes_after_what_is_below_it() -> None:
+    """Its update was deleted by a person; those above it wait for it, so it must not wait for them."""
+    links = Links()
+    for offset, name in ((5, "five"), (20, "twenty"), (50, "fifty")):
+        links.add(KEY, offset, name, version=offset)
+    assert links.after(KEY, 10) == "five"
+    assert links.after(KEY, 5) is None
+    assert links.after(KEY, 50) == "twenty"
 
 
 def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
@@ -92,7 +103,7 @@ def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
     links.add(("id", 0, "bo"), 2, "newer", version=9)
     hand_made = {"metadata": {"name": "hand"}, "spec": {"user": "cy"}}
     links.listed([listed("there", 7, "dan"), listed("first", 3, "dan"), hand_made], version=7)
-    assert links.after(KEY) is None
-    assert links.after(("id", 0, "bo")) == "newer"
-    assert links.after(("id", 0, "dan")) == "there"
-    assert links.after(("id", 0, "cy")) is None
+    assert links.after(KEY, 99) is None
+    assert links.after(("id", 0, "bo"), 99) == "newer"
+    assert links.after(("id", 0, "dan"), 99) == "there"
+    assert links.after(("id", 0, "cy"), 99) is None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from controller.backlogs import MAX_OFFSETS, OffsetQueue
-from controller.bridge.overflow import ADDED_SECONDS, MAX_WINDOW, Overflow, Queue
+from controller.backlogs import MAX_CODE, MAX_OFFSETS, OffsetQueue
+from controller.bridge.overflow import ADDED_SECONDS, CROWDED_SECONDS, MAX_WINDOW, Others, Overflow, Queue
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.tracker import Tracker
 
@@ -109,3 +109,135 @@ def test_revoked_partitions_are_another_replicas() -> None:
     bench.overflow.forget([bench.partition])
     assert "ana" not in bench.overflow
     assert bench.done == []
+
+
+class Two(Bench):
+    """A second partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = Partition(1)
+        self.other.tracker = Tracker(0)
+
+    def add(self, partition: Partition, count: int) -> None:
+        for offset in range(count):
+            assert self.overflow.append("ana", partition, offset)
+
+
+def test_the_bound_is_that_of_a_user_over_all_partitions() -> None:
+    """With one for each partition an object of sixteen came near to what etcd takes."""
+    bench = Two()
+    bench.add(bench.partition, MAX_OFFSETS - 2)
+    bench.add(bench.other, 3)
+    (backlog,) = bench.overflow
+    assert backlog.count == MAX_OFFSETS
+    assert bench.overflow.full
+    bench.overflow.take("ana", bench.partition, 0)
+    assert list(backlog.queues[1].offsets) == [0, 1, 2]
+    assert not bench.overflow.full
+
+
+def test_other_replicas_records_of_the_user_count() -> None:
+    for others in (Others(MAX_OFFSETS - 1, 20_000), Others(10, MAX_CODE - 10)):
+        bench = Bench()
+        bench.append(1)
+        (backlog,) = bench.overflow
+        bench.overflow.seen(backlog, {}, others)
+        bench.append(2)
+        assert backlog.count == 1
+        assert bench.overflow.full
+
+
+def test_room_that_other_replicas_make_is_looked_for() -> None:
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    bench.overflow.seen(backlog, {}, Others(MAX_OFFSETS, 20_000))
+    bench.append(2)
+    bench.overflow.take("ana", bench.partition, 1)
+    backlog.added = backlog.taken = None
+    # Nothing of its own is left in it, and it stays, as records wait for room.
+    bench.overflow.drop(backlog)
+    assert bench.overflow.current(backlog)
+    assert bench.overflow.due(backlog.looked) == []
+    assert bench.overflow.due(backlog.looked + CROWDED_SECONDS) == [backlog]
+    bench.overflow.seen(backlog, {}, Others(5, 5))
+    assert list(backlog.queues[0].offsets) == [2]
+    assert not bench.overflow.full
+
+
+def test_a_revoked_partition_makes_room_for_what_waits_in_another() -> None:
+    """Nothing else would: of what waits in that one nothing is in the backlog that could be taken from it."""
+    bench = Two()
+    bench.add(bench.partition, MAX_OFFSETS)
+    bench.add(bench.other, 2)
+    assert bench.overflow.full
+    bench.partition.revoked = True
+    bench.overflow.forget([bench.partition])
+    (backlog,) = bench.overflow
+    # What was given up is the next owner's, and counts as theirs until it is seen again.
+    bench.overflow.seen(backlog, None, Others())
+    assert list(backlog.queues[1].offsets) == [0, 1]
+    assert not bench.overflow.full
+
+
+def test_a_backlog_that_was_given_up_while_it_was_removed_is_gone_already() -> None:
+    """A rebalance in between ended the whole consumption."""
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    bench.overflow.take("ana", bench.partition, 1)
+    bench.overflow.forget([bench.partition])
+    bench.overflow.drop(backlog)
+    assert len(bench.overflow) == 0
+
+
+def test_another_backlog_of_the_user_is_not_taken_for_the_one_that_was_removed() -> None:
+    bench = Two()
+    bench.append(1)
+    (old,) = bench.overflow
+    bench.overflow.take("ana", bench.partition, 1)
+    bench.overflow.forget([bench.partition])
+    bench.overflow.append("ana", bench.other, 7)
+    bench.overflow.drop(old)
+    (new,) = bench.overflow
+    assert list(new.queues[1].offsets) == [7]
+    assert bench.done == []
+
+
+def test_records_that_are_gone_are_shown_by_the_next_owner_of_their_partition() -> None:
+    bench = Two()
+    backlog = bench.overflow.adopt("ana", {}, [Queue(bench.other, OffsetQueue([3]))])
+    backlog.expiring.update([bench.partition])
+    backlog.taken = 0.0
+    assert bench.overflow.due(100.0) == []
+    bench.overflow.forget([bench.partition])
+    assert bench.overflow.due(100.0) == [backlog]
+    backlog.shown(bench.partition)  # written all the same
+    assert bench.overflow.due(100.0) == [backlog]
+
+
+def test_only_what_lies_below_is_wanted_where_that_is_said() -> None:
+    bench = Bench()
+    bench.append(1, 5, 9)
+    assert list(bench.overflow.wanted(bench.partition, below=5)) == [1]
+    assert bench.overflow.wanted(bench.partition, below=5) == {}
+    assert list(bench.overflow.wanted(bench.partition)) == [5, 9]
+
+
+def test_a_refused_backlog_is_not_due_before_its_time() -> None:
+    bench = Bench()
+    bench.append(1)
+    (backlog,) = bench.overflow
+    late = (backlog.added or 0.0) + ADDED_SECONDS
+    backlog.again = late + 1
+    assert bench.overflow.due(late) == []
+    assert bench.overflow.due(late + 1) == [backlog]
+
+
+def test_what_is_in_memory_alone_is_counted() -> None:
+    bench = Bench()
+    bench.append(*range(MAX_OFFSETS + 5))
+    assert bench.overflow.unsaved == MAX_OFFSETS + 5
+    bench.save()
+    assert bench.overflow.unsaved == 5

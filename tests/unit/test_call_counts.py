@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from controller.backlogs import MAX_OFFSETS, OffsetQueue, among
 from controller.events import UpdateEvent, read_record, user_update_manifest
 from controller.outcomes import Done
 from controller.queueing import UserQueue
@@ -69,3 +70,10 @@ def test_an_update_from_its_object_through_three_steps() -> None:
             queue.push(update)
 
     assert calls_of(apply) <= 252
+
+
+def test_a_backlog_is_read_without_a_call_for_each_offset() -> None:
+    """Of a thousand of them each took 45 ms, in which no Lease was renewed and no heartbeat sent."""
+    text = OffsetQueue(range(0, 200 * MAX_OFFSETS, 200)).encode()
+    assert calls_of(lambda: OffsetQueue.decode(text)) <= 20
+    assert calls_of(lambda: among(text, {200, 201})) <= 20

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from controller.devenv.chaos import schedule, workload
+from controller.devenv.chaos import refusals, schedule, workload
 from controller.devenv.chaos.poison import REASONS
 from controller.devenv.chaos.schedule import LINKS, WEIGHTS, Kind, UnknownFault
 from controller.devenv.downstream_rules import read_rules
@@ -67,6 +67,18 @@ def test_each_record_is_read_as_the_workload_says(seed: int) -> None:
         wanted = None if each.reason == workload.NAME_CONFLICT else each.reason
         assert (read.reason if isinstance(read, Rejection) else None) == wanted, each
     assert reasons == {None, workload.NAME_CONFLICT, *REASONS}
+
+
+def test_records_of_an_added_partition_are_read_as_they_say() -> None:
+    records = workload.grown(5, 3.0)
+    assert [record.offset for record in records] == list(range(workload.GROWN_RECORDS + 1))
+    for each in records:
+        read = read_record(Record("topic", "A" * 22, each.partition, each.offset, 0, each.key, each.value))
+        assert (read.reason if isinstance(read, Rejection) else None) == each.reason, each
+
+
+def test_whatever_is_refused_has_its_rules() -> None:
+    assert set(refusals.TARGETS) == set(schedule.REFUSED)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

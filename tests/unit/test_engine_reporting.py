@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from controller.engine.parsing import parse
 from controller.engine.reporting import Summary, processing, summary, total, with_entry
 from controller.sharding import Shard
 from controller.updates import Phase, Reason
-from tests.builders import BUSY_UNTIL_5, held_status, make_stream, make_update
+from tests.builders import BUSY_UNTIL_5, held_status, make_body, make_stream, make_update
 
 FINISHED = {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.SKIPPED: 0, Phase.CANCELLED: 0}
 
@@ -38,8 +40,8 @@ def test_updates_are_counted_by_what_they_are_at() -> None:
         "skipped": 0,
         "cancelled": 0,
     }
-    assert found.users == {"held": 1, "suspended": 0}
-    assert processing(make_stream(), found.refused).ok
+    assert found.users == {"held": 1, "suspended": 0, "unreadable": 0}
+    assert processing(make_stream(), found).ok
 
 
 def test_a_stream_that_is_not_divided_has_no_entries() -> None:
@@ -59,6 +61,19 @@ def test_a_shard_replaces_its_entry_and_drops_those_beyond_the_last() -> None:
 def test_the_stream_has_the_sums_of_its_shards() -> None:
     found = total([entry(0, one(1, held=2, refused=1)), entry(1, one(10, refused=2)), entry(2, one(0))])
     assert found == one(11, held=2, refused=3)
-    condition = processing(make_stream(), found.refused)
+    condition = processing(make_stream(), found)
     assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
     assert "3 users" in condition.message
+
+
+def test_the_first_trouble_of_all_shards_is_told() -> None:
+    update = parse({**make_body(make_update(name="b")), "status": {"phase": "Paused"}})
+    found = summary([update, make_update(user="eve")], FINISHED, in_doubt=[update])
+    assert (found.users["unreadable"], found.counts["waiting"]) == (1, 1)
+    other = Summary({}, {"unreadable": 2}, 0, unreadable="a (KeyError)", refused_write="c (403)")
+    whole = total([entry(0, found), entry(1, other), entry(2, one(1))])
+    assert (whole.users["unreadable"], whole.unreadable, whole.refused_write) == (3, "a (KeyError)", "c (403)")
+    condition = processing(make_stream(), whole)
+    assert (condition.ok, condition.reason) == (False, "UpdateUnreadable")
+    assert condition.message.startswith("3 users wait") and "a (KeyError) first" in condition.message
+    assert processing(make_stream(), replace(whole, unreadable="")).reason == "StatusRefused"

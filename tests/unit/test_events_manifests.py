@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.events import (
+    FIELDS,
+    MAX_FIELD_LENGTH,
+    MAX_KEY_SIZE,
     Record,
     Rejection,
     RejectionReason,
@@ -19,15 +23,17 @@ from controller.events import (
     rejected_event_manifest,
     user_update_manifest,
 )
+from controller.names import STEPS
 from controller.streams import UpdateStream
 from controller.updates import UserUpdate
 from tests.records import GOOD, TEXT, TOPIC_ID, TRACEPARENT, make_record
-from tests.schemas import closed, schema
+from tests.schemas import CRDS, closed, nodes, schema
 
+URLS = {step: {"url": f"http://downstream/{step}"} for step in STEPS}
 STREAM = UpdateStream.from_body(
     {
         "metadata": {"namespace": "shop", "name": "user-updates", "uid": "1"},
-        "spec": {"kafka": {"bootstrapServers": "kafka:9092", "topic": "t"}, "steps": {}},
+        "spec": {"kafka": {"bootstrapServers": "kafka:9092", "topic": "t"}, "steps": URLS},
     }
 )
 
@@ -159,6 +165,71 @@ def test_what_is_built_is_read_back(record: Record) -> None:
         update = UserUpdate.from_body(manifest | {"metadata": manifest["metadata"] | made})
         assert update.spec.source == read.source
         assert (update.spec.user, update.spec.sequence) == (read.user, record.offset)
+
+
+def event(**changes: Any) -> UpdateEvent:
+    """What no record says: nobody has looked whether it is within bounds."""
+    read = read_record(make_record())
+    assert isinstance(read, UpdateEvent)
+    return replace(read, **changes)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("length", [0, 1, MAX_FIELD_LENGTH, MAX_FIELD_LENGTH + 1])
+def test_the_schema_and_the_reader_refuse_the_same_fields(field: str, length: int) -> None:
+    """What only the schema refused would wait for ever; what only the reader refuses is shown for no reason."""
+    for character in ("x", "\U0001f600"):
+        text = character * length
+        read = read_record(make_record(GOOD | {field: text}))
+        manifest = user_update_manifest(STREAM, event(**{field: text}), None)
+        assert isinstance(read, UpdateEvent) is VALIDATORS["UserUpdate"].is_valid(manifest["spec"])
+
+
+@pytest.mark.parametrize("length", [0, 1, MAX_KEY_SIZE, MAX_KEY_SIZE + 1])
+def test_the_schema_and_the_reader_refuse_the_same_keys(length: int) -> None:
+    """Of one byte a character; of bytes the API server's rule judges: tests/integration/test_events_accepted.py."""
+    read = read_record(make_record(key=b"x" * length))
+    manifest = user_update_manifest(STREAM, event(user="x" * length), None)
+    assert isinstance(read, UpdateEvent) is VALIDATORS["UserUpdate"].is_valid(manifest["spec"])
+
+
+def test_every_rule_on_what_the_bridge_makes_is_one_that_it_knows() -> None:
+    """A schema's bounds are tried above; what a rule refuses, the reader must refuse first."""
+    found = {
+        (f"{path}", rule["rule"])
+        for plural in ("userupdates", "rejectedevents", "userbacklogs")
+        for path, node in nodes(schema(plural), plural)
+        for rule in node.get("x-kubernetes-validations", [])
+        if "oldSelf" not in rule["rule"]  # those judge changes
+    }
+    label = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
+    assert found == {
+        ("userupdates.spec.stream", label),
+        ("userupdates.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
+        ("userbacklogs.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
+    }
+    # Whatever may be a stream may be named by what is made of it.
+    (name,) = [rule["rule"] for rule in schema("updatestreams")["x-kubernetes-validations"]]
+    assert name == f"{label.replace('self', 'self.metadata.name')} && size(self.metadata.name) <= 63"
+
+
+def test_what_names_the_same_has_the_same_bounds() -> None:
+    spec = {plural: schema(plural)["properties"]["spec"]["properties"] for plural in CRDS}
+    stream, rejected, backlog = spec["updatestreams"], spec["rejectedevents"], spec["userbacklogs"]
+    update, entry = spec["userupdates"], backlog["partitions"]["items"]["properties"]
+
+    def bounds(*found: dict[str, Any]) -> set[tuple[Any, ...]]:
+        keys = ("type", "format", "pattern", "minLength", "maxLength", "minimum", "maximum")
+        return {tuple(node.get(key) for key in keys) for node in found}
+
+    kinds = [update["source"]["properties"], rejected["source"]["properties"], entry]
+    assert len(bounds(update["stream"], rejected["stream"], backlog["stream"])) == 1
+    assert len(bounds(update["user"], backlog["user"])) == 1
+    for field in ("topicId", "partition"):
+        assert len(bounds(*(kind[field] for kind in kinds))) == 1
+    offsets = [kinds[0]["offset"], kinds[1]["offset"], kinds[1]["lastOffset"], entry["first"], entry["last"]]
+    assert len(bounds(*offsets, update["sequence"])) == 1
+    assert {kind["topic"]["maxLength"] for kind in kinds} == {stream["kafka"]["properties"]["topic"]["maxLength"]}
 
 
 def test_the_validator_can_fail() -> None:

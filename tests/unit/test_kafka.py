@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from controller.kafka import KafkaError, client_config
+from controller.kafka.admin import explained
 from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, SECRETS, queue_size
-from controller.kafka.topics import explained
 from controller.streams import KafkaSpec
 
 CRD = Path(__file__).parents[2] / "crds" / "updatestreams.yaml"

@@ -1,16 +1,21 @@
-"""Objects that somebody else has written: understood, or left alone; never an error that would stop the others."""
+"""Objects that somebody else has written: understood, or stood in for; never an error that would stop the others."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.engine.collection import Collection
 from controller.engine.parsing import parse
-from controller.updates import UserUpdate
+from controller.names import STEPS
+from controller.reconcile import WaitTurn, decide
+from controller.updates import FINISHED, Phase, Unreadable
+from tests.builders import BUSY_UNTIL_5, NOW, at, make_queue, make_stream, make_update
 
 BODY: dict[str, Any] = {
     "metadata": {
@@ -83,15 +88,81 @@ def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
 
 def test_the_whole_object_is_understood() -> None:
     update = parse(BODY)
-    assert update is not None
+    assert not update.unreadable
     assert (update.status.step, update.request) == ("permissions", "retry")
 
 
 @pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"])
 def test_a_time_that_the_api_server_takes_and_nobody_can_wait_for(text: str) -> None:
-    assert parse(changed(("status", "nextAttemptTime"), text)) is None
+    assert parse(changed(("status", "nextAttemptTime"), text)).unreadable
+    assert parse(changed(("spec", "source", "timestamp"), text)).unreadable
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("status", "phase"), "Paused"),
+        (("status", "conditions", 0, "reason"), "StepSuspended"),
+        (("status", "steps", 0, "name"), "address"),
+        (("status", "steps"), [{**BODY["status"]["steps"][0], "name": step} for step in STEPS]),
+        (("status", "held"), "TooDear"),
+    ],
+    ids=["another phase", "another reason", "another step", "all steps, and still waiting", "held for something else"],
+)
+def test_a_status_of_a_newer_version_keeps_its_place_counts_as_called_and_never_runs(path: Any, value: Any) -> None:
+    update = parse(changed(path, value))
+    assert update.unreadable and update.unreadable.placed
+    assert (update.spec.sequence, update.source_name) == (1, f"{'A' * 22}/0")
+    earlier, later = make_update(sequence=0, manual=True), make_update(sequence=2)
+    queue = make_queue(earlier, later, update)
+    assert queue.head is update
+    assert {decide(each, queue, make_stream(), NOW) for each in (earlier, later, update)} == {WaitTurn()}
+
+
+@pytest.mark.parametrize("path", [("spec", "source"), ("spec", "sequence"), ("spec", "profile")])
+def test_where_its_place_cannot_be_told_the_whole_queue_waits(path: Any) -> None:
+    body = changed(path, None)
+    del body[path[0]][path[1]]
+    update = parse(body if path[1] != "source" else changed(path, {"of": "tomorrow"}))
+    assert update.unreadable and not update.unreadable.placed
+    queue = make_queue(called := make_update(sequence=0, manual=True, status=BUSY_UNTIL_5))
+    queue.take(called.name)
+    queue.push(update)
+    assert queue.head is update
+    assert decide(called, queue, make_stream(), at(60)) == WaitTurn()
+    queue.remove(update.name)
+    assert queue.head is called
+
+
+def test_one_that_was_not_called_waits_where_its_sequence_says() -> None:
+    body = changed(("spec", "source"), None)
+    del body["spec"]["source"], body["status"]
+    body["spec"]["suspend"] = None
+    update = replace(parse(body), unreadable=Unreadable("something", placed=True))
+    assert make_queue(make_update(sequence=0, manual=True), update).head is not update
+
+
+@pytest.mark.parametrize("phase", sorted(FINISHED))
+def test_a_finished_one_keeps_nobody_waiting_and_is_not_collected(phase: Phase) -> None:
+    body = changed(("status", "conditions", 0, "reason"), "DoneOtherwise")
+    body["status"]["phase"] = phase.value
+    update = parse(body)
+    assert update.unreadable
+    assert update.status.finished
+    collection = Collection(cast(Any, None))
+    collection.add(update)
+    assert set(collection.counts.values()) == {0}
+
+
+def test_the_log_tells_once_of_each_version(caplog: pytest.LogCaptureFixture) -> None:
+    body = changed(("status", "phase"), "Paused")
+    body["metadata"]["uid"] = "told-once"
+    for version in ("7", "7", "8", "8"):
+        parse({**body, "metadata": {**body["metadata"], "resourceVersion": version}})
+    assert len(caplog.records) == 2
 
 
 @given(st.sampled_from(PATHS), JSON)
-def test_any_value_anywhere_is_an_update_or_none(path: tuple[str | int, ...], value: Any) -> None:
-    assert isinstance(parse(changed(path, value)), UserUpdate | None)
+def test_any_value_anywhere_is_an_update(path: tuple[str | int, ...], value: Any) -> None:
+    update = parse(changed(path, value))
+    assert (update.name, update.spec.user) == ("by-hand", "ana")

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.queueing import UserQueue
-from controller.updates import Phase, Reason, Status, UserUpdate
+from controller.updates import BEFORE_THE_FIRST_CALL, Phase, Reason, Status, UserUpdate
 from tests.builders import NOW, OTHER_TOPIC_ID, TOPIC_ID, at, make_queue, make_update
 
 RUNNING = Status(phase=Phase.RUNNING, step="permissions", reason=Reason.RUNNING, transition_time=NOW)
@@ -124,7 +124,7 @@ def test_hand_made_updates_of_equal_sequence_go_by_creation_then_by_name() -> No
 
 
 @pytest.mark.parametrize("status", [RUNNING, WAITING])
-def test_an_update_that_has_a_phase_stays_the_head_whatever_comes(status: Status) -> None:
+def test_an_update_that_has_been_called_stays_the_head_whatever_comes(status: Status) -> None:
     begun = make_update(sequence=5, status=status)
     queue = make_queue(begun)
     queue.push(make_update(sequence=1))
@@ -135,7 +135,28 @@ def test_an_update_that_has_a_phase_stays_the_head_whatever_comes(status: Status
     assert queue.head and queue.head.name != begun.name
 
 
-def test_of_two_with_a_phase_the_lower_sequence_of_a_source_comes_first_though_its_time_is_later() -> None:
+@pytest.mark.parametrize("reason", sorted(BEFORE_THE_FIRST_CALL))
+def test_one_that_waits_for_its_first_call_lets_an_earlier_one_go_first(reason: Reason) -> None:
+    waiting = make_update(sequence=5, status=Status(phase=Phase.WAITING, step="profile", reason=reason))
+    queue = make_queue(waiting)
+    assert (queue.head, queue.displaced) == (waiting, [])
+    queue.push(earlier := make_update(sequence=1))
+    assert (queue.head, queue.displaced) == (earlier, [waiting])
+    queue.remove(earlier.name)
+    assert (queue.head, queue.displaced) == (waiting, [])
+
+
+def test_what_could_not_be_called_after_all_is_put_back() -> None:
+    queue = make_queue(first := make_update(sequence=5))
+    assert queue.take(first.name)
+    assert not queue.take(first.name), "a second call"
+    queue.push(earlier := make_update(sequence=1))
+    assert queue.head is first
+    queue.put_back(first.name)
+    assert queue.head is earlier
+
+
+def test_of_two_that_have_been_called_the_lower_sequence_of_a_source_comes_first_though_its_time_is_later() -> None:
     lower = make_update(sequence=1, time=at(50), status=WAITING)
     higher = make_update(sequence=2, time=at(-50), status=RUNNING)
     assert drained(make_queue(higher, lower)) == [lower, higher]

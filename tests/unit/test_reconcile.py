@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from controller.outcomes import Busy
 from controller.reconcile import (
     AwaitPredecessor,
     Decision,
@@ -17,10 +18,11 @@ from controller.reconcile import (
     RunStep,
     WaitTurn,
     decide,
+    record,
     step_in_hand,
 )
 from controller.streams import Policy, UpdateStream
-from controller.updates import FINISHED, Phase, Reason, Status, UserUpdate
+from controller.updates import BEFORE_THE_FIRST_CALL, FINISHED, Phase, Reason, Status, UserUpdate
 from tests.builders import (
     BACKING_OFF_UNTIL_5,
     BUSY_UNTIL_5,
@@ -101,9 +103,28 @@ def test_a_begun_update_had_no_predecessor_left() -> None:
 
 @pytest.mark.parametrize("stream", [None, make_stream(suspend_processing=True), make_stream(suspend_users=["ana"])])
 def test_a_suspension_gives_no_phase_to_what_may_have_a_predecessor(stream: UpdateStream | None) -> None:
-    """With a phase it would be the head for good, before its own predecessor."""
+    """It waits for that one first, be it suspended or not."""
     update = make_update(after="the-one-before", suspend=True)
     assert decide(update, make_queue(update), stream, NOW) == AwaitPredecessor("the-one-before")
+
+
+@pytest.mark.parametrize("reason", sorted(BEFORE_THE_FIRST_CALL))
+def test_a_predecessor_is_waited_for_until_the_first_call_whatever_the_phase(reason: Reason) -> None:
+    """It was suspended, say, when the one before it was made again, and the controller restarted."""
+    status = Status(phase=Phase.WAITING, step="profile", reason=reason, transition_time=NOW)
+    update = make_update(after="the-one-before", status=status)
+    assert decide_alone(update) == AwaitPredecessor("the-one-before")
+    assert decide_alone(replace(update, status=replace(status, start_time=NOW))) == RunStep("profile")
+
+
+@pytest.mark.parametrize("reason", sorted(BEFORE_THE_FIRST_CALL))
+def test_one_that_is_the_head_no_more_does_not_tell_what_it_waited_for(reason: Reason) -> None:
+    status = Status(phase=Phase.WAITING, step="profile", reason=reason, transition_time=NOW)
+    update = make_update(sequence=2, status=status)
+    assert decide(update, make_queue(make_update(sequence=1), update), make_stream(), NOW) == Release(Status())
+    called = replace(update, status=replace(status, start_time=NOW))
+    first = make_update(sequence=1, status=replace(BUSY_UNTIL_5, start_time=NOW))
+    assert decide(called, make_queue(first, called), make_stream(), NOW) == WaitTurn()
 
 
 # --- delays
@@ -314,6 +335,31 @@ def test_retry_and_restart_give_no_phase_to_an_update_behind_the_head(verb: str)
 def test_retry_and_restart_give_no_phase_to_an_update_with_a_predecessor(verb: str) -> None:
     update = make_update(after="the-one-before", request=verb)
     assert decide_alone(update) == AwaitPredecessor("the-one-before")
+
+
+@pytest.mark.parametrize("verb", ["retry", "restart"])
+def test_retry_and_restart_of_what_was_never_called_are_done_by_its_first_call(verb: str) -> None:
+    """They write nothing before it, which would look like a call; nor is it called a second time for them."""
+    update = make_update(request=verb)
+    assert decide_alone(update) == RunStep("profile")
+    assert isinstance(decide_alone(replace(update, spec=replace(update.spec, suspend=True))), RequeueAfter)
+    status = record(update.status, Busy("503"), make_stream(), NOW, NOW, asked=verb)
+    assert (status.handled_request, status.run) == (verb, 0)
+    assert decide_alone(replace(update, status=status)) == RequeueAfter(at(5), status)
+
+
+def test_a_retry_that_came_during_the_first_call_is_acted_upon_after_it() -> None:
+    status = record(Status(), Busy("503"), make_stream(), NOW, NOW, asked="retry:1")
+    assert isinstance(decide_alone(make_update(status=status, request="retry:2")), Release)
+    skipped = record(Status(), Busy("503"), make_stream(), NOW, NOW, asked="skip")
+    assert isinstance(decide_alone(make_update(status=skipped, request="skip")), Finish)
+
+
+@pytest.mark.parametrize("verb", ["retry", "restart"])
+def test_retry_and_restart_keep_the_time_of_the_first_call(verb: str) -> None:
+    decision = decide_alone(make_update(status=replace(BUSY_UNTIL_5, start_time=at(-9)), request=verb))
+    assert isinstance(decision, Release)
+    assert decision.status.start_time == at(-9)
 
 
 @pytest.mark.parametrize("verb", ["retry", "restart"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller import steps
+from controller import names, steps
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.steps import PERMISSIONS, PROFILE, RESOURCES, STEPS, Step
 from controller.updates import UpdateSpec
@@ -26,7 +26,7 @@ def read(step: Step, status: int, answer: Any = b"", **headers: str) -> Outcome:
 
 
 def test_steps_run_in_this_order() -> None:
-    assert [step.name for step in STEPS] == ["profile", "permissions", "resources"]
+    assert tuple(step.name for step in STEPS) == names.STEPS == ("profile", "permissions", "resources")
 
 
 def test_request_bodies_carry_the_ids_that_were_answered() -> None:

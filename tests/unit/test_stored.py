@@ -44,6 +44,13 @@ def test_a_status_is_read_to_the_last_field(item: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.parametrize("item", UPDATES)
+def test_what_was_only_suspended_was_not_called_and_what_was_answered_was(item: dict[str, Any]) -> None:
+    status = UserUpdate.from_body(item).status
+    if not status.finished:
+        assert status.called == (status.reason not in (None, Reason.SUSPENDED))
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_every_version_has_stored_something_in_every_phase(path: Path) -> None:
     statuses = [UserUpdate.from_body(item).status for item in of_kind(path, "UserUpdate")]

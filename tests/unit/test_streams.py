@@ -47,6 +47,21 @@ def test_what_a_stream_need_not_say() -> None:
     assert stream.suspend == Suspend(ingest=False, processing=False, users=frozenset())
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"checkpoints": "Grouped"},
+        {"onRejected": "Ask"},
+        {"onExhausted": "Ask"},
+        {"steps": URLS | {"address": {"url": "http://127.0.0.1:8080/address"}}},
+        {"steps": {"profile": URLS["profile"]}},
+    ],
+)
+def test_what_a_newer_version_may_say_is_not_guessed_at(spec: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"none of|are not"):
+        read(**spec)
+
+
 def test_what_a_stream_says_arrives() -> None:
     retry = {"initialSeconds": 0.5, "maxSeconds": 30, "factor": 1.5, "maxAttempts": 7}
     profile = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +65,38 @@ def test_below_the_position_all_are_done_and_it_never_goes_back(offsets: list[in
         last = tracker.position
         assert all(left >= tracker.position for left in open_)
         assert tracker.position == (min(open_) if open_ else offsets[-1] + 1)
+
+
+def test_what_is_made_above_the_position_is_counted_until_it_is_passed() -> None:
+    tracker = Tracker(0)
+    for offset in range(10):
+        tracker.begin(offset)
+    for offset in (3, 1, 7):
+        tracker.done(offset)
+        tracker.made(offset)
+    tracker.done(5)  # shown, or in a backlog: no object of this one stays behind
+    assert tracker.made_above == 3
+    for offset in (0, 2):
+        tracker.done(offset)
+        tracker.made(offset)
+    assert (tracker.position, tracker.made_above) == (4, 1)
+    tracker.made(1)  # read again from a backlog, below the position
+    assert tracker.made_above == 1
+    for offset in range(10):
+        tracker.done(offset)
+    assert tracker.made_above == 0
+
+
+def test_a_record_that_is_never_done_costs_no_memory_for_those_above_it() -> None:
+    tracker = Tracker(0)
+    tracker.begin(0)
+    tracemalloc.start()
+    try:
+        for offset in range(1, 200_000):
+            tracker.begin(offset)
+            tracker.done(offset)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tracker.position, tracker.outstanding) == (0, 1)
+    assert grown < 100_000

@@ -103,6 +103,7 @@ FROM_A_RECORD: dict[str, Any] = {
         "attempts": 2,
         "busyCount": 3,
         "nextAttemptTime": "2026-11-23T12:00:07.500000Z",
+        "startTime": "2026-11-23T12:00:00Z",
         "run": 1,
         "handledRequest": "restart",
         "steps": [
@@ -158,6 +159,7 @@ def test_an_update_of_a_record_is_read_whole() -> None:
             attempts=2,
             busy_count=3,
             next_attempt_time=at(7.5),
+            start_time=NOW,
             run=1,
             steps=(PROFILE_DONE,),
             reason=Reason.DOWNSTREAM_BUSY,
@@ -289,6 +291,7 @@ def test_what_is_unset_is_null_in_the_patch() -> None:
         "misconfiguredCount": None,
         "busyCount": 0,
         "nextAttemptTime": None,
+        "startTime": None,
         "run": 0,
         "steps": [],
         "conditions": None,
@@ -307,16 +310,19 @@ def statuses(draw: st.DrawFn) -> Status:
     """Any status; one with a reason has a transition time."""
     reason: Reason | None = draw(st.none() | st.sampled_from(Reason))
     time: datetime | None = draw(TIMES) if reason else None
+    phase: Phase | None = draw(st.none() | st.sampled_from(Phase))
+    most = 3 if phase in FINISHED else 2
     records = [
         StepRecord(name, draw(st.dictionaries(st.sampled_from(["userId", "roleId"]), TEXTS)), *draw(CALLS))
-        for name in ("profile", "permissions", "resources")[: draw(st.integers(0, 3))]
+        for name in ("profile", "permissions", "resources")[: draw(st.integers(0, most))]
     ]
     return Status(
-        phase=draw(st.none() | st.sampled_from(Phase)),
+        phase=phase,
         step=draw(st.none() | st.sampled_from(["profile", "permissions", "resources"])),
         attempts=draw(COUNTS),
         busy_count=draw(COUNTS),
         next_attempt_time=draw(st.none() | TIMES),
+        start_time=draw(st.none() | TIMES),
         run=draw(COUNTS),
         steps=tuple(records),
         reason=reason,

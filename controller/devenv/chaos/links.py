@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
-from controller.devenv import broker
+from controller.devenv import apiserver, broker
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.environment import Environment
 from controller.devenv.layout import HOST, write_atomically
@@ -22,19 +22,25 @@ _PROXIED = "kafka-proxied"
 class LinkedEnvironment(Environment):
     """The environment in a directory, as long as the proxies of `links` serve. Starting a part again links it."""
 
-    def __init__(self, environment: Environment, links: Collection[str]) -> None:
+    def __init__(self, environment: Environment, links: Collection[str], *, webhooks: bool = False) -> None:
+        """`webhooks`: the API server calls them, which the embedded one otherwise leaves out."""
         super().__init__(environment.layout.directory, progress=environment.progress)
         self.links = frozenset(links)
+        self.webhooks = webhooks
         self.proxies = {link: Proxy(link, HOST, self.ports.get(_server(link))) for link in sorted(self.links)}
 
     def command(self, name: str) -> Command:
         """The usual one, but for the address of what it needs."""
         command = super().command(name)
+        if name == "apiserver" and self.webhooks:
+            command = replace(command, argv=tuple(arg for arg in command.argv if arg != apiserver.WITHOUT_WEBHOOKS))
         if name == "apiserver" and _ETCD in self.links:
             ports = (f"http://{HOST}:{self.ports.get('etcd')}", f"http://{HOST}:{self.port(_ETCD)}")
             return replace(command, argv=tuple(argument.replace(*ports) for argument in command.argv))
-        if name == "kafka" and _KAFKA in self.links:
-            return broker.with_listener(command, self.ports, "PROXIED", "PLAINTEXT", self.port(_KAFKA))
+        if name.startswith("kafka") and _KAFKA in self.links:
+            # A further broker is reached directly, by a listener of that name all the same.
+            advertised = self.port(_KAFKA) if name == "kafka" else self.ports.get(f"{name}-proxied")
+            return broker.with_listener(command, self.ports, "PROXIED", "PLAINTEXT", advertised)
         return command
 
     def linked_replica(self, role: str, name: str) -> Command:

@@ -53,8 +53,10 @@ class Plan:
 async def play(environment: Environment, plan: Plan, tell: Callable[[str], None]) -> bool:
     """Whether every guarantee held. Raises DevenvError or ApiError where that cannot be told."""
     tell(f"seed {plan.seed}: {plan.command}")
-    linked = LinkedEnvironment(environment, {target for _, target in plan.menu if target in schedule.LINKS})
-    stage = Stage(linked, replicas("bridge", plan.bridges), replicas("controller", plan.controllers))
+    links = {target for _, target in plan.menu if target in schedule.LINKS}
+    linked = LinkedEnvironment(environment, links, webhooks=any(kind is Kind.REFUSE for kind, _ in plan.menu))
+    brokers = [schedule.BROKER] if any(target == schedule.BROKER for _, target in plan.menu) else []
+    stage = Stage(linked, replicas("bridge", plan.bridges), replicas("controller", plan.controllers), brokers)
     faults = schedule.generate(plan.seed, plan.rounds, plan.sizes.seconds, plan.menu, stage.replicas)
     load = workload.generate(plan.seed, plan.sizes)
     tell(_described(load))

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,12 @@ import orjson
 
 from controller import errors
 from controller.cluster import REJECTED, STREAMS, UPDATES, Cluster, Resource
-from controller.devenv.chaos import topic
-from controller.devenv.chaos.history import History, SuspensionSeen
+from controller.devenv.chaos import refusals, topic, workload
+from controller.devenv.chaos.history import Disturbance, History, SuspensionSeen
 from controller.devenv.chaos.misbehaviour import step_spec
 from controller.devenv.chaos.observer import Observer, phase
 from controller.devenv.chaos.records import update_name
-from controller.devenv.chaos.schedule import Fault
+from controller.devenv.chaos.schedule import COMMITS, Fault, Kind
 from controller.devenv.chaos.stage import Stage
 from controller.devenv.chaos.workload import BLOCKED_USER, NAME_CONFLICT, HandMade, Suspension, Workload
 from controller.devenv.errors import DevenvError
@@ -55,6 +55,9 @@ class Run:
     topic_id: str = ""
     suspended: set[str] = field(default_factory=set)
     patching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    growing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Set when nothing more is to be produced.
+    stop: threading.Event = field(default_factory=threading.Event)
     suspensions: list[SuspensionSeen] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     released_ns: int | None = None
@@ -66,10 +69,9 @@ class Run:
         await self.prepare()
         observer = Observer(self.cluster, self.name, self.name)
         watchers = [asyncio.create_task(observer.watch()), asyncio.create_task(observer.sample())]
-        stop = threading.Event()
         self.started = time.monotonic()
         try:
-            await self._act(stop)
+            await self._act()
             await self.stage.calm()
             self.tell("all faults are over; waiting until everything has come to rest")
             await self._settle(observer)
@@ -77,7 +79,7 @@ class Run:
             self.failures += [f"nothing went by way of the proxy {link}" for link in self.stage.unused]
             return await self._gather(observer)
         finally:
-            stop.set()
+            self.stop.set()
             for task in watchers:
                 task.cancel()
             await asyncio.wait(watchers)
@@ -85,7 +87,10 @@ class Run:
     async def prepare(self) -> None:
         """Topic, namespace, downstream rules, the objects that are in the way, and the stream last."""
         servers = self.stage.environment.bootstrap_servers
-        self.topic_id = await asyncio.to_thread(topic.create, servers, self.name, self.workload.partitions)
+        # The last one of several is the further broker's.
+        count, further = self.workload.partitions, bool(self.stage.brokers) and self.workload.partitions > 1
+        nodes = [1] * (count - further) + [2] * further
+        self.topic_id = await asyncio.to_thread(topic.create, servers, self.name, count, nodes)
         await self._put_rules(blocked=True)
         await self._insist(lambda: self.cluster.create(NAMESPACES, "", {"metadata": {"name": self.name}}))
         for record in self.workload.records:
@@ -113,10 +118,10 @@ class Run:
             },
         }
 
-    async def _act(self, stop: threading.Event) -> None:
+    async def _act(self) -> None:
         """Records, hand-made updates, suspensions and faults, each at its time; returns when all are through."""
         servers = self.stage.environment.bootstrap_servers
-        producing = asyncio.to_thread(topic.produce, servers, self.name, self.workload.records, self.started, stop)
+        producing = asyncio.to_thread(topic.produce, servers, self.name, self.workload.records, self.started, self.stop)
         acts: list[Coroutine[Any, Any, Any]] = [producing]
         acts += [self._at(each.at, self._apply, each) for each in self.workload.hand_made]
         acts += [self._at(each.at, self._suspend, each) for each in self.workload.suspensions]
@@ -133,7 +138,31 @@ class Run:
 
     async def _disturb(self, fault: Fault) -> None:
         self.tell(str(fault))
-        await self.stage.disturb(fault)
+        start = time.time_ns()
+        match fault.kind:
+            case Kind.REFUSE if fault.target == COMMITS:
+                servers = self.stage.environment.bootstrap_servers
+                async with refusals.commits_refused(servers):
+                    await asyncio.sleep(fault.seconds)
+            case Kind.REFUSE:
+                port = self.stage.environment.ports.get(f"webhook-{fault.target}")
+                async with refusals.refused(self.cluster, self.name, fault.target, fault.by, port):
+                    await asyncio.sleep(fault.seconds)
+            case Kind.GROW:
+                await self._grow()
+            case _:
+                await self.stage.disturb(fault)
+                return
+        self.stage.disturbances.append(Disturbance(fault.kind, fault.target, start, time.time_ns()))
+
+    async def _grow(self) -> None:
+        """Another partition, and records of users who have none elsewhere."""
+        servers = self.stage.environment.bootstrap_servers
+        async with self.growing:
+            partition = await asyncio.to_thread(topic.grow, servers, self.name)
+            added = workload.grown(partition, time.monotonic() - self.started)
+            self.workload = replace(self.workload, records=(*self.workload.records, *added))
+        await asyncio.to_thread(topic.produce, servers, self.name, added, self.started, self.stop)
 
     async def _apply(self, each: HandMade) -> None:
         spec = {"stream": self.name, "user": each.user, "sequence": each.sequence}

@@ -21,10 +21,25 @@ class Kind(StrEnum):
     STALL = "stall"
     #: All that passes takes longer.
     DELAY = "delay"
+    #: Writes of one kind of object are refused, by a policy or a webhook.
+    REFUSE = "refuse"
+    #: The API server comes back with another certificate and authority.
+    ROTATE = "rotate"
+    #: The topic gets another partition, with records of its own.
+    GROW = "grow"
 
 
 #: Replicas whose crashes are the point of it, the parts that they need, and the links between them.
-PROCESSES = ("bridge", "controller", "apiserver", "etcd", "kafka", "downstream")
+PROCESSES = ("bridge", "controller", "apiserver", "etcd", "kafka", "kafka-2", "downstream")
+#: A further broker, which has one of the topic's partitions: without it that one has no leader.
+BROKER = "kafka-2"
+#: What of a stream's objects the API server refuses to write.
+REFUSED = ("updates", "checkpoints", "rejections", "backlogs", "positions", "leases")
+#: What the group's coordinator refuses.
+COMMITS = "commits"
+#: Who refuses: a policy by its reason (empty: it names none), or a webhook.
+WEBHOOK = "webhook"
+REFUSERS = ("Forbidden", "RequestEntityTooLarge", "Invalid", "", WEBHOOK)
 LINKS = ("bridge-apiserver", "controller-apiserver", "controller-downstream", "bridge-kafka", "apiserver-etcd")
 
 #: Kind and target, and how often it is drawn. A replica's faults are cheap; Kafka's restart takes seconds.
@@ -36,11 +51,16 @@ WEIGHTS: Mapping[tuple[Kind, str], float] = {
     (Kind.KILL, "apiserver"): 1,
     (Kind.KILL, "etcd"): 1,
     (Kind.KILL, "kafka"): 1,
+    (Kind.KILL, BROKER): 1,
     (Kind.KILL, "downstream"): 2,
     (Kind.FREEZE, "apiserver"): 1,
     (Kind.FREEZE, "etcd"): 1,
     (Kind.FREEZE, "kafka"): 1,
     (Kind.FREEZE, "downstream"): 1,
+    **{(Kind.REFUSE, what): 0.7 for what in REFUSED},
+    (Kind.REFUSE, COMMITS): 0.7,
+    (Kind.GROW, "topic"): 1,
+    (Kind.ROTATE, "authority"): 1,
     **{(kind, link): 1 for kind in (Kind.CUT, Kind.STALL, Kind.DELAY) for link in LINKS},
 }
 #: (share of the draws, shortest, longest) in seconds. The long ones outlast the Lease and the group's session.
@@ -50,6 +70,9 @@ _DURATIONS: Mapping[Kind, tuple[tuple[float, float, float], ...]] = {
     Kind.CUT: ((0.6, 0.0, 0.5), (0.4, 0.5, 5.0)),
     Kind.STALL: ((0.5, 0.2, 3.0), (0.5, 3.0, 12.0)),
     Kind.DELAY: ((1.0, 2.0, 10.0),),
+    Kind.REFUSE: ((0.5, 2.0, 6.0), (0.5, 6.0, 15.0)),
+    Kind.GROW: ((1.0, 0.0, 0.0),),
+    Kind.ROTATE: ((1.0, 0.0, 0.0),),
 }
 #: Parts whose absence stops everything: never for long, as nothing is tested meanwhile.
 _LONGEST_SHARED = 5.0
@@ -57,7 +80,14 @@ _LONGEST_SHARED = 5.0
 #: hit while it starts.
 _PAUSES = ((0.75, 6.0, 15.0), (0.25, 0.3, 4.0))
 #: Seconds that a part needs to be ready again after SIGKILL, about.
-_RESTART: Mapping[str, float] = {"apiserver": 4.0, "etcd": 2.0, "kafka": 7.0, "downstream": 1.5}
+_RESTART: Mapping[str, float] = {
+    "apiserver": 4.0,
+    "authority": 4.0,
+    "etcd": 2.0,
+    "kafka": 7.0,
+    BROKER: 7.0,
+    "downstream": 1.5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +97,15 @@ class Fault:
     #: Seconds from the start.
     at: float
     kind: Kind
-    #: Name of a process (bridge-2), or of a link.
+    #: Name of a process (bridge-2), of a link, or of what is refused or grows.
     target: str
     seconds: float
+    #: One of REFUSERS, where something is refused.
+    by: str = ""
 
     def __str__(self) -> str:
-        return f"{self.at:7.2f} s  {self.kind:<6} {self.target:<21} for {self.seconds:.2f} s"
+        by = f" by {self.by or 'a policy without a reason'}" if self.target in REFUSED else ""
+        return f"{self.at:7.2f} s  {self.kind:<6} {self.target:<21} for {self.seconds:.2f} s{by}"
 
 
 class UnknownFault(ValueError):
@@ -114,8 +147,9 @@ def generate(
             at = min(free[target] for _, target, _ in options)
             idle = [option for option in options if free[option[1]] == at]
         kind, target, _ = random.choices(idle, [weight for _, _, weight in idle])[0]
-        fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3))
-        restart = _RESTART.get(target, 0.0) if kind is Kind.KILL else 0.0
+        by = random.choice(REFUSERS) if kind is Kind.REFUSE and target != COMMITS else ""
+        fault = Fault(round(at, 3), kind, target, round(_seconds(random, kind, target), 3), by)
+        restart = _RESTART.get(target, 0.0) if kind in (Kind.KILL, Kind.ROTATE) else 0.0
         free[target] = at + fault.seconds + restart + _drawn(random, _PAUSES)
         faults.append(fault)
     return sorted(faults, key=lambda fault: fault.at)
@@ -140,4 +174,4 @@ def counted(faults: Collection[Fault]) -> Iterator[tuple[str, int]]:
 
 
 def _role(target: str) -> str:
-    return target if target in LINKS else target.split("-")[0]
+    return target if target in (*LINKS, BROKER) else target.split("-")[0]

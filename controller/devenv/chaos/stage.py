@@ -25,8 +25,16 @@ _DELAY_SECONDS = 0.15
 class Stage:
     """A running environment with replicas of its own, behind proxies."""
 
-    def __init__(self, environment: LinkedEnvironment, bridges: Iterable[str], controllers: Iterable[str]) -> None:
+    def __init__(
+        self,
+        environment: LinkedEnvironment,
+        bridges: Iterable[str],
+        controllers: Iterable[str],
+        brokers: Iterable[str] = (),
+    ) -> None:
+        """`brokers`: further ones, started and ended here."""
         self.environment = environment
+        self.brokers = tuple(brokers)
         self.replicas: dict[str, tuple[str, ...]] = {"bridge": tuple(bridges), "controller": tuple(controllers)}
         self.disturbances: list[Disturbance] = []
         #: Bridges and controllers that ended without being killed, in words.
@@ -40,7 +48,7 @@ class Stage:
         async with AsyncExitStack() as stack:
             for link, proxy in self.proxies.items():
                 await stack.enter_async_context(proxy.serving(HOST, self.environment.port(link)))
-            for name in self.environment.infrastructure():
+            for name in self._parts:
                 await self._in_thread(self.environment.start, name)
             try:
                 for name in self._names:
@@ -49,14 +57,17 @@ class Stage:
                     await self._in_thread(self.environment.processes.wait_ready, self._command(name))
                 yield
             finally:
-                for name in self._names:
+                for name in (*self._names, *self.brokers):
                     await self._in_thread(self.environment.kill, name)
 
     async def disturb(self, fault: Fault) -> None:
         """Do it, wait, undo it, and note when that was. Raises DevenvError where a part does not come back."""
-        async with self._busy.setdefault(fault.target, asyncio.Lock()):
+        target = "apiserver" if fault.kind is Kind.ROTATE else fault.target
+        async with self._busy.setdefault(target, asyncio.Lock()):
             start = time.time_ns()
-            if fault.target in self.proxies:
+            if fault.kind is Kind.ROTATE:
+                await self._in_thread(self.environment.rotate_authority)
+            elif fault.target in self.proxies:
                 await self._disturb_link(self.proxies[fault.target], fault)
             elif fault.kind is Kind.KILL:
                 await self._kill(fault)
@@ -74,7 +85,7 @@ class Stage:
             proxy.refusing, proxy.stalled, proxy.delay = False, False, 0.0
         for name in (*INFRASTRUCTURE, *self._names):
             self._signal(name, signal.SIGCONT)
-        for name in self.environment.infrastructure():
+        for name in self._parts:
             await self._in_thread(self.environment.start, name)
         for name in self._names:
             self._check_alive(name)
@@ -101,8 +112,13 @@ class Stage:
             await asyncio.sleep(1.0)
             await self._in_thread(self.environment.processes.start, self._command(name))
 
+    @property
+    def _parts(self) -> list[str]:
+        """What bridges and controllers work with."""
+        return [*self.environment.infrastructure(), *self.brokers]
+
     def _check_alive(self, name: str) -> None:
-        if name not in INFRASTRUCTURE and not self.environment.running(name):
+        if name not in self._parts and not self.environment.running(name):
             self.exits.append(f"{name} had ended by itself\n{self.environment.processes.tail(name, lines=5)}")
 
     def logs(self) -> Path:
@@ -117,7 +133,7 @@ class Stage:
         self._check_alive(fault.target)
         await self._in_thread(self.environment.kill, fault.target)
         await asyncio.sleep(fault.seconds)
-        if fault.target in INFRASTRUCTURE:
+        if fault.target in self._parts:
             await self._in_thread(self.environment.start, fault.target)
         else:
             await self._in_thread(self.environment.processes.start, self._command(fault.target))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker, probes
 from controller.devenv.chaos.history import StoredRecord
@@ -18,9 +19,9 @@ _SECONDS = 30.0
 _DELIVERY_SECONDS = 300
 
 
-def create(bootstrap_servers: str, topic: str, partitions: int) -> str:
-    """Create the topic; Kafka's text of its id. Raises CommandFailed."""
-    broker.create_topic(bootstrap_servers, topic, partitions)
+def create(bootstrap_servers: str, topic: str, partitions: int, nodes: Sequence[int] = ()) -> str:
+    """Create the topic, its partitions on those brokers where given; Kafka's text of its id. Raises CommandFailed."""
+    broker.create_topic(bootstrap_servers, topic, partitions, nodes)
     deadline = time.monotonic() + _SECONDS
     while True:
         client = probes.admin(bootstrap_servers)
@@ -31,6 +32,23 @@ def create(bootstrap_servers: str, topic: str, partitions: int) -> str:
         except KafkaException as failed:
             if time.monotonic() > deadline:
                 raise CommandFailed(f"topic {topic} cannot be described: {failed.args[0].str()}") from failed
+            time.sleep(0.1)
+
+
+def grow(bootstrap_servers: str, topic: str) -> int:
+    """Add a partition; its number, once brokers tell of it. Raises CommandFailed."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        client = probes.admin(bootstrap_servers)
+        try:
+            count = len(client.list_topics(topic, timeout=_SECONDS).topics[topic].partitions)
+            client.create_partitions([NewPartitions(topic, count + 1)])[topic].result(timeout=_SECONDS)
+            while len(client.list_topics(topic, timeout=_SECONDS).topics[topic].partitions) <= count:
+                time.sleep(0.1)
+            return count
+        except KafkaException as failed:
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"topic {topic} cannot get a partition: {failed.args[0].str()}") from failed
             time.sleep(0.1)
 
 

@@ -25,7 +25,16 @@ AFTERMATH = 20.0
 ACTS_WITHIN = 2.0
 
 #: Parts between an answer and its record.
-_RECORDING = ("controller", "apiserver", "etcd", "controller-apiserver", "apiserver-etcd")
+_RECORDING = (
+    "controller",
+    "apiserver",
+    "authority",
+    "etcd",
+    "controller-apiserver",
+    "apiserver-etcd",
+    "checkpoints",
+    "leases",
+)
 #: Parts between an answer and the one who asked.
 _ANSWERING = ("downstream", "controller-downstream")
 

@@ -20,6 +20,8 @@ NAME_CONFLICT = "NameConflict"
 ODD_USERS = ("Zoë/ß ü", "ends-", ".dot", "日本語", "a:b@c,d=e", "x" * 300)
 #: The downstream is busy with this one until all others are done.
 BLOCKED_USER = "blocked"
+#: Records of a partition that is added in the middle of a run, and how many users they have.
+GROWN_RECORDS, GROWN_USERS = 6, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,14 @@ def generate(seed: int, sizes: Sizes) -> Workload:
         # What is collected cannot be counted when all has come to rest: nothing of a run is.
         spec=_spec(random, len(users)) | {"retention": {"maxFinished": 2 * len(records) + 1000}},
     )
+
+
+def grown(partition: int, at: float) -> list[SentRecord]:
+    """What is sent to a partition that is added in the middle of a run, from `at` on: some good ones and a bad one."""
+    value = json.dumps({"profile": f"grown-{partition}", "permissions": "all", "resources": "all"}).encode()
+    users = [f"grown-{partition}-{number % GROWN_USERS}".encode() for number in range(GROWN_RECORDS)]
+    records = [SentRecord(at, partition, offset, user, value) for offset, user in enumerate(users)]
+    return [*records, SentRecord(at, partition, len(records), users[0], b"{", "NotJSON")]
 
 
 def _users(random: Random, sizes: Sizes) -> list[str]:
