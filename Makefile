@@ -4,6 +4,10 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
+# Text and the names of files are UTF-8 to Python, whatever the locale says. The project itself is not installed: a .pth file is
+# read by the locale, and Python does not start where it names a checkout whose path has an é.
+export PYTHONUTF8 := 1
+
 UV_VERSION := 0.13.9
 UV := .tools/uv-$(UV_VERSION)/bin/uv
 PYTHON := .venv/bin/python
@@ -65,12 +69,12 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff check --fix .
 
 .venv/synced: $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --quiet --compile-bytecode
+	$(UV) sync --frozen --no-install-project --quiet --compile-bytecode
 	@touch $@
 
 # The peers and matplotlib are for `make bench` alone: an environment of their own, from the same lock.
 .venv-bench/synced: $(UV) pyproject.toml uv.lock
-	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --quiet --compile-bytecode --group bench
+	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --no-install-project --quiet --compile-bytecode --group bench
 	@touch $@
 
 # uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.

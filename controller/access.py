@@ -12,8 +12,6 @@ import logging
 import os
 import ssl
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTClientObject
 
 from controller import errors
+from controller.proxies import proxy_for
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class Access:
     def __init__(self, configuration: client.Configuration) -> None:
         self.configuration = configuration
         self.host = configuration.host.rstrip("/")
-        self.proxy = configuration.proxy or _proxy_from_environment(self.host)
+        self.proxy = configuration.proxy or proxy_for(self.host, os.environ)
         self.trust = Trust()
         self._material = _material(configuration)
         #: For new connections, of all pools.
@@ -176,11 +175,3 @@ def _context(configuration: client.Configuration) -> ssl.SSLContext:
     """As the package makes it of the files that the configuration names. Raises OSError (ssl.SSLError among them)."""
     context: ssl.SSLContext = RESTClientObject(configuration).ssl_context
     return context
-
-
-def _proxy_from_environment(url: str) -> str | None:
-    """HTTPS_PROXY and the like, unless NO_PROXY names the host."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

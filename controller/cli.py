@@ -27,6 +27,8 @@ _Process = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
 #: Objects made and not freed before cycles are looked for among the youngest; how many such looks before one at older
 #: ones. Of an event's cost here Python's 700, 10, 10 take a quarter, and stop everything for longer the more there is.
 GC_THRESHOLDS = (10_000, 10, 10)
+#: Files that a process may have open at most where its hard limit is infinite (macOS).
+OPEN_MAX = 10_240
 #: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
 _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),
@@ -58,9 +60,18 @@ def _collect_seldom() -> None:
 
 
 def _raise_open_files() -> None:
-    """A connection for each call in flight: the usual soft limit of 1,024 is too few."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """A connection for each call in flight: the usual soft limit of 1,024 is too few.
+
+    macOS says that its hard limit is infinite, and refuses to set more than OPEN_MAX.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, OPEN_MAX):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
+        except (ValueError, OSError) as error:
+            logger.debug("Open files not raised to %d: %s", wanted, error)
+    logger.warning("At most %d files and connections may be open at a time: raise it with ulimit -n", soft)
 
 
 async def _until_stopped(process: _Process, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """One step over HTTP: a request goes out, an outcome comes back, whatever the network or the downstream do.
 
-By aiohttp, whose pool does not grow dearer with the calls in flight (docs/decisions/0022-calls-by-aiohttp.md). What an
-answer means is said by `steps`; who calls when by `engine`.
+By httpx over aiohttp's connections, whose pool does not grow dearer with the calls in flight
+(docs/decisions/0023-calls-by-httpx.md). What an answer means is said by `steps`; who calls when by `engine`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import ssl
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
@@ -20,10 +19,19 @@ from typing import Self
 from urllib.parse import quote
 
 import aiohttp
+import httpx
 import orjson
-from yarl import URL
 
-from controller.outcomes import NotCalled, Outcome, Retry
+from controller.connections import (
+    MAX_HEADERS,
+    CertificateRefused,
+    Connections,
+    behind,
+    open_connector,
+    unanswered,
+    was_kept,
+)
+from controller.outcomes import Misconfigured, NotCalled, Outcome, Retry
 from controller.steps import Step
 from controller.streams import StepSpec
 from controller.tls import ClientTls
@@ -31,9 +39,6 @@ from controller.updates import UserUpdate
 
 #: Bytes of an answer that are read; the connection of a longer one is dropped.
 MAX_ANSWER = 64 * 1024
-#: Seconds that an idle connection is kept: below the 5 s after which common servers close theirs, since a call that
-#: meets the close would fail.
-KEEP_ALIVE = 4.0
 #: Client certificates whose connections are kept apart; each rotation adds one.
 MAX_IDENTITIES = 64
 
@@ -50,13 +55,14 @@ class Downstream:
 
     def __init__(
         self,
-        connector: aiohttp.BaseConnector | None = None,
+        connector: Callable[..., aiohttp.BaseConnector] | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Made on the loop on which it calls. `connector`: None opens connections to wherever a step's url says."""
-        self._session = _session(connector or _connector(ClientTls().context()))
-        #: For calls with a client certificate, the one used last at the end; with the number of calls under way.
-        self._own: dict[ClientTls, _Own] = {}
+        self._connector = connector or open_connector
+        self._anonymous = Connections(self._connector, ClientTls())
+        #: For calls with a client certificate, the one used last at the end.
+        self._own: dict[ClientTls, Connections] = {}
         self._clock = clock or partial(datetime.now, UTC)
 
     async def __aenter__(self) -> Self:
@@ -69,8 +75,8 @@ class Downstream:
 
     async def aclose(self) -> None:
         """Closes all connections, those of calls in flight too."""
-        for session in (self._session, *(own.session for own in self._own.values())):
-            await session.close()
+        for connections in (self._anonymous, *self._own.values()):
+            await connections.aclose()
 
     async def call(
         self,
@@ -80,12 +86,14 @@ class Downstream:
         key: str,
         headers: Mapping[str, str] | None = None,
         tls: ClientTls | None = None,
+        may_repeat: Callable[[], bool] = lambda: True,
     ) -> Outcome | NotCalled:
         """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
 
         `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
-        certificate. Cancelling closes the connection. Raises nothing: all that can fail outside is an outcome, or
-        NotCalled, where not a byte was sent.
+        certificate. A kept connection that turns out to be closed before anything was answered is made good once, on
+        a new one, where `may_repeat` still says so. Cancelling closes the connection. Raises nothing: all that can
+        fail outside is an outcome, or NotCalled, where not a byte was sent.
         """
         try:
             content = orjson.dumps(step.request_body(update.spec, update.status.results))
@@ -96,33 +104,57 @@ class Downstream:
             merged = _merged(headers, _headers(update, key))
         except ValueError as error:
             return NotCalled(f"{step.name} cannot be called: {error}")
+        request = partial(httpx.Request, "POST", url, headers=merged, content=content)
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
-                with self._identified(tls) as session:
-                    return await self._exchange(step, session, url, merged, content)
+                with self._identified(tls) as connections:
+                    return await self._call(step, connections, request, may_repeat)
         except TimeoutError:
             return Retry(f"no answer from {step.name} within {endpoint.timeout_seconds:g} s")
         except _Unusable as error:
             return NotCalled(f"{step.name} cannot be called: {error}")
+        except CertificateRefused as error:
+            return Misconfigured(f"{step.name} cannot be called: {error}")
         except Exception as error:
-            return Retry(_cause(error, step.name))
+            return Retry(_cause(behind(error), step.name))
+
+    async def _call(
+        self,
+        step: Step,
+        connections: Connections,
+        request: Callable[[], httpx.Request],
+        may_repeat: Callable[[], bool],
+    ) -> Outcome:
+        """Raises what kept an answer from coming; CertificateRefused where that is the client's."""
+        was_kept.set(False)
+        try:
+            return await self._exchange(step, connections.kept, request())
+        except Exception as error:
+            if not (was_kept.get() and unanswered(error) and may_repeat()):
+                await connections.check_wanted(error, request().url, kept=was_kept.get())
+                raise
+        try:
+            return await self._exchange(step, connections.fresh, request())
+        except Exception as error:
+            await connections.check_wanted(error, request().url, kept=False)
+            raise
 
     @contextmanager
-    def _identified(self, tls: ClientTls | None) -> Iterator[aiohttp.ClientSession]:
+    def _identified(self, tls: ClientTls | None) -> Iterator[Connections]:
         """The connections to call by. Raises _Unusable."""
         if tls is None:
-            yield self._session
+            yield self._anonymous
             return
         own = self._own.pop(tls, None)
         if own is None:
             try:
-                own = _Own(_session(_connector(tls.context())))
+                own = Connections(self._connector, tls)
             except ValueError as error:
                 raise _Unusable(str(error)) from error
         self._own[tls] = own
         own.calls += 1
         try:
-            yield own.session
+            yield own
         finally:
             own.calls -= 1
             self._drop_idle()
@@ -132,12 +164,16 @@ class Downstream:
         for tls in [tls for tls, own in self._own.items() if not own.calls][: max(0, len(self._own) - MAX_IDENTITIES)]:
             del self._own[tls]
 
-    async def _exchange(
-        self, step: Step, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], content: bytes
-    ) -> Outcome:
-        async with session.post(url, data=content, headers=headers, allow_redirects=False) as response:
-            body = await _read(response.content)
-        status, given = response.status, response.headers
+    async def _exchange(self, step: Step, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Outcome:
+        """The transport itself: httpx's client would add redirects, cookies, proxies and decoding, all off here."""
+        response = await transport.handle_async_request(request)
+        try:
+            body = await _read(response)
+        finally:
+            await response.aclose()
+        status, given = response.status_code, response.headers
+        if sum(len(name) + len(value) for name, value in given.raw) > MAX_HEADERS:
+            return Retry(f"{status} from {step.name}, but its headers are longer than {MAX_HEADERS // 1024} KiB")
         if body is not None and "content-encoding" in given:
             body = _decoded(body, given["content-encoding"])
         if body is None and 200 <= status < 300 and step.owes:
@@ -149,36 +185,17 @@ class _Unusable(Exception):
     """A client certificate that no connection can be made with."""
 
 
-@dataclass(slots=True)
-class _Own:
-    """The connections of one client certificate."""
-
-    session: aiohttp.ClientSession
-    calls: int = 0
-
-
-def _connector(context: ssl.SSLContext) -> aiohttp.BaseConnector:
-    return aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE)
-
-
-def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """Adds nothing to a call: no cookies, no proxy or password from the environment, no time-out but the call's own."""
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(),
-        auto_decompress=False,
-        read_bufsize=MAX_ANSWER // 2,
-        trust_env=False,
-    )
-
-
 @lru_cache(maxsize=1024)
-def _url(text: str) -> URL:
+def _url(text: str) -> httpx.URL:
     """Raises ValueError."""
-    url = URL(text)
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the url is none: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("the url must be http:// or https:// with a host")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError(f"the url's port is {url.port}; ports are 1 to 65535")
     return url
 
 
@@ -214,10 +231,10 @@ def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, s
     return merged
 
 
-async def _read(stream: aiohttp.StreamReader) -> bytes | None:
+async def _read(response: httpx.Response) -> bytes | None:
     """The whole body; None where it is longer than `MAX_ANSWER`."""
     body = b""
-    while chunk := await stream.readany():
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_ANSWER:
             return None
@@ -235,7 +252,7 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
     return decoded if len(decoded) <= MAX_ANSWER else None
 
 
-def _cause(error: Exception, step: str) -> str:
+def _cause(error: BaseException, step: str) -> str:
     """What went wrong, for people."""
     match error:
         case aiohttp.ClientConnectorDNSError() as cause:

@@ -26,6 +26,10 @@ MAX_ID_LENGTH = 1024
 _BUSY = frozenset({429, 503})
 _REJECTED = frozenset({400, 409, 410, 413, 414, 415, 422, 451})
 _PASSING = frozenset({408, 425})
+#: Characters of a refusal's body that its message repeats.
+MAX_SAID = 200
+_BOM = b"\xef\xbb\xbf"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?\Z", re.ASCII)
 
 
@@ -49,17 +53,18 @@ class Step:
 
         `headers` finds names in any case or has them in lower case; `now` is aware.
         """
-        if status in _BUSY:
-            return Busy(f"{status} from {self.name}", retry_after(headers.get("retry-after"), now))
+        asked = headers.get("retry-after")
+        if status in _BUSY or (status == 403 and asked is not None):  # some tell rate limits by a 403
+            return Busy(f"{status} from {self.name}", retry_after(asked, now))
         if 200 <= status < 300:
             return self._read_success(status, headers, body, now)
         if status in _REJECTED:
-            return Rejected(f"{status} from {self.name}")
+            return Rejected(f"{status} from {self.name}{_said(body)}")
         if 300 <= status < 400:
             return Misconfigured(f"{status} from {self.name}: redirects are not followed, check the step's url")
         if 400 <= status < 500 and status not in _PASSING:
-            return Misconfigured(f"{status} from {self.name}: check the step's url and credentials")
-        return Retry(f"{status} from {self.name}")
+            return Misconfigured(f"{status} from {self.name}: check the step's url and credentials{_said(body)}")
+        return Retry(f"{status} from {self.name}{_said(body)}")
 
     def _read_success(self, status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
         answer = _json(body)
@@ -116,8 +121,15 @@ def _http_date(text: str) -> datetime | None:
         return None
 
 
+def _said(body: bytes) -> str:
+    """What a downstream says of its refusal, in one line and cut short; empty where it says nothing."""
+    text = _CONTROL.sub(" ", body.removeprefix(_BOM)[: 4 * MAX_SAID].decode(errors="replace")).strip()
+    return f": {text[:MAX_SAID]}" if text else ""
+
+
 def _json(body: bytes) -> Any:
+    """None where it is not JSON. RFC 8259 lets a reader ignore a byte order mark."""
     try:
-        return orjson.loads(body)
+        return orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError:
         return None

@@ -5,12 +5,14 @@ Exit code 0: all guarantees held; 1: one was broken, or something failed; 130: i
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 import httpx
 
@@ -42,8 +44,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FOREIGN = ("USE_EXISTING_CLUSTER", "KAFKA_BOOTSTRAP_SERVERS", "USERUPDATES_EMBEDDED_KAFKA")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Play once; everything is stopped at the end, however it ends."""
+    parser = argparse.ArgumentParser(
+        prog="python -m controller.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)
     for name in FOREIGN:

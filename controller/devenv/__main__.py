@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_REPLICAS = 20
 #: Name of the kind cluster, where one is needed.
 CLUSTER = "userupdates"
 EXIT_INTERRUPTED = 130
+#: Where `python -m controller.demo` keeps its own environment, within this one.
+DEMO = "demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +51,8 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
         stream=options.stream,
         tuned=options.tuned,
     )
+    for line in lifecycle.streams_ready(environment):
+        environment.progress(line)
     env = environment.layout.env
     shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
     print(f"ready. Now: . {shown} && kubectl get us,uu")
@@ -81,7 +86,9 @@ def _down_in_kind() -> bool:
 
 
 def _clean(environment: Environment, options: argparse.Namespace) -> int:
-    lifecycle.clean(environment)
+    for each in (environment, Environment(environment.layout.directory / DEMO)):
+        lifecycle.clean(each)
+    shutil.rmtree(environment.layout.directory / DEMO, ignore_errors=True)
     _down_in_kind()
     print(f"removed the data in {environment.layout.directory}")
     return 0

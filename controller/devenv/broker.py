@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import subprocess
 import uuid
@@ -29,6 +30,8 @@ MAX_RECORD_BYTES = 8 << 20
 #: A little over the largest record: batch and record have headers.
 MAX_BATCH_BYTES = MAX_RECORD_BYTES + (1 << 20)
 
+#: The JVM names files by the locale's encoding: in the C locale it would take another folder than that of the checkout.
+UTF8_LOCALE = {"LC_ALL": "C.UTF-8"}
 #: Compiled by C1 alone, one collector thread: a broker of one developer starts in a third of the time.
 JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
@@ -79,6 +82,7 @@ def _command(java: Path, jars: Path, layout: Layout, name: str, taken: tuple[int
     return Command(
         name=name,
         argv=(str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.Kafka", str(_properties_path(layout, name))),
+        environment=UTF8_LOCALE,
         probe=probes.kafka(address),
         url=address,
         ports=taken,
@@ -172,16 +176,25 @@ def format_further(java: Path, jars: Path, layout: Layout, ports: Ports, name: s
 def _format(java: Path, jars: Path, layout: Layout, name: str, properties: Mapping[str, str], *options: str) -> None:
     data, path, formatted = layout.data / name, _properties_path(layout, name), layout.data / f"{name}.formatted"
     own = {**properties, "log.dirs": str(data)}
-    write_atomically(path, PROPERTIES + "".join(f"{key}={value}\n" for key, value in own.items()))
+    write_atomically(path, PROPERTIES + "".join(f"{key}={_escaped(value)}\n" for key, value in own.items()))
     if formatted.exists():
         return
     shutil.rmtree(data, ignore_errors=True)
     command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", *options]
-    done = subprocess.run([*command, "--config", str(path)], capture_output=True, text=True)
+    environment = {**os.environ, **UTF8_LOCALE}
+    done = subprocess.run([*command, "--config", str(path)], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
         raise StartFailed(f"Kafka's storage in {data} could not be formatted:\n{said}")
     formatted.touch()
+
+
+def check(bootstrap_servers: str) -> None:
+    """Raises CommandFailed where no Kafka answers there."""
+    if why := probes.kafka(bootstrap_servers)():
+        raise CommandFailed(
+            f"no Kafka answers at {bootstrap_servers} ({why}): start it, or correct or unset KAFKA_BOOTSTRAP_SERVERS"
+        )
 
 
 def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes: Sequence[int] = ()) -> None:
@@ -228,6 +241,13 @@ def delete_topic(bootstrap_servers: str, topic: str) -> None:
         if failed.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             said = failed.args[0].str()
             raise CommandFailed(f"Kafka at {bootstrap_servers} did not delete {topic}: {said}") from failed
+
+
+def _escaped(value: str) -> str:
+    """A value as java.util.Properties reads it: in ISO 8859-1, everything else by its UTF-16 code."""
+    units = value.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2)]
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
 def _properties_path(layout: Layout, name: str) -> Path:

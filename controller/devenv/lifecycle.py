@@ -8,13 +8,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from controller.devenv import apiserver, broker, kubectl
+from controller.devenv import apiserver, broker, kubectl, sources
 from controller.devenv.environment import INFRASTRUCTURE, ROLES, Environment, Wanted, replicas
 from controller.devenv.layout import locked, write_atomically
 
+#: Seconds for which `up` waits until streams say that they are ready, or why they are not.
+STREAM_SECONDS = 20.0
+STREAM_POLL_SECONDS = 0.2
 _BUSY = "starts or stops this environment"
 
 
@@ -47,6 +52,33 @@ def up(
         else:
             _apply_sample(environment, wanted)
         _start(environment, _replicas(wanted))
+
+
+def streams_ready(environment: Environment) -> list[str]:
+    """A line for each UpdateStream, once all are Ready or say why not; at the latest after STREAM_SECONDS."""
+    until = time.monotonic() + STREAM_SECONDS
+    while True:
+        found = environment.kubectl.json("get", "updatestreams", "--all-namespaces")["items"]
+        conditions = {_full_name(body): _ready_condition(body) for body in found}
+        told = all(condition.get("status") in ("True", "False") for condition in conditions.values())
+        if told or time.monotonic() > until:
+            return [f"{'stream':<13} {name}: {_said(condition)}" for name, condition in conditions.items()]
+        time.sleep(STREAM_POLL_SECONDS)
+
+
+def _full_name(body: Mapping[str, Any]) -> str:
+    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+
+
+def _ready_condition(body: Mapping[str, Any]) -> dict[str, str]:
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return next((entry for entry in conditions if entry["type"] == "Ready"), {})
+
+
+def _said(condition: Mapping[str, str]) -> str:
+    if condition.get("status") == "True":
+        return "ready"
+    return f"not ready, {condition.get('reason', 'Pending')}: {condition.get('message', 'no condition yet')}"
 
 
 def up_infrastructure(environment: Environment, *, tuned: bool | None = None) -> None:
@@ -131,6 +163,8 @@ def _stop_all(environment: Environment) -> list[str]:
 
 def _start_infrastructure(environment: Environment) -> None:
     """The starts of API server and Kafka overlap: each has phases in which it only waits."""
+    if servers := sources.existing_bootstrap_servers():
+        broker.check(servers)  # before anything is started that would be of no use
     names = environment.infrastructure()
     layout = environment.layout
     started = {}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import logging
+import os
 import random
 import threading
 from collections import deque
@@ -22,6 +24,7 @@ from controller import errors
 from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
+from controller.proxies import proxy_for
 from controller.updates import Phase
 
 logger = logging.getLogger(__name__)
@@ -171,7 +174,10 @@ def _registry(handover: Handover) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
-        return kopf.login_via_client(**kwargs)
+        found = kopf.login_via_client(**kwargs)
+        if found is None or found.proxy_url:
+            return found
+        return dataclasses.replace(found, proxy_url=proxy_for(found.server, os.environ))
 
     @kopf.on.event(GROUP, VERSION, "updatestreams", registry=registry)
     async def stream_seen(event: Any, **_: Any) -> None:

@@ -304,16 +304,19 @@ class Lane:
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
         self.calling = True
+        key, headers, tls = update.idempotency_key(step), credentials.headers, credentials.tls
         try:
-            key = update.idempotency_key(step)
             outcome = await self._context.downstream.call(
-                _STEPS[step], endpoint, update, key, credentials.headers, credentials.tls
+                _STEPS[step], endpoint, update, key, headers, tls, lambda: self._may_repeat(update, step, endpoint)
             )
         finally:
             self.calling = False
         if first and isinstance(outcome, NotCalled):
             self.queue.put_back(update.name)
         return outcome
+
+    def _may_repeat(self, update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
+        return self._context.lease.held and self._still(update, step, endpoint) is not None
 
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
         stream, ended, jitter = self._context.stream, self._context.now(), random.random()

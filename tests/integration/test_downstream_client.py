@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -71,7 +72,10 @@ async def call(
 
     async with RawTestServer(handle) as server:
         assert server.port
-        connector = aiohttp.TCPConnector(resolver=Local(server.port))
+
+        def connector(context: ssl.SSLContext, force_close: bool) -> aiohttp.BaseConnector:
+            return aiohttp.TCPConnector(resolver=Local(server.port or 0), force_close=force_close)
+
         async with Downstream(connector, clock=lambda: NOW) as downstream:
             return await downstream.call(step, endpoint, update or make_update(), "the/key", headers)
 
@@ -211,7 +215,7 @@ async def test_what_goes_wrong_on_the_way_is_retried_without_its_text(error: Exc
         async def connect(self, *_: object, **__: object) -> aiohttp.connector.Connection:
             raise error
 
-    async with Downstream(Broken()) as downstream:
+    async with Downstream(lambda *_: Broken()) as downstream:
         outcome = await downstream.call(PROFILE, ENDPOINT, make_update(), "the/key")
     assert isinstance(outcome, Retry)
     assert outcome.message.endswith((type(error).__name__, "connection reset by profile"))
@@ -222,6 +226,7 @@ async def test_a_url_that_cannot_work_blames_the_stream(url: str) -> None:
     assert isinstance(await call(good(), endpoint=StepSpec(url)), NotCalled)
 
 
+@settings(deadline=None)  # each starts a server
 @given(st.text(min_size=1, max_size=50))
 async def test_any_user_fits_into_the_headers(user: str) -> None:
     try:
@@ -234,6 +239,7 @@ async def test_any_user_fits_into_the_headers(user: str) -> None:
     assert request.headers["enrichment-user"].isprintable()
 
 
+@settings(deadline=None)
 @given(st.integers(200, 599), st.binary(), st.sampled_from(["gzip", "deflate", "br", "identity"]))
 async def test_any_answer_is_an_outcome(status: int, body: bytes, encoding: str) -> None:
     outcome = await call(web.Response(status=status, headers={"Content-Encoding": encoding}, body=body))

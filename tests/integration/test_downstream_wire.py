@@ -72,10 +72,16 @@ async def test_a_traceparent_that_is_none_is_not_sent(wire: Wire, traceparent: s
         ({"action": "busy", "status": 429, "retryAfter": 7}, Busy("429 from profile", 7.0)),
         ({"action": "busy", "status": 200, "retryAfter": "-3"}, Busy("NOT_READY from profile")),
         ({"action": "busy", "retryAfter": "Mon, 23 Nov 2099 12:00:00 GMT"}, Busy("503 from profile", 300.0)),
-        ({"action": "fail", "status": 502}, Retry("502 from profile")),
-        ({"action": "reject"}, Rejected("422 from profile")),
-        ({"action": "reject", "status": 401}, Misconfigured("401 from profile: check the step's url and credentials")),
-        ({"action": "reject", "status": 404}, Misconfigured("404 from profile: check the step's url and credentials")),
+        ({"action": "fail", "status": 502}, Retry('502 from profile: {"error":"fail by rule-1"}')),
+        ({"action": "reject"}, Rejected('422 from profile: {"error":"reject by rule-1"}')),
+        (
+            {"action": "reject", "status": 401},
+            Misconfigured('401 from profile: check the step\'s url and credentials: {"error":"reject by rule-1"}'),
+        ),
+        (
+            {"action": "reject", "status": 404},
+            Misconfigured('404 from profile: check the step\'s url and credentials: {"error":"reject by rule-1"}'),
+        ),
         ({"action": "reset"}, Retry("connection to profile broke off in the middle of the answer")),
         ({"action": "reset", "at": "answer"}, Retry("connection reset by profile")),
         ({"action": "huge"}, Retry("200 from profile, but the answer is longer than 64 KiB")),
@@ -89,7 +95,15 @@ async def test_a_traceparent_that_is_none_is_not_sent(wire: Wire, traceparent: s
         ({"action": "drip", "intervalSeconds": 0.001}, Done({"userId": "u-2"})),
         ({"action": "slow", "seconds": 0.05}, Done({"userId": "u-2"})),
         ({"action": "hang", "seconds": 0.05}, Retry("connection reset by profile")),
-        ({"action": "answer", "status": 408, "body": "x"}, Retry("408 from profile")),
+        ({"action": "answer", "status": 408, "body": "x"}, Retry("408 from profile: x")),
+        ({"action": "answer", "status": 403, "headers": {"Retry-After": "7"}}, Busy("403 from profile", 7.0)),
+        (
+            {"action": "answer", "status": 422, "body": "no\r\n\x1b[31m such\tuser"},
+            Rejected("422 from profile: no [31m such user"),
+        ),
+        ({"action": "answer", "status": 500, "body": "x" * 300}, Retry(f"500 from profile: {'x' * 200}")),
+        ({"action": "answer", "body": '\ufeff{"userId": "u"}'}, Done({"userId": "u"})),
+        ({"action": "answer", "body": '\ufeff{"status": "NOT_READY"}'}, Busy("NOT_READY from profile")),
         (
             {"action": "answer", "headers": {"Content-Encoding": "gzip"}, "body": '{"userId": "u"}'},
             Done({"userId": "u"}),
@@ -205,6 +219,10 @@ async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
         (b"220 mail.example ESMTP\r\n", "the answer of profile is not HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the answer of profile is not HTTP"),
         (
+            b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"x" * 10_000 + b"\r\n") * 7 + b"Content-Length: 0\r\n\r\n",
+            "200 from profile, but its headers are longer than 64 KiB",
+        ),
+        (
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{",
             "connection to profile broke off in the middle of the answer",
         ),
@@ -218,7 +236,7 @@ async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
             "200 from profile, but the answer is longer than 64 KiB",
         ),
     ],
-    ids=["nothing", "not-http", "huge-header", "cut-off", "bad-chunk", "odd-status", "endless"],
+    ids=["nothing", "not-http", "huge-header", "huge-headers", "cut-off", "bad-chunk", "odd-status", "endless"],
 )
 async def test_bytes_that_no_http_server_sends(sent: bytes, want: str) -> None:
     async with raw_server(sent) as url, Downstream() as client:
@@ -242,6 +260,63 @@ async def test_any_bytes_that_a_server_sends_are_an_outcome(beginning: bytes, re
     assert isinstance(outcome, get_args(Outcome))
     if isinstance(outcome, Busy):
         assert outcome.retry_after is None or 1 <= outcome.retry_after <= 300
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X: " + b"x" * 60_000 + b"\r\n", b"".join(b"X-%d: y\r\n" % number for number in range(900))],
+    ids=["one of 60 KB", "nine hundred"],
+)
+async def test_headers_of_up_to_64_kib_are_read(headers: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + headers + b'Content-Length: 15\r\n\r\n{"userId": "u"}'
+    async with raw_server(answer) as url, Downstream() as client:
+        outcome = await client.call(PROFILE, StepSpec(url, timeout_seconds=5), made(), "k")
+    assert outcome == Done({"userId": "u"})
+
+
+GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"userId": "u"}'
+
+
+@asynccontextmanager
+async def forgetful(answers: int) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Keeps each connection for so many answers without saying so, and closes it when the next request comes."""
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(answers):
+            seen.append(await reader.readuntil(b"}"))
+            writer.write(GOOD)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", seen
+
+
+async def test_a_kept_connection_that_is_closed_is_made_good_on_a_new_one() -> None:
+    async with forgetful(1) as (url, seen), Downstream() as client:
+        outcomes = [await client.call(PROFILE, StepSpec(url), made(), f"k{number}") for number in range(20)]
+    assert outcomes == [Done({"userId": "u"})] * 20
+    keys = [next(line for line in each.split(b"\r\n") if b"dempotency" in line).split()[1] for each in seen]
+    assert keys == [b"k%d" % number for number in range(20)], "each with its key, and answered once"
+
+
+async def test_a_call_is_not_made_anew_where_something_else_is_to_be_done_by_then() -> None:
+    async with forgetful(1) as (url, seen), Downstream() as client:
+        await client.call(PROFILE, StepSpec(url), made(), "a")
+        outcome = await client.call(PROFILE, StepSpec(url), made(), "b", may_repeat=lambda: False)
+    assert isinstance(outcome, Retry)
+    assert len(seen) == 1
+
+
+async def test_a_call_is_made_anew_once_and_no_more() -> None:
+    """A server that closes new connections as well is at fault."""
+    async with forgetful(1) as (url, _), Downstream() as client:
+        await client.call(PROFILE, StepSpec(url), made(), "a")
+        async with forgetful(0) as (other, seen):
+            assert isinstance(await client.call(PROFILE, StepSpec(other), made(), "b"), Retry)
+    assert seen == []
 
 
 async def test_https_to_a_plain_server_is_a_failure_with_a_cause(wire: Wire) -> None:

@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 SPEC = UpdateSpec("user-updates", "userid1", 42, profile="dev", permissions="all", resources="some")
 
 
-def read(step: Step, status: int, answer: Any = None, **headers: str) -> Outcome:
+def read(step: Step, status: int, answer: Any = b"", **headers: str) -> Outcome:
     body = answer if isinstance(answer, bytes) else orjson.dumps(answer)
     return step.read_answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, body, NOW)
 
@@ -77,6 +77,7 @@ def test_a_success_without_what_it_owes_is_retried(answer: Any, want_message: st
 @pytest.mark.parametrize("step", STEPS)
 def test_busy_in_each_of_its_ways(step: Step) -> None:
     assert read(step, 429, retry_after="7") == Busy(f"429 from {step.name}", 7.0)
+    assert read(step, 403, retry_after="7") == Busy(f"403 from {step.name}", 7.0)
     assert read(step, 503) == Busy(f"503 from {step.name}", None)
     for status in (200, 202):
         busy = read(step, status, {"status": "NOT_READY", "userId": "u", "roleId": "r"}, retry_after="2")
@@ -85,7 +86,8 @@ def test_busy_in_each_of_its_ways(step: Step) -> None:
 
 @pytest.mark.parametrize("status", [400, 409, 410, 413, 414, 415, 422, 451])
 def test_final_answers(status: int) -> None:
-    assert read(PROFILE, status, {"secret": "s"}) == Rejected(f"{status} from profile")
+    assert read(PROFILE, status) == Rejected(f"{status} from profile")
+    assert read(PROFILE, status, b"no\r\n such\x00user ") == Rejected(f"{status} from profile: no  such user")
 
 
 @pytest.mark.parametrize("status", [100, 101, 0, 408, 425, 500, 501, 502, 504, 507, 599, 600, 999])
