@@ -77,9 +77,10 @@ class Streams:
         self._producer = ck.Producer({"bootstrap.servers": environment.bootstrap_servers, "linger.ms": 5})
         self.sent = 0
 
-    def begin(self) -> None:
+    def begin(self, *, missing: bool = False) -> None:
+        """`missing`: without their topics."""
         self.kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-        for name in self.names:
+        for name in () if missing else self.names:
             topics.create(self.environment.bootstrap_servers, name, 1)
         for name in self.names:
             steps = {step: {"url": f"{self.environment.downstream_url}/{step}"} for step in STEPS}
@@ -92,6 +93,12 @@ class Streams:
         found = self.kube.list(NAMESPACE, "updatestreams")
         ready = sum(_condition(item, "Ready") == "True" for item in found)
         assert ready == len(self.names), f"{ready} of {len(self.names)} streams are ready"
+        return True
+
+    def waiting(self) -> bool:
+        found = self.kube.list(NAMESPACE, "updatestreams")
+        waiting = sum(_condition(item, "Consuming", "reason") == "TopicMissing" for item in found)
+        assert waiting == len(self.names), f"{waiting} of {len(self.names)} streams say that their topic is missing"
         return True
 
     def send(self) -> None:
@@ -125,9 +132,9 @@ def lease_holders(kube: Kube) -> dict[str, str]:
     return {item["metadata"]["name"]: item.get("spec", {}).get("holderIdentity") or "" for item in items}
 
 
-def _condition(stream: Mapping[str, Any], kind: str) -> str:
+def _condition(stream: Mapping[str, Any], kind: str, field: str = "status") -> str:
     conditions = {entry["type"]: entry for entry in (stream.get("status") or {}).get("conditions", ())}
-    return str(conditions.get(kind, {}).get("status"))
+    return str(conditions.get(kind, {}).get(field))
 
 
 def at_rest(meter: Meter, seconds: float) -> tuple[Reading, Reading]:
@@ -139,12 +146,13 @@ def at_rest(meter: Meter, seconds: float) -> tuple[Reading, Reading]:
 def report_rest(before: Reading, after: Reading, seconds: float, streams: Streams) -> None:
     count = len(streams.names)
     print(f"\n{count} streams at rest for {seconds:.0f} s\n")
-    print("| process | CPU, % of one processor | resident, MiB | threads |\n|---|---|---|---|")
+    print("| process | CPU, % of one processor | resident at first, at the end, MiB | threads |\n|---|---|---|---|")
     for name in after.cpu:
         percent = (after.cpu[name] - before.cpu[name]) / seconds * 100
         process = streams.environment.processes.find(name)
         threads = psutil.Process(process.pid).num_threads() if process else 0
-        print(f"| {name} | {percent:.1f} | {after.memory[name] / MIB:.0f} | {threads} |")
+        memory = f"{before.memory[name] / MIB:.0f}, {after.memory[name] / MIB:.0f}"
+        print(f"| {name} | {percent:.1f} | {memory} | {threads} |")
     print("\n| requests | a second | a stream and second |\n|---|---|---|")
     rates = {what: (done - before.requests.get(what, 0)) / seconds for what, done in after.requests.items()}
     for what, rate in sorted(rates.items(), key=lambda entry: -entry[1]):
@@ -205,6 +213,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=5, help="seconds between two restarts")
     parser.add_argument("--settle", type=float, default=60, help="seconds after the last one")
     parser.add_argument("--only-rest", action="store_true")
+    parser.add_argument("--missing", action="store_true", help="the streams' topics do not exist; only at rest")
     given = parser.parse_args()
     with _environment(None) as environment:
         kube = Kube.connect(environment.kubeconfig)
@@ -219,10 +228,10 @@ def run(environment: Environment, kube: Kube, given: argparse.Namespace) -> None
         Replica(environment, environment.replica("controller", f"controller-{number}"))
         for number in range(given.controllers)
     ]
-    streams.begin()
+    streams.begin(missing=given.missing)
     for replica in (bridge, *controllers):
         replica.start()
-    eventually(streams.ready, 180, every=1)
+    eventually(streams.waiting if given.missing else streams.ready, 180, every=1)
     print(f"ready; Leases: {dict(Counter(lease_holders(kube).values()))}")
     parts = ("etcd", "apiserver", "kafka", *(replica.name for replica in (bridge, *controllers)))
     processes = {name: psutil.Process(_pid(environment, name)) for name in parts}
@@ -231,7 +240,7 @@ def run(environment: Environment, kube: Kube, given: argparse.Namespace) -> None
     before, after = at_rest(meter, given.rest)
     report_rest(before, after, given.rest, streams)
     print(f"Leases: {dict(Counter(lease_holders(kube).values()))}")
-    if given.only_rest:
+    if given.only_rest or given.missing:
         return
     with repeating(streams.send, given.every):
         watched = rolling_restart(streams, controllers, given.pause, given.settle)

@@ -8,14 +8,16 @@ from tests.kube import Kube
 
 #: Account, verbs, resource.
 ALLOWED = [
-    ("bridge", "get list watch", "updatestreams.enrichment.dev"),
+    # To patch: the annotation of the adoption alone, by a policy (test_admission.py).
+    ("bridge", "get list watch patch", "updatestreams.enrichment.dev"),
     ("bridge", "patch", "updatestreams.enrichment.dev/status"),
     ("bridge", "create get list watch", "userupdates.enrichment.dev"),
     ("bridge", "create list watch patch delete", "rejectedevents.enrichment.dev"),
     ("bridge", "create get list watch patch delete", "userbacklogs.enrichment.dev"),
     ("bridge", "get", "secrets"),
     ("bridge", "list", "leases.coordination.k8s.io"),
-    ("controller", "get list watch", "updatestreams.enrichment.dev"),
+    ("bridge", "create", "events.events.k8s.io"),
+    ("controller", "get list watch patch", "updatestreams.enrichment.dev"),
     ("controller", "patch", "updatestreams.enrichment.dev/status"),
     ("controller", "get list watch patch delete", "userupdates.enrichment.dev"),
     ("controller", "patch", "userupdates.enrichment.dev/status"),
@@ -26,15 +28,15 @@ ALLOWED = [
 ]
 DENIED = [
     ("bridge", "get update", "rejectedevents.enrichment.dev"),
-    ("bridge", "create patch", "events.events.k8s.io"),
+    ("bridge", "patch", "events.events.k8s.io"),
     ("controller", "patch delete", "leases.coordination.k8s.io"),
     ("bridge", "update patch delete deletecollection", "userupdates.enrichment.dev"),
     ("bridge", "update patch", "userupdates.enrichment.dev/status"),
-    ("bridge", "create update patch delete", "updatestreams.enrichment.dev"),
+    ("bridge", "create update delete", "updatestreams.enrichment.dev"),
     ("bridge", "get watch create update patch delete", "leases.coordination.k8s.io"),
     ("bridge", "list watch create update", "secrets"),
     ("controller", "create update deletecollection", "userupdates.enrichment.dev"),
-    ("controller", "create update patch delete", "updatestreams.enrichment.dev"),
+    ("controller", "create update delete", "updatestreams.enrichment.dev"),
     ("controller", "get create update patch delete", "userbacklogs.enrichment.dev"),
     ("controller", "list watch create update", "secrets"),
     ("controller", "list watch", "customresourcedefinitions.apiextensions.k8s.io"),
