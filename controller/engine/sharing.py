@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 PERIOD = 1.0
 #: A surplus must have lasted for so long: others that have just begun, or stopped, are being made good for already.
 SETTLE_SECONDS = 4.0
-#: Where nobody takes what is given away, the next try comes later each time, at most so much later.
+#: Where nothing can be given, or nobody takes it, the next try comes later each time, at most so much later.
 MAX_SETTLE_SECONDS = 300.0
 #: Leases that are given away at a time: each costs its stream a moment's pause.
 AT_ONCE = 4
@@ -99,6 +99,8 @@ class Sharing:
                 continue
             given = list(await give(min(count, AT_ONCE)))
             self._given.update(given)
+            if not given:  # each try keeps calls waiting
+                since, self._settle = time.monotonic(), min(2 * self._settle, MAX_SETTLE_SECONDS)
             logger.info("Leases given to other controllers", extra=fields(given=len(given), surplus=count))
 
     def _came_back(self) -> bool:
