@@ -375,7 +375,8 @@ class Consumption:
                 self._troubled("silent", silent & before, kafka.unanswered)
                 before = silent
                 for partition in self._partitions:
-                    if partition.number in ends:
+                    partition.answers = partition.number in ends
+                    if partition.answers:
                         partition.high = ends[partition.number].high
             await asyncio.sleep(LAG_SECONDS)
 

@@ -23,7 +23,7 @@ from controller.errors import ApiError, NotFound
 from controller.presence import Presence
 from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
-from controller.streamstatus import NO_BRIDGE, Change, StreamStatus, condition
+from controller.streamstatus import NO_BRIDGE, UNREADABLE, Change, StreamStatus, condition
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,14 @@ class Ingest:
             self._consumption.change(stream)
 
     def observe(self, body: Body) -> None:
-        """The stream as the watch shows it: others say that no bridge lives, and do not say when one does."""
+        """The stream as the watch shows it.
+
+        Others say that no bridge lives, and do not say when one does; a bridge of another version beside this one, that
+        it does not understand the stream.
+        """
         self._status.observe(body)
         told = condition(body.get("status") or {}, "Consuming")
-        if told and told["reason"] == NO_BRIDGE:
+        if told and told["reason"] in (NO_BRIDGE, UNREADABLE):
             self.verify()
 
     def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
@@ -199,6 +203,8 @@ class Ingest:
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
         consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._presence)
+        if not self._status.would_change(consuming.write):
+            return
         try:
             await self._status.apply(consuming.write)
         except NotFound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 from controller.streams import UpdateStream
+from controller.streamstatus import REFUSED
 
 _STREAM = ("namespace", "stream")
 
@@ -34,6 +35,6 @@ def rejected(stream: UpdateStream, reason: str, count: int) -> None:
 
 def forget(namespace: str, stream: str) -> None:
     """A deleted stream has no series: they would grow with the number of streams that ever were."""
-    counted = (RECORDS, CREATES, CREATE_SECONDS, REJECTED, BACKLOG_BYTES)
+    counted = (RECORDS, CREATES, CREATE_SECONDS, REJECTED, BACKLOG_BYTES, REFUSED)
     for metric in (*counted, LAG, SLOTS, READ_AHEAD, WAITING_USERS, BACKLOG_USERS, BACKLOG_RECORDS):
         metric.remove_by_labels({"namespace": namespace, "stream": stream})

@@ -36,6 +36,8 @@ class Partition:
         #: The offset that the coordinator has taken last.
         self.committed: int | None = None
         self.high: int | None = None
+        #: Whether it did when it was last asked for its end: without a leader it does not.
+        self.answers = True
         self.held_until = float("-inf")
         #: When the first commit was asked for, by the monotonic clock.
         self.committing_since = float("inf")

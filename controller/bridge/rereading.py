@@ -52,7 +52,7 @@ class Rereading:
         while True:
             for partition in self._partitions:
                 room = MAX_COST * self._share() - self._lanes.reread_cost
-                if room > 0 and (users := self._wanted(partition)):
+                if partition.answers and room > 0 and (users := self._wanted(partition)):
                     await self._pass(partition, users, int(room))
             if not len(self._overflow):
                 self._reader.rest()

@@ -22,6 +22,7 @@ from controller.engine.lease import Lease
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report, report_refused
+from controller.engine.sharing import KEPT_SECONDS
 from controller.engine.waking import Waking
 from controller.logs import fields
 from controller.sharding import Shard
@@ -37,8 +38,6 @@ LIST_PAGE = 250
 RETRY_SECONDS = 1.0
 #: Seconds that calls in flight get to end by themselves when the process stops: a successor waits for them.
 DRAIN_SECONDS = 1.0
-#: Seconds for which one that could not be given away is kept.
-KEPT_SECONDS = 30.0
 PRUNE_SECONDS = 5.0
 
 

@@ -127,7 +127,7 @@ class Lease:
         while True:
             if self.taken or self._may_reach():
                 await self._try()
-                await asyncio.sleep(RENEW_PERIOD if self.held else POLL_PERIOD)
+                await asyncio.sleep(RENEW_PERIOD if self.held or self.refused else POLL_PERIOD)
             else:
                 await asyncio.sleep(FREE_POLL_PERIOD if self._free else POLL_PERIOD)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from controller.streamstatus import REFUSED
+
 _PREFIX = "enrichment_controller"
 
 CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", ["stream", "step", "outcome"])
@@ -52,3 +54,5 @@ def forget(stream: str) -> None:
     """A stream that is gone has no series: they would grow with the number of streams that ever were."""
     for metric in (CALLS, CALL_SECONDS, FINISHED, COLLECTED, CONFLICTS, UNFINISHED, USERS, LEASE_HELD, LATENESS):
         metric.remove_by_labels({"stream": stream})
+    namespace, _, name = stream.partition("/")
+    REFUSED.remove_by_labels({"namespace": namespace, "stream": name})

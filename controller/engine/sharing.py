@@ -23,6 +23,8 @@ PERIOD = 1.0
 SETTLE_SECONDS = 4.0
 #: Where nobody takes what is given away, the next try comes later each time, at most so much later.
 MAX_SETTLE_SECONDS = 300.0
+#: Seconds for which one that could not be given away is kept. Where none can be, so much later comes the next try.
+KEPT_SECONDS = 30.0
 #: Leases that are given away at a time: each costs its stream a moment's pause.
 AT_ONCE = 4
 
@@ -99,6 +101,8 @@ class Sharing:
                 continue
             given = list(await give(min(count, AT_ONCE)))
             self._given.update(given)
+            if not given:  # each try keeps calls waiting
+                since, self._settle = time.monotonic(), max(min(2 * self._settle, KEPT_SECONDS), self._settle)
             logger.info("Leases given to other controllers", extra=fields(given=len(given), surplus=count))
 
     def _came_back(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from controller.bridge.positions import MAX_ENTRIES
 from controller.devenv import broker
 from controller.devenv.environment import Environment
+from controller.streamstatus import UNREADABLE, with_condition
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
@@ -100,3 +102,20 @@ def test_former_topics_are_said_to_be_gone(ingested: Ingested, start_bridge: Sta
     old, new = ingested.status()["partitions"]
     assert old["gone"] is True
     assert (new["position"], new.get("gone")) == (1, None)
+
+
+def test_what_a_bridge_says_that_does_not_understand_the_stream_does_not_stay(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """One of the version before, beside this one: it says so once for each spec, over what this one has said."""
+    ingested.apply()
+    start_bridge()
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1)
+    # Until there is nothing more to write.
+    eventually(lambda: (ingested.entry().get("committed"), ingested.entry().get("lag")) == (1, 0))
+    eventually(lambda: ingested.condition()["status"] == "True")
+    status, now = ingested.status(), datetime.now(UTC)
+    said = with_condition(status, "Consuming", False, UNREADABLE, "what is that?", generation=1, now=now)
+    ingested.kube.patch(ingested.namespace, "updatestreams", ingested.name, {"status": said}, status=True)
+    eventually(lambda: ingested.condition()["status"] == "True", 5)

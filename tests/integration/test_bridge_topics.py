@@ -128,10 +128,12 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
         stream.apply()
     for stream in streams:
         stream.reason("TopicMissing")
+    asked = ingested.kube.requests("updatestreams")["GET", "200"]
     first = _threads(bridge.pid)
     # Each looks once a second.
     throughout(lambda: _threads(bridge.pid) <= first + 3, 5)
     assert first <= 40, "more than those of the process and one client"
+    assert ingested.kube.requests("updatestreams")["GET", "200"] - asked < 2 * len(streams), "it is told of once"
 
 
 async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:

@@ -140,6 +140,9 @@ def test_who_may_not_have_a_lease_says_so_and_calls_nothing(
         assert stream.calls() == []
         log = controller.log.read_text()
         assert log.count("Lease not acquired") == 1, "once, not twice a second"
+        refused = kube.requests("leases")["POST", "422"]
+        throughout(lambda: stream.calls() == [], 6)
+        assert kube.requests("leases")["POST", "422"] - refused <= 4, "it is tried less often"
     stream.until(name, "Succeeded", within=20)
     eventually(lambda: stream.condition()["reason"] == "Processing")
 

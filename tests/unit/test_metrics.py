@@ -9,13 +9,14 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import controller.bridge.metrics
 import controller.engine.metrics
+from controller.streamstatus import REFUSED
 
 BRIDGE, CONTROLLER = controller.bridge.metrics, controller.engine.metrics
 
 
 def labelled(module: ModuleType) -> list[MetricWrapperBase]:
     """All metrics of a process that have a stream's label."""
-    found = [each for each in vars(module).values() if isinstance(each, MetricWrapperBase)]
+    found = [each for each in (*vars(module).values(), REFUSED) if isinstance(each, MetricWrapperBase)]
     return [each for each in found if "stream" in each._labelnames]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
+
+from controller.engine import sharing as module
 from controller.engine.sharing import MAX_SETTLE_SECONDS, SETTLE_SECONDS, Sharing
 
 
@@ -86,3 +90,24 @@ def test_what_nobody_has_yet_is_waited_for() -> None:
     wanted[0].taken, made._given = False, {wanted[0]}
     assert not made._came_back()
     assert made._given == {wanted[0]} and made._settle == SETTLE_SECONDS
+
+
+async def test_where_nothing_can_be_given_it_is_tried_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try keeps the calls of some streams waiting for a second, and there was one each second."""
+    monkeypatch.setattr(module, "PERIOD", 0.0)
+    made, _ = sharing(World({}, {"b"}), own=4, of=4)
+    made._settle = 0.001
+    tried = asyncio.Semaphore(0)
+
+    async def give(count: int) -> list[Wanted]:
+        tried.release()
+        return []
+
+    running = asyncio.create_task(made.run(give))
+    try:
+        async with asyncio.timeout(10):
+            for _ in range(5):
+                await tried.acquire()
+    finally:
+        running.cancel()
+    assert made._settle >= 0.016
