@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from controller.devenv.chaos.links import LinkedEnvironment
+from controller.devenv.chaos.nameserver import Nameserver
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.environment import Environment
 from controller.devenv.kind.cluster import KindEnvironment
@@ -93,7 +94,7 @@ class Replica:
 class Link:
     """The one way of a replica to the API server: a proxy in a thread of its own."""
 
-    def __init__(self, proxy: Proxy, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, proxy: Proxy | Nameserver, loop: asyncio.AbstractEventLoop) -> None:
         self._proxy = proxy
         self._loop = loop
 

@@ -10,12 +10,14 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from controller.devenv import apiserver, broker
+from controller.devenv.chaos import named
+from controller.devenv.chaos.nameserver import DOWNSTREAM, Nameserver
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.environment import Environment
 from controller.devenv.layout import HOST, write_atomically
 from controller.devenv.processes import Command
 
-_KAFKA, _ETCD = "bridge-kafka", "apiserver-etcd"
+_KAFKA, _ETCD, _NAMES = "bridge-kafka", "apiserver-etcd", "controller-names"
 _PROXIED = "kafka-proxied"
 
 
@@ -27,7 +29,7 @@ class LinkedEnvironment(Environment):
         super().__init__(environment.layout.directory, progress=environment.progress)
         self.links = frozenset(links)
         self.webhooks = webhooks
-        self.proxies = {link: Proxy(link, HOST, self.ports.get(_server(link))) for link in sorted(self.links)}
+        self.proxies = {link: self._proxy(link) for link in sorted(self.links)}
 
     def command(self, name: str) -> Command:
         """The usual one, but for the address of what it needs."""
@@ -50,6 +52,11 @@ class LinkedEnvironment(Environment):
         """
         command = self.replica(role, name)
         command = replace(command, environment={**command.environment, "PYTHONFAULTHANDLER": "1"})
+        if role == "controller" and _NAMES in self.links:
+            python, module, _, *options = command.argv
+            argv = (python, module, named.__name__, *options)
+            nameserver = {named.VARIABLE: f"{HOST}:{self.port(_NAMES)}"}
+            command = replace(command, argv=argv, environment={**command.environment, **nameserver})
         link = f"{role}-apiserver"
         if link not in self.links:
             return command
@@ -69,11 +76,15 @@ class LinkedEnvironment(Environment):
     def linked_downstream(self) -> str:
         """The downstream as the controllers reach it."""
         link = "controller-downstream"
-        return f"http://{HOST}:{self.port(link)}" if link in self.links else self.downstream_url
+        port = self.port(link) if link in self.links else self.ports.get("downstream")
+        return f"http://{DOWNSTREAM if _NAMES in self.links else HOST}:{port}"
 
     def port(self, link: str) -> int:
         """The port of a link's proxy."""
         return self.ports.get(f"proxy-{link}")
+
+    def _proxy(self, link: str) -> Proxy | Nameserver:
+        return Nameserver(link, HOST) if link == _NAMES else Proxy(link, HOST, self.ports.get(_server(link)))
 
 
 def _server(link: str) -> str:

@@ -40,7 +40,14 @@ COMMITS = "commits"
 #: Who refuses: a policy by its reason (empty: it names none), or a webhook.
 WEBHOOK = "webhook"
 REFUSERS = ("Forbidden", "RequestEntityTooLarge", "Invalid", "", WEBHOOK)
-LINKS = ("bridge-apiserver", "controller-apiserver", "controller-downstream", "bridge-kafka", "apiserver-etcd")
+LINKS = (
+    "bridge-apiserver",
+    "controller-apiserver",
+    "controller-downstream",
+    "controller-names",
+    "bridge-kafka",
+    "apiserver-etcd",
+)
 
 #: Kind and target, and how often it is drawn. A replica's faults are cheap; Kafka's restart takes seconds.
 WEIGHTS: Mapping[tuple[Kind, str], float] = {

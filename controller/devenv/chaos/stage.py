@@ -11,6 +11,7 @@ from pathlib import Path
 
 from controller.devenv.chaos.history import Disturbance
 from controller.devenv.chaos.links import LinkedEnvironment
+from controller.devenv.chaos.nameserver import Nameserver
 from controller.devenv.chaos.proxy import Proxy
 from controller.devenv.chaos.schedule import Fault, Kind
 from controller.devenv.environment import INFRASTRUCTURE
@@ -138,7 +139,7 @@ class Stage:
         else:
             await self._in_thread(self.environment.processes.start, self._command(fault.target))
 
-    async def _disturb_link(self, proxy: Proxy, fault: Fault) -> None:
+    async def _disturb_link(self, proxy: Proxy | Nameserver, fault: Fault) -> None:
         proxy.refusing = fault.kind is Kind.CUT
         proxy.stalled = fault.kind is Kind.STALL
         proxy.delay = _DELAY_SECONDS if fault.kind is Kind.DELAY else 0.0

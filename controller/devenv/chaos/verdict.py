@@ -60,6 +60,13 @@ class DisturbedExpectations(Expectations):
             return True
         return any(self._concerns(each, call.end_time_ns) for each in self.disturbances)
 
+    def may_change_hands(self, call: Call, later: Call) -> bool:
+        """Whether a controller was killed in between, or may have lost the Lease before it recorded anything."""
+        return any(
+            _part(each.target) in _RECORDING and each.start_ns <= later.time_ns and call.time_ns <= each.end_ns
+            for each in self.disturbances
+        )
+
     def _concerns(self, each: Disturbance, ended: int) -> bool:
         part = _part(each.target)
         if part in _ANSWERING:
