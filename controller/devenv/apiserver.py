@@ -100,6 +100,11 @@ def forget_certificate(layout: Layout) -> None:
         path.unlink()
 
 
+def publish_authority(layout: Layout) -> None:
+    """What the kubeconfigs name: a copy that is there while the API server makes itself another certificate."""
+    write_atomically(layout.authority, (layout.etc / "apiserver" / "apiserver.crt").read_text(encoding="ascii"))
+
+
 def account_tokens(layout: Layout) -> dict[str, str]:
     """The token of each account; made once, with the file that kube-apiserver reads them from."""
     path = layout.etc / "tokens.csv"
@@ -122,7 +127,7 @@ def write_kubeconfigs(layout: Layout, ports: Ports) -> None:
     """A kubeconfig for the administrator and one for each account."""
     cluster = {
         "server": f"https://{HOST}:{ports.get('apiserver')}",
-        "certificate-authority": str(layout.etc / "apiserver" / "apiserver.crt"),
+        "certificate-authority": str(layout.authority),
     }
     for account, token in account_tokens(layout).items():
         if account == "admin":

@@ -214,6 +214,8 @@ class Environment:
     def wait_ready(self, name: str) -> None:
         """Return when it is ready; StartFailed with the end of its log when it ends or takes too long."""
         self.processes.wait_ready(self.command(name))
+        if name == "apiserver":
+            apiserver.publish_authority(self.layout)
 
     def start(self, name: str) -> bool:
         """Start it unless it runs, and wait until it is ready; whether it was started."""
@@ -239,7 +241,6 @@ class Environment:
         self.kill("apiserver")
         apiserver.forget_certificate(self.layout)
         self.start("apiserver")
-        apiserver.write_kubeconfigs(self.layout, self.ports)
 
     def freeze(self, name: str) -> None:
         """SIGSTOP."""

@@ -51,6 +51,11 @@ class Layout:
         return self.directory / "etc"
 
     @property
+    def authority(self) -> Path:
+        """Whom the clients of the embedded API server trust."""
+        return self.etc / "authority.crt"
+
+    @property
     def bin(self) -> Path:
         return self.directory / "bin"
 

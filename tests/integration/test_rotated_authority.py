@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def authority(environment: Environment) -> Path:
-    return environment.layout.etc / "apiserver" / "apiserver.crt"
+    return environment.layout.authority
 
 
 def with_data(environment: Environment, role: str, path: Path) -> None:
