@@ -14,9 +14,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-import uvloop
-
-from controller import logs
+from controller import eventloop, logs
 from controller.config import Settings
 from controller.errors import ConfigError
 from controller.serving import Health, serve
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         process: _Process = importlib.import_module(_PROCESSES[options.process][0]).run
         _collect_seldom()
-        uvloop.run(_until_stopped(process, settings))
+        eventloop.run(_until_stopped(process, settings))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,9 +18,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import kopf
-import uvloop
 
-from controller import errors
+from controller import errors, eventloop
 from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
@@ -80,7 +79,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event) -> Non
 
     def run() -> None:
         try:
-            uvloop.run(operator.run())
+            eventloop.run(operator.run())
         except BaseException as error:  # whatever ends it, it is started again
             logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
         finally:
