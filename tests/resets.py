@@ -11,7 +11,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections import Counter
 
 import aiohttp
@@ -32,7 +31,7 @@ def _serve(server: socket.socket) -> None:
 def _open_files(over: threading.Event, lost: list[int]) -> None:
     while not over.is_set():
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(30)]
-        time.sleep(0.001)
+        over.wait(0.001)
         for file in files:
             try:
                 os.close(file)

@@ -182,8 +182,8 @@ class Expectations:
             return True
         if self.recorded is None or not call.succeeded:
             return any(0 <= crash - call.end_time_ns <= self.checkpoint_seconds * 1e9 for crash in self.crashes)
-        recorded = self.recorded.get(call.key or "", later.time_ns)
-        return recorded >= later.time_ns and any(call.time_ns <= crash <= later.time_ns for crash in self.crashes)
+        seen_late = self.recorded.get(call.key or "", later.time_ns) >= later.time_ns
+        return seen_late and self.may_change_hands(call, later)
 
     def may_change_hands(self, call: Call, later: Call) -> bool:
         """Whether the `later` call may come from a controller that knows of the earlier one by its record alone."""
@@ -261,17 +261,14 @@ def _check_sequence(history: list[Call], want: Expectations) -> Iterator[Violati
             if source == "manual" or want.is_rerun(later):
                 continue
             if (later.sequence or 0) < (earlier.sequence or 0):
-                message = (
-                    f"call {later.number} ({later.step} of {later.update}) came after #{earlier.sequence} had begun"
-                )
-                message += f", in call {earlier.number}"
+                message = f"call {later.number} ({later.step} of {later.update}) came after #{earlier.sequence}"
+                message += f" had begun, in call {earlier.number}"
                 yield Violation(Rule.SEQUENCE, message, (earlier.number, later.number))
 
 
 def _check_return(history: list[Call], want: Expectations) -> Iterator[Violation]:
     """Once another update of the user is called, whatever its source, the one before is over for good."""
-    made: dict[UpdateId, list[Call]] = defaultdict(list)
-    left: set[UpdateId] = set()
+    made, left = defaultdict[UpdateId, list[Call]](list), set[UpdateId]()
     for earlier, later in pairwise(history):
         made[earlier.update].append(earlier)
         if earlier.update != later.update:
@@ -286,9 +283,8 @@ def _check_return(history: list[Call], want: Expectations) -> Iterator[Violation
 
 def _is_unbegun(calls: list[Call], later: Call, want: Expectations) -> bool:
     """Whether a controller ended before anything of it was recorded: one of another source may then come first."""
-    if not want.may_change_hands(calls[-1], later):
-        return False
-    return all(call.step == STEPS[0] and want.is_unrecorded(call, later) for call in calls)
+    unrecorded = all(call.step == STEPS[0] and want.is_unrecorded(call, later) for call in calls)
+    return unrecorded and want.may_change_hands(calls[-1], later)
 
 
 def _check_step_order(calls: list[Call], want: Expectations) -> Iterator[Violation]:
