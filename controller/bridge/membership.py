@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from controller import kafka
+from controller import kafka, logs
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ async def watch_assignment(
         if not missing:
             delay, not_before = REJOIN_SECONDS, 0.0
         elif lasting and time.monotonic() >= not_before:
-            logger.warning("Partitions %s are assigned to nobody: joining again", sorted(lasting))
+            numbers = logs.fields(group=group, partitions=sorted(lasting))
+            logger.warning("Partitions are assigned to nobody: joining again", extra=numbers)
             rejoin()
             not_before = time.monotonic() + delay
             delay = min(2 * delay, MAX_REJOIN_SECONDS)

@@ -154,13 +154,14 @@ class Lease:
         if isinstance(error, errors.Conflict | errors.AlreadyExists) and not self.held:
             self._error = ""  # another one was faster
             return
-        if not self._error:
+        answered = isinstance(error, errors.ApiError) and error.status > 0
+        if not self._error or answered > self._answered:  # an API server that is away refuses nothing
             self._failing = time.monotonic()
         if (cause := str(error) or "no answer in time") != self._error:
             what = "renewed" if self.held else "acquired"
             logger.warning(f"Lease not {what}", extra=fields(lease=self._path, cause=cause))
         self._error = cause
-        self._answered = isinstance(error, errors.ApiError) and error.status > 0
+        self._answered = answered
 
     @property
     def refused(self) -> str:
