@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +56,8 @@ class Run:
     suspended: set[str] = field(default_factory=set)
     patching: asyncio.Lock = field(default_factory=asyncio.Lock)
     growing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: By what is refused: an end is put off while the API server is away.
+    refusing: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     #: Set when nothing more is to be produced.
     stop: threading.Event = field(default_factory=threading.Event)
     suspensions: list[SuspensionSeen] = field(default_factory=list)
@@ -138,6 +140,13 @@ class Run:
 
     async def _disturb(self, fault: Fault) -> None:
         self.tell(str(fault))
+        if fault.kind is not Kind.REFUSE:
+            await self._do(fault)
+            return
+        async with self.refusing[fault.target]:
+            await self._do(fault)
+
+    async def _do(self, fault: Fault) -> None:
         start = time.time_ns()
         match fault.kind:
             case Kind.REFUSE if fault.target == COMMITS:
