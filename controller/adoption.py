@@ -9,15 +9,13 @@ nothing is called until a person says that all is in place (docs/restore.md).
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from functools import partial
 
 from controller import names
 from controller.cluster import STREAMS, Cluster
 from controller.errors import ApiError, Conflict, NotFound, Unavailable
 from controller.logs import fields
 from controller.streams import UpdateStream
-from controller.streamstatus import StreamStatus, with_condition
+from controller.streamstatus import StreamStatus
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +49,4 @@ async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
 async def report_restored(cluster: Cluster, stream: UpdateStream) -> None:
     """Say in the condition Processing that the stream is not worked on. Raises NotFound when it is gone."""
     status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
-    now = datetime.now(UTC)
-    await status.apply(
-        partial(
-            with_condition,
-            kind="Processing",
-            ok=False,
-            reason=RESTORED,
-            message=RESTORED_MESSAGE,
-            generation=stream.generation,
-            now=now,
-        )
-    )
+    await status.deny("Processing", RESTORED, RESTORED_MESSAGE, stream.generation)

@@ -309,6 +309,11 @@ class Cluster:
         return self._aside if method in ("GET", "DELETE") else self._writes
 
 
+def object_key(body: Body) -> tuple[str, str]:
+    """Namespace and name, as client-go's MetaNamespaceKeyFunc."""
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
 def _session(connections: int) -> aiohttp.ClientSession:
     """A pool of at most so many connections, 0: any number. Each request names its TLS context, which may change."""
     return aiohttp.ClientSession(

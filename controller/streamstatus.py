@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from prometheus_client import Counter
@@ -89,6 +89,15 @@ class StreamStatus:
             self._writer = asyncio.create_task(self._write())
         return await pending.done
 
+    async def deny(self, kind: Literal["Consuming", "Processing"], reason: str, message: str, generation: int) -> None:
+        """Set that condition to False. Waits and raises as `apply` does."""
+
+        def change(status: dict[str, Any]) -> dict[str, Any]:
+            now = datetime.now(UTC)
+            return with_condition(status, kind, False, reason, message, generation=generation, now=now)
+
+        await self.apply(change)
+
     async def read(self) -> dict[str, Any]:
         """Raises ApiError; NotFound also when another stream of that name is there."""
         return (await self._read())[0]
@@ -163,7 +172,6 @@ async def report_unreadable(
     kind: Literal["Consuming", "Processing"],
     body: Body,
     cause: Exception,
-    now: Callable[[], datetime],
 ) -> None:
     """Write in the condition that this version does not understand the stream's spec, however long that takes.
 
@@ -175,12 +183,8 @@ async def report_unreadable(
         f"this version does not understand the spec ({type(cause).__name__}: {cause}): {stands}."
         " Upgrade bridge and controller, or change it back"
     )
-
-    def change(status: dict[str, Any]) -> dict[str, Any]:
-        generation = metadata.get("generation", 0)
-        return with_condition(status, kind, False, UNREADABLE, message[:1024], generation=generation, now=now())
-
-    await StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"]).apply(change)
+    status = StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"])
+    await status.deny(kind, UNREADABLE, message[:1024], metadata.get("generation", 0))
 
 
 def condition(status: Mapping[str, Any], kind: Literal["Consuming", "Processing"]) -> Mapping[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import confluent_kafka as ck
 
+from controller.devenv import broker
 from tests.eventually import eventually
 from tests.kube import Kube
 
@@ -41,6 +42,11 @@ class Ingested:
 
     def change(self, **spec: Any) -> None:
         self.kube.patch(self.namespace, "updatestreams", self.name, {"spec": spec})
+
+    def make_topic_again(self, partitions: int = 1) -> None:
+        """Under another id, without records."""
+        broker.delete_topic(self.bootstrap, self.topic)
+        broker.create_topic(self.bootstrap, self.topic, partitions)
 
     def produce(self, records: Iterable[tuple[Any, Any]], partition: int = 0) -> None:
         """(key, value): a value that is neither bytes nor None is written as JSON."""

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, TypeAlias
 
 from controller import names
-from controller.cluster import Cluster, Listing, Resource
+from controller.cluster import Cluster, Listing, Resource, object_key
 from controller.reflector import reflect
 
 #: Namespace and name.
@@ -34,19 +34,19 @@ class Census:
         """Keep the counts, for as long as this runs."""
         async for change in reflect(self._cluster, self._resource, metadata_only=True):
             if isinstance(change, Listing):
-                there = {_key(body) for body in change.items}
+                there = {object_key(body) for body in change.items}
                 for key in self._streams.keys() - there:
                     self._remove(key)
                 for body in change.items:
                     self._put(body)
                 self._listed = True
             elif change.type == "DELETED":
-                self._remove(_key(change.object))
+                self._remove(object_key(change.object))
             elif change.type != "BOOKMARK":
                 self._put(change.object)
 
     def _put(self, body: dict[str, Any]) -> None:
-        key = _key(body)
+        key = object_key(body)
         self._remove(key)
         label = (body["metadata"].get("labels") or {}).get(names.STREAM_LABEL, "")
         self._streams[key] = key[0], label
@@ -60,7 +60,3 @@ class Census:
             self._counts[stream] -= 1
             if not self._counts[stream]:
                 del self._counts[stream]
-
-
-def _key(body: dict[str, Any]) -> Key:
-    return body["metadata"]["namespace"], body["metadata"]["name"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from controller import names
 from controller.adoption import RESTORED
-from controller.cluster import Cluster
+from controller.cluster import Cluster, object_key
 from controller.presence import SILENCE_SECONDS, Heard, list_leases
 from controller.streams import UpdateStream
 from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
@@ -51,7 +51,6 @@ class Controllers:
     async def follow(self, looked: Callable[[], None]) -> None:
         """Look for ever; `looked` is called after each look."""
         async for leases in list_leases(self._cluster, names.STREAM_LABEL, LOOK_SECONDS, metadata_only=True):
-            found = [body["metadata"] for body in leases]
-            versions = {(each["namespace"], each["name"]): each["resourceVersion"] for each in found}
+            versions = {object_key(body): body["metadata"]["resourceVersion"] for body in leases}
             self._heard.look(versions, time.monotonic())
             looked()

@@ -326,10 +326,7 @@ class Rejecter:
             fold = fold.with_record(rejected.last_offset, rejected.count)
         try:
             await self._grow(fold)
-        except (
-            NotFound,
-            Invalid,
-        ):  # someone has dealt with it and deleted it, or it has grown beyond what is known here
+        except (NotFound, Invalid):  # someone has dealt with it and deleted it, or it has grown beyond what is known
             return await self._create(group)
         self._folding.put(first.kind, fold)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -126,8 +125,7 @@ class Streams:
             self._running[key][0].change(stream)
             self._running[key][0].observe(body)
             return
-        for other in [other for other in self._running if other[:2] == key[:2]]:
-            self._end(other)
+        self._end_all(key)
         logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
         counts = partial(self._counts, key[:2])
         ingest = Ingest(
@@ -141,8 +139,7 @@ class Streams:
             self._recorder,
         )
         ingest.observe(body)
-        before = [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
-        self._running[key] = ingest, asyncio.create_task(_run_after(before, ingest))
+        self._running[key] = ingest, asyncio.create_task(_run_after(self._tasks_ending(key), ingest))
 
     def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
@@ -152,8 +149,7 @@ class Streams:
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation
-        for other in [other for other in self._running if other[:2] == key[:2]]:
-            self._end(other)
+        self._end_all(key)
         told = condition(body.get("status") or {}, "Consuming")
         unseen = told is not None and told["reason"] == NO_BRIDGE and not self._presence.trouble
         if known != generation or unseen:
@@ -164,10 +160,10 @@ class Streams:
             report.add_done_callback(self._reports.discard)
 
     async def _report_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
-        if before := [task for task, ended in self._ending.items() if ended[:2] == key[:2]]:
+        if before := self._tasks_ending(key):
             await asyncio.wait(before)  # they may have something to tell too, which is over then
         with contextlib.suppress(NotFound):
-            await report_unreadable(self._cluster, "Consuming", body, error, lambda: datetime.now(UTC))
+            await report_unreadable(self._cluster, "Consuming", body, error)
 
     def _look_for_controllers(self) -> None:
         for ingest, _ in self._running.values():
@@ -186,6 +182,15 @@ class Streams:
     def _forget(self, key: Key) -> None:
         self._unreadable.pop(key, None)
         self._end(key)
+
+    def _tasks_ending(self, key: Key) -> list[asyncio.Task[None]]:
+        """Of all streams that have had that name."""
+        return [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
+
+    def _end_all(self, key: Key) -> None:
+        """All streams that have had that name."""
+        for other in [other for other in self._running if other[:2] == key[:2]]:
+            self._end(other)
 
     def _end(self, key: Key) -> None:
         """Objects stay: updates without their stream wait for it."""

@@ -31,7 +31,7 @@ from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
 from controller.devenv.kind.choice import choose
 from controller.devenv.kind.cluster import KindEnvironment
-from controller.devenv.layout import default_directory, locked
+from controller.devenv.layout import DEMO, default_directory, locked
 
 #: Seconds for one answer of the downstream's journal and control.
 DOWNSTREAM_SECONDS = 10.0
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in FOREIGN:
         os.environ.pop(name, None)
     screen = Screen()
-    directory = default_directory() / "demo"
+    directory = default_directory() / DEMO
     environment: Environment | None = None
     with locked(directory / "demo.lock", what="plays the demo"):
         try:

@@ -16,14 +16,12 @@ from controller.devenv.kind import engine
 from controller.devenv.kind.choice import choose
 from controller.devenv.kind.cluster import KindEnvironment
 from controller.devenv.kubectl import SAMPLE_STREAM
-from controller.devenv.layout import ROOT
+from controller.devenv.layout import DEMO, ROOT
 
 MAX_REPLICAS = 20
 #: Name of the kind cluster, where one is needed.
 CLUSTER = "userupdates"
 EXIT_INTERRUPTED = 130
-#: Where `python -m controller.demo` keeps its own environment, within this one.
-DEMO = "demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

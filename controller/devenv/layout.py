@@ -19,6 +19,8 @@ from controller.devenv.errors import DevenvError
 #: The checkout.
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+#: Where `python -m controller.demo` keeps an environment of its own, within the default one.
+DEMO = "demo"
 
 
 def default_directory() -> Path:

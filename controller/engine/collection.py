@@ -101,10 +101,7 @@ def due(
     Only what is `settled` goes; what is not keeps nothing else from going in its place. What is of a topic id that is
     `gone` is not one of too many.
     """
-    seconds = {
-        phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
-        for phase in FINISHED
-    }
+    seconds = _kept_seconds(retention)
     old_enough = [
         each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
     ]
@@ -126,12 +123,19 @@ def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datet
     """For how long none of these becomes due, where none is now, and no others come; at most QUIET_SECONDS."""
     kept = list(finished)
     surplus = sum(each.partition is not None for each in kept) > retention.max_finished
-    seconds = QUIET_SECONDS
+    kept_seconds, seconds = _kept_seconds(retention), QUIET_SECONDS
     for each in kept:
-        lasts = retention.succeeded_seconds if each.phase is Phase.SUCCEEDED else retention.failed_seconds
-        age = MIN_AGE if surplus else max(MIN_AGE, lasts)
+        age = MIN_AGE if surplus else max(MIN_AGE, kept_seconds[each.phase])
         seconds = min(seconds, age - (now - each.ended).total_seconds())
     return seconds
+
+
+def _kept_seconds(retention: Retention) -> dict[Phase, float]:
+    """By phase, for how long a finished update stays."""
+    return {
+        phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
+        for phase in FINISHED
+    }
 
 
 def at_a_time(count: int, seconds: float) -> int:

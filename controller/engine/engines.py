@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -214,7 +213,7 @@ class Engines:
                 "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
                 extra=fields(stream="/".join(key), cause=repr(error)),
             )
-            self._report(key, report_unreadable(self._cluster, "Processing", body, error, lambda: datetime.now(UTC)))
+            self._report(key, report_unreadable(self._cluster, "Processing", body, error))
 
     def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
         """Write a condition in the background, after the engine before it, which may have something to say too."""

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from controller import errors, names
-from controller.cluster import LEASES, Body, Cluster, Listing
+from controller.cluster import LEASES, Body, Cluster, Listing, object_key
 from controller.reflector import reflect
 
 #: Seconds for which a Lease that is not renewed keeps others off.
@@ -69,11 +69,11 @@ class Leases:
     def observe(self, body: Body) -> Sighting:
         """What was read, by its version."""
         metadata, spec = body["metadata"], body.get("spec") or {}
-        version, known = metadata["resourceVersion"], self._seen.get(_key(body))
+        version, known = metadata["resourceVersion"], self._seen.get(object_key(body))
         if known is None or known.version != version:
             duration = spec.get("leaseDurationSeconds") or DURATION
             known = Sighting(version, spec.get("holderIdentity") or "", duration, time.monotonic())
-            self._seen[_key(body)] = known
+            self._seen[object_key(body)] = known
         return known
 
     async def follow(self) -> None:
@@ -82,15 +82,15 @@ class Leases:
             if isinstance(change, Listing):
                 for body in change.items:
                     self.observe(body)
-                self._there = {_key(body) for body in change.items}
+                self._there = {object_key(body) for body in change.items}
                 self._synced.set()
                 self._forget()
             elif change.type == "DELETED":
-                self._there.discard(_key(change.object))
+                self._there.discard(object_key(change.object))
                 self._forget()
             elif change.type != "BOOKMARK":
-                self._there.add(_key(change.object))
-                known = self._seen.get(_key(change.object))
+                self._there.add(object_key(change.object))
+                known = self._seen.get(object_key(change.object))
                 if known is None or int(known.version) < change.resource_version:  # what was read may be ahead
                     self.observe(change.object)
 
@@ -138,7 +138,3 @@ class Leases:
     def _forget(self) -> None:
         old = time.monotonic() - FORGET_SECONDS
         self._seen = {key: seen for key, seen in self._seen.items() if key in self._there or seen.since > old}
-
-
-def _key(body: Body) -> tuple[str, str]:
-    return body["metadata"]["namespace"], body["metadata"]["name"]

@@ -7,7 +7,7 @@ import time
 from typing import TypeAlias
 
 from controller import errors, names
-from controller.cluster import LEASES, Body, Cluster
+from controller.cluster import LEASES, Body, Cluster, object_key
 from controller.logs import fields
 from controller.presence import RENEW_SECONDS, SILENCE_SECONDS, Heard, list_leases
 
@@ -66,7 +66,7 @@ class Signs:
         versions = {}
         for body in leases:
             metadata = body["metadata"]
-            key = metadata["namespace"], metadata["name"]
+            key = object_key(body)
             versions[key] = metadata["resourceVersion"]
             identity = (body.get("spec") or {}).get("holderIdentity") or metadata["name"]
             self._processes[key] = metadata["labels"][names.COMPONENT_LABEL], identity
@@ -78,7 +78,7 @@ class Signs:
         now = time.monotonic()
         for body in leases:
             metadata = body["metadata"]
-            key = metadata["namespace"], metadata["name"]
+            key = object_key(body)
             if key[0] != self._namespace or self._heard.silence(key, now) < DEAD_SECONDS:
                 continue
             try:

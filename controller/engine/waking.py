@@ -51,10 +51,9 @@ class Waking:
 
     async def _next_ones(self, lanes: Iterator[Wakeable]) -> None:
         while not self._asked.is_set() and (lane := next(lanes, None)):
-            if lane.busy:
-                lane.wake()  # it looks again by itself, when its call or its write is over
-            else:
-                lane.wake()
+            busy = lane.busy  # then it looks again by itself, when its call or its write is over
+            lane.wake()
+            if not busy:
                 await _begun(lane)
 
 

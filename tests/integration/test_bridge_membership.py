@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from confluent_kafka.cimpl import NewPartitions
 
-from controller.devenv import broker, probes
+from controller.devenv import probes
 from controller.devenv.environment import Environment
 from controller.kafka import Assigned, Event, Fetched, GroupMember, Revoked, Topic, client_config
 from controller.kafka.member import MAX_ON_THE_WAY
@@ -97,8 +97,7 @@ def test_a_topic_made_again_with_fewer_partitions_is_not_waited_for(
     """A static member keeps what there is no more; nothing is wrong with the rest."""
     add_partitions(ingested, 3)
     begun(ingested, [start_bridge()])
-    broker.delete_topic(ingested.bootstrap, ingested.topic)
-    broker.create_topic(ingested.bootstrap, ingested.topic)
+    ingested.make_topic_again()
     ingested.produce(good(["ana", "bo", "cy"]))
     ingested.positioned(3, 60)
     throughout(lambda: ingested.condition()["status"] == "True", 11)
@@ -194,8 +193,7 @@ def test_a_topic_made_again_with_more_partitions_is_consumed_whole(
 ) -> None:
     start_bridge()
     begun(ingested, [])
-    broker.delete_topic(ingested.bootstrap, ingested.topic)
-    broker.create_topic(ingested.bootstrap, ingested.topic, 3)
+    ingested.make_topic_again(3)
     for partition in range(3):
         ingested.produce(good(["ana", "bo", "cy"]), partition)
     for partition in range(3):

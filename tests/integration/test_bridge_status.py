@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from controller.bridge.positions import MAX_ENTRIES
-from controller.devenv import broker
 from controller.devenv.environment import Environment
 from controller.streamstatus import UNREADABLE, with_condition
 from tests.conftest import StartReplica
@@ -93,8 +92,7 @@ def test_former_topics_are_said_to_be_gone(ingested: Ingested, start_bridge: Sta
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
     ingested.positioned(2)
-    broker.delete_topic(ingested.bootstrap, ingested.topic)
-    broker.create_topic(ingested.bootstrap, ingested.topic)
+    ingested.make_topic_again()
     ingested.produce(good(["cy"]))
     eventually(lambda: len(ingested.status()["partitions"]) == 2, 30)
     assert not any("gone" in entry for entry in ingested.status()["partitions"])

@@ -168,8 +168,7 @@ def test_a_topic_made_again_starts_anew(ingested: Ingested, start_bridge: StartR
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
     ingested.positioned(2)
-    broker.delete_topic(ingested.bootstrap, ingested.topic)
-    broker.create_topic(ingested.bootstrap, ingested.topic)
+    ingested.make_topic_again()
     # More than there were: read on from the old position they would look like the old topic's.
     ingested.produce(good(["ana", "bo", "cy", "dan"]))
     eventually(lambda: len(ingested.status().get("partitions", ())) == 2, 30)
