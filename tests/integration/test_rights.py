@@ -61,7 +61,8 @@ class Stage:
     def topic_id(self) -> str:
         servers, topic = self.ingested.bootstrap, self.ingested.topic
         admin = probes.admin(servers)  # held until the answer is there
-        return str(admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10).topic_id)
+        topic_id = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10).topic_id
+        return names.topic_id_text(topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
 
     def record_name(self, offset: int) -> str:
         """Of the update of a record that is not in the topic yet."""
@@ -188,7 +189,7 @@ def tells_of_offsets_that_somebody_set(stage: Stage) -> Goal:
         ingested.namespace, "updatestreams", ingested.name, {"status": {"partitions": [entry]}}, status=True
     )
     path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
-    return lambda: [event["reason"] for event in stage.kube.call("GET", path)["items"]] == ["OffsetsIgnored"]
+    return lambda: "OffsetsIgnored" in {event["reason"] for event in stage.kube.call("GET", path)["items"]}
 
 
 # What the controller does

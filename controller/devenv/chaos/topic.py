@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
 
+from controller import names
 from controller.devenv import broker, probes
 from controller.devenv.chaos.history import StoredRecord
 from controller.devenv.chaos.workload import SentRecord
@@ -27,8 +28,8 @@ def create(bootstrap_servers: str, topic: str, partitions: int, nodes: Sequence[
         client = probes.admin(bootstrap_servers)
         try:
             description = client.describe_topics(TopicCollection([topic]))[topic].result(timeout=_SECONDS)
-            # Kafka's own text of it is URL-safe base64, librdkafka's is not
-            return str(description.topic_id).replace("+", "-").replace("/", "_").rstrip("=")
+            uuid = description.topic_id
+            return names.topic_id_text(uuid.get_most_significant_bits(), uuid.get_least_significant_bits())
         except KafkaException as failed:
             if time.monotonic() > deadline:
                 raise CommandFailed(f"topic {topic} cannot be described: {failed.args[0].str()}") from failed
