@@ -6,13 +6,12 @@ What is missing or refused is a condition on the stream and tried again, never t
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from controller import kafka, logs
+from controller import kafka, logs, secretdata
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.controllers import without_controller
@@ -189,7 +188,7 @@ class Ingest:
                 logger.warning("Secret not read again", extra=self._fields(cause=str(error)))
 
     async def _secrets(self) -> dict[str, str]:
-        """Raises ApiError, or KafkaError(SecretMissing)."""
+        """Raises ApiError, or KafkaError: SecretMissing, ConfigRefused where an entry is no text."""
         name = self._stream.kafka.secret_name
         if name is None:
             return {}
@@ -198,7 +197,10 @@ class Ingest:
         except NotFound as error:
             message = f"Secret {name} of spec.kafka.secretRef does not exist; consumption begins when it is there"
             raise kafka.KafkaError("SecretMissing", message) from error
-        return {key: _text(value, name, key) for key, value in (body.get("data") or {}).items()}
+        try:
+            return secretdata.entries(body)
+        except ValueError as error:
+            raise kafka.KafkaError("ConfigRefused", f"Secret {name}: {error}") from error
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
@@ -220,10 +222,3 @@ class Ingest:
 
     def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
         return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
-
-
-def _text(value: str, secret: str, key: str) -> str:
-    try:
-        return base64.b64decode(value).decode()
-    except UnicodeDecodeError as error:
-        raise kafka.KafkaError("ConfigRefused", f"Secret {secret}: {key} is not UTF-8") from error

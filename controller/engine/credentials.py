@@ -6,13 +6,12 @@ They are read again every few seconds, so that a rotated token needs no restart;
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller import errors
+from controller import errors, secretdata
 from controller.cluster import SECRETS, Cluster
 from controller.tls import ClientTls
 
@@ -35,7 +34,7 @@ class CallCredentials:
     def of(cls, entries: Mapping[str, str]) -> CallCredentials:
         certificate, key, authority = (entries.get(name, "") for name in TLS_ENTRIES)
         tls = ClientTls(certificate, key, authority) if certificate or key or authority else None
-        return cls({name: value for name, value in entries.items() if name not in TLS_ENTRIES}, tls)
+        return cls({name: value.strip() for name, value in entries.items() if name not in TLS_ENTRIES}, tls)
 
 
 class Credentials:
@@ -73,10 +72,6 @@ class Credentials:
             if secret not in self._known and not isinstance(error, errors.Forbidden):
                 raise
         else:
-            found = CallCredentials.of({key: _text(value) for key, value in (body.get("data") or {}).items()})
+            # What is no text no header can carry, which its call tells.
+            found = CallCredentials.of(secretdata.entries(body, errors="replace"))
         self._known[secret] = (time.monotonic() + (MISSING_SECONDS if found is None else FRESH_SECONDS), found)
-
-
-def _text(encoded: str) -> str:
-    """Without the line end that an editor or `echo` leaves behind."""
-    return base64.b64decode(encoded).decode("utf-8", "replace").strip()

@@ -122,7 +122,7 @@ def test_a_rotated_password_goes_on_without_a_restart(
 def test_wrong_credentials_are_told_of_until_they_are_right(
     ingested: Ingested, start_bridge: StartReplica, secured: Secured
 ) -> None:
-    """An authority that nobody vouched for, then a wrong password."""
+    """An authority that nobody vouched for, then a wrong password; the right ones come from an editor's files."""
     bridge = start_bridge()
     secured.listen(PASSWORD, certificates=True)
     ingested.produce(good(["ana"]))
@@ -136,7 +136,7 @@ def test_wrong_credentials_are_told_of_until_they_are_right(
     }
     put_secret(ingested, secured.credentials("wrong") | certificate)
     told(ingested, "Invalid username or password")
-    put_secret(ingested, secured.credentials(PASSWORD) | certificate)
+    put_secret(ingested, as_files(secured.credentials(PASSWORD) | certificate))
     ingested.positioned(1, 30)
     assert ingested.offsets() == [(0, 0)]
     assert bridge.running
@@ -184,6 +184,14 @@ def told(ingested: Ingested, word: str) -> None:
     """Wait until the condition blames the credentials and says that."""
     ingested.reason("NotAuthenticated", 30)
     eventually(lambda: word in ingested.condition()["message"], 30)
+
+
+def as_files(entries: dict[str, str]) -> dict[str, str]:
+    """As `kubectl create secret --from-file` takes them from a system whose editors end lines with CR LF."""
+    files = {name: text.replace("\n", "\r\n").rstrip() for name, text in entries.items()}
+    for name in ("sasl.username", "sasl.password"):
+        files[name] += "\r\n"
+    return {name: f"\ufeff{text}" for name, text in files.items()} | {"ssl.key.password": "\n"}
 
 
 def _pkcs8(issued: trustme.LeafCert) -> bytes:
