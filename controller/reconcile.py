@@ -299,5 +299,13 @@ def _at(status: Status, phase: Phase, reason: Reason, message: str, now: datetim
     return replace(status, phase=phase, reason=reason, message=message[:1024], transition_time=time)
 
 
+def cause_of(status: Status) -> str:
+    """What the update waits for, without the time until which it does; empty while it is being called."""
+    if status.reason is Reason.RUNNING:
+        return ""
+    at = status.next_attempt_time
+    return status.message.removesuffix(_again("", at)) if at else status.message
+
+
 def _again(message: str, at: datetime) -> str:
     return f"{message}, again at {at:%H:%M:%S}"

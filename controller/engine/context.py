@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,15 +14,16 @@ from controller.downstream import Downstream
 from controller.engine import metrics
 from controller.engine.announcing import Announcer
 from controller.engine.credentials import CallCredentials, Credentials
+from controller.engine.health import Health
 from controller.engine.labelling import Labels
 from controller.engine.lease import Lease
 from controller.engine.sharing import Sharing
-from controller.outcomes import Outcome
+from controller.outcomes import NotCalled, Outcome
 from controller.sharding import Shard
 from controller.steps import STEPS
-from controller.streams import Retention, StepSpec, UpdateStream
+from controller.streams import Retention, UpdateStream
 from controller.streamstatus import StreamStatus
-from controller.updates import Status, UserUpdate
+from controller.updates import UserUpdate
 
 #: Writes of a stream that record a delay, at a time, and the seconds that one waits for its turn at most. Those after
 #: which a next call comes go past them: where a hundred calls time out together, others wait behind few writes.
@@ -100,6 +102,7 @@ class StreamContext:
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
     #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
     refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
+    health: Health = field(default_factory=Health)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
@@ -108,6 +111,9 @@ class StreamContext:
     def reconfigure(self, stream: UpdateStream) -> None:
         if self.lease.held and self.shard.index == 0:  # once, not once a shard
             self.announcer.stream_changed(stream, self.stream)
+        for step, endpoint in stream.steps.items():
+            if endpoint != self.stream.steps[step]:
+                self.health.changed(step)
         self.stream = stream
         for step, slots in self.slots.items():
             limit = stream.steps[step].concurrency
@@ -152,14 +158,17 @@ class StreamContext:
         """The stream in logs and metrics."""
         return f"{self.stream.namespace}/{self.stream.name}"
 
-    async def step_credentials(self, endpoint: StepSpec) -> CallCredentials | None:
-        """What the step's Secret gives; None where that is missing or refused. Raises errors.ApiError."""
-        if endpoint.secret_name is None:
+    async def step_credentials(self, step: str) -> CallCredentials | NotCalled:
+        """What the step's Secret gives; NotCalled where that is missing or refused. Raises errors.ApiError."""
+        if (secret := self.stream.steps[step].secret_name) is None:
             return CallCredentials()
-        return await self.shared.credentials.read(endpoint.secret_name)
+        found = await self.shared.credentials.read(secret)
+        return found or NotCalled(f"there is no Secret {secret} for {step}, or no right to read it")
 
-    def count_call(self, step: str, outcome: Outcome, before: Status, started: datetime, ended: datetime) -> None:
+    def count_call(self, step: str, outcome: Outcome, before: UserUpdate, started: datetime, ended: datetime) -> None:
+        """`before` is the update as it was called."""
+        self.health.answered(step, before.spec.user, outcome, time.monotonic())
         metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()
         metrics.CALL_SECONDS.labels(self.label, step).observe((ended - started).total_seconds())
-        if before.next_attempt_time:
-            metrics.LATENESS.labels(self.label).observe((started - before.next_attempt_time).total_seconds())
+        if due := before.status.next_attempt_time:
+            metrics.LATENESS.labels(self.label).observe((started - due).total_seconds())

@@ -17,6 +17,7 @@ from controller.cluster import UPDATES, Body
 from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import Shared, StreamContext
+from controller.engine.health import Health
 from controller.engine.lane import Lane
 from controller.engine.lease import Lease
 from controller.engine.parsing import parse
@@ -225,6 +226,7 @@ class Engine:
                 known = tenure
                 self._registry.clear()
                 self._collection.clear()
+                self._context.health = Health()
             await self._begin(tenure)
             held = metrics.LEASE_HELD.labels(self._context.label)
             self._gauges.set(held, 1)

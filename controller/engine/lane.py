@@ -233,18 +233,17 @@ class Lane:
         The slot is for the call alone: no other user waits for a Secret to be read or a status to be written.
         """
         endpoint = self._context.stream.steps[step]
-        credentials = await self._context.step_credentials(endpoint)
+        credentials = await self._context.step_credentials(step)
         if not self._still(update, step, endpoint):
             return True
-        if credentials is None:
-            missing = f"there is no Secret {endpoint.secret_name} for {step}, or no right to read it"
-            return await self._wait_to_be_callable(update, missing)
+        if isinstance(credentials, NotCalled):
+            return await self._wait_to_be_callable(update, credentials)
         with ExitStack() as holding:
             with self._context.slots[step].turn() as turn:
                 if not turn.done() and await self._await_turn(turn, update, step, endpoint):
-                    credentials = await self._context.step_credentials(endpoint)  # it may have taken hours
+                    credentials = await self._context.step_credentials(step)  # it may have taken hours
                 found = self._still(update, step, endpoint) if turn.done() else None
-                if not found or credentials is None:
+                if not found or isinstance(credentials, NotCalled):
                     return True
                 if not self._context.lease.held:
                     await self._context.lease.wait_held()  # decide anew then: somebody else may have held it
@@ -253,14 +252,14 @@ class Lane:
                 started = self._context.now()
                 outcome = await self._ask(found, step, endpoint, credentials)
             if isinstance(outcome, NotCalled):
-                return await self._wait_to_be_callable(found, outcome.message)
+                return await self._wait_to_be_callable(found, outcome)
             crashpoints.reach("controller.answered")
             await self._checkpoint(found, step, outcome, started)
         return True
 
-    async def _wait_to_be_callable(self, update: UserUpdate, message: str) -> bool:
+    async def _wait_to_be_callable(self, update: UserUpdate, why: NotCalled) -> bool:
         """Say so, once, and try again in a while: what is missing may come without an event that is seen here."""
-        waiting = waiting_to_be_callable(update.status, message, self._context.now())
+        waiting = waiting_to_be_callable(update.status, why.message, self._context.now())
         if self._unwritten:
             await self._write_outcomes()
         elif waiting != update.status:
@@ -320,7 +319,7 @@ class Lane:
 
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
         stream, ended, jitter = self._context.stream, self._context.now(), random.random()
-        self._context.count_call(step, outcome, update.status, started, ended)
+        self._context.count_call(step, outcome, update, started, ended)
         asked = update.request
         self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter, asked=asked))
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name

@@ -21,7 +21,8 @@ CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a
 UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
 USERS = Gauge(
     f"{_PREFIX}_users",
-    "Users that are held, suspended, or wait for an update that this version does not understand.",
+    "Users that are held, suspended, wait for an update that this version does not understand (unreadable), or wait"
+    " because their step is misconfigured or failing.",
     ["stream", "state"],
 )
 LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", ["stream"])

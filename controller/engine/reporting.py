@@ -6,6 +6,7 @@ Where several share a stream each writes the entry of its shard, and with it the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from controller.cluster import Body
 from controller.engine import metrics
 from controller.engine.collection import Collection
 from controller.engine.context import StreamContext
+from controller.engine.health import STEP_REASONS, StepReport, of_all_shards
 from controller.engine.registry import Registry
 from controller.sharding import Shard
 from controller.streams import UpdateStream
@@ -41,8 +43,8 @@ class Summary:
     counts: dict[str, int]
     #: Users that are held, suspended, or wait for an object that this version does not understand (unreadable).
     users: dict[str, int]
-    #: Users whose calls a downstream refuses.
-    refused: int
+    #: How each step stands.
+    steps: tuple[StepReport, ...] = ()
     #: The first such object and what was not understood, for people; empty where there is none.
     unreadable: str = ""
     #: The same of an update whose status the API server refuses to write.
@@ -61,11 +63,13 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             continue  # the Lease has just been acquired: that nothing is known does not mean that there is nothing
         own = replace(
             summary(registry, collection.counts, context.in_doubt.values()),
+            steps=context.health.reports(registry, time.monotonic()),
             refused_write=_refused_write(context, registry),
         )
         for state in ("queued", "running", "waiting", "held"):
             gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
-        for state, count in own.users.items():
+        refused, failing = (sum(getattr(step, kind) for step in own.steps) for kind in ("refused", "failing"))
+        for state, count in {**own.users, "misconfigured": refused, "failing": failing}.items():
             gauges.set(metrics.USERS.labels(context.label, state), count)
         change = partial(_laid_over, own, context)
         if not context.shared.status.would_change(change):
@@ -118,7 +122,8 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
     shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.identity)
     whole = total(shards) if shards else own
     if not shards or len(shards) == count:  # else it is left as it was: the rest is about to be taken up
-        condition = processing(stream, whole)
+        known = streamstatus.condition(status, "Processing")
+        condition = processing(stream, whole, known["reason"] if known else "")
         status = streamstatus.with_condition(
             status,
             "Processing",
@@ -144,11 +149,15 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
     if shard.count == 1:
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
-    users = {**own.users, "refused": own.refused}
+    users = {**own.users, "refused": sum(step.refused for step in own.steps)}
     before = found.get(shard.index, {}).get("counts", {})  # what is not known yet stays as it was
     entry = {"shard": shard.index, "holder": holder, "counts": {**before, **own.counts}, "users": users}
     troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
     found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
+    # What works is told where it is asked for: of the steps at which some user of some shard waits.
+    asked = {step["name"] for other in found.values() for step in other.get("steps") or () if _waits(step)}
+    steps = [step.for_status() for step in own.steps if step.waiting or step.name in asked]
+    found[shard.index] |= {"steps": steps} if steps else {}
     return [found[index] for index in sorted(found)]
 
 
@@ -156,14 +165,16 @@ def total(entries: Iterable[Body]) -> Summary:
     counts: Counter[str] = Counter()
     users: Counter[str] = Counter()
     troubles: defaultdict[str, list[str]] = defaultdict(list)
+    steps: list[StepReport] = []
     for entry in entries:
         counts.update(entry["counts"])
         users.update(entry["users"])
         for trouble in ("unreadable", "refusedWrite"):
             troubles[trouble] += [entry[trouble]] if entry.get(trouble) else []
-    refused = users.pop("refused", 0)
+        steps += map(StepReport.from_body, entry.get("steps") or ())
+    users.pop("refused", None)  # the steps tell
     unreadable, refused_write = (min(troubles[trouble], default="") for trouble in ("unreadable", "refusedWrite"))
-    return Summary(dict(counts), dict(users), refused, unreadable, refused_write)
+    return Summary(dict(counts), dict(users), of_all_shards(steps), unreadable, refused_write)
 
 
 def summary(
@@ -191,7 +202,7 @@ def summary(
         "unreadable": len({update.spec.user for update in not_understood}),
     }
     first = min((f"{each.name} ({each.unreadable.cause})" for each in not_understood if each.unreadable), default="")
-    return Summary(counts, ways, len(users[Reason.STEP_MISCONFIGURED]), first[:1024])
+    return Summary(counts, ways, unreadable=first[:1024])
 
 
 def _state(update: UserUpdate) -> str:
@@ -200,8 +211,12 @@ def _state(update: UserUpdate) -> str:
     return update.status.phase.lower() if update.status.phase else "queued"
 
 
-def processing(stream: UpdateStream, found: Summary) -> Condition:
-    """A report, not a stop: one user's trouble does not keep others waiting."""
+def _waits(step: Body) -> bool:
+    return bool(step["refused"] + step["failing"])
+
+
+def processing(stream: UpdateStream, found: Summary, before: str = "") -> Condition:
+    """A report, not a stop: one user's trouble does not keep others waiting. `before` is the reason there was."""
     if stream.suspend.processing:
         return Condition(False, "Suspended", "spec.suspend.processing is set")
     if found.unreadable:
@@ -217,7 +232,10 @@ def processing(stream: UpdateStream, found: Summary) -> Condition:
             " see its policies and the controller's rights"
         )
         return Condition(False, "StatusRefused", message)
-    if found.refused:
-        message = f"a downstream refuses the calls of {found.refused} users: check urls and credentials of the steps"
-        return Condition(False, "StepMisconfigured", message)
-    return Condition(True, "Processing", "updates are applied as they come")
+    troubled = [step for step in found.steps if step.waiting]
+    blamed = {step: reason for step in troubled if (reason := step.blame(standing=before in STEP_REASONS))}
+    told = "; ".join(str(step) for step in sorted(troubled, key=lambda step: step not in blamed))
+    if blamed:
+        return Condition(False, next(iter(blamed.values())), told)
+    applied = "updates are applied as they come"
+    return Condition(True, "Processing", f"{applied}; {told}" if told else applied)

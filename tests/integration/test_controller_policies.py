@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from controller.times import from_text
@@ -147,17 +149,50 @@ def test_retry_after_is_honoured(stream: Processing, status: int) -> None:
     assert second.time_ns / 1e9 >= from_text(waiting["nextAttemptTime"]).timestamp()
 
 
+QUICK_REPEATS = {"retry": {"initialSeconds": 0.1, "maxSeconds": 0.5, "maxAttempts": 3}}
+
+
 def test_a_refused_token_is_the_streams_trouble_and_stops_nobody_else(stream: Processing) -> None:
-    stream.rules({"user": "ana", "step": "profile", "action": "fail", "status": 401})
-    stream.apply(every={"retry": {"initialSeconds": 0.1, "maxSeconds": 0.5, "maxAttempts": 3}})
+    stream.rules({"user": "a*", "step": "profile", "action": "fail", "status": 401})
+    stream.apply(every=QUICK_REPEATS)
     refused, other = stream.add("ana", 1), stream.add("bo", 1)
     stream.until(other, "Succeeded")
     assert stream.until(refused, "Waiting", "StepMisconfigured")
     stream.called(5, "ana")  # more often than maxAttempts: a stream's fault uses none up
 
-    eventually(lambda: stream.condition().get("reason") == "StepMisconfigured")
-    assert stream.condition()["status"] == "False"
+    def told(status: str, words: str) -> bool:
+        condition = stream.condition()
+        assert condition.get("status") == status and words in condition["message"], condition
+        return True
+
+    # One user's trouble is told of and does not condemn the stream; most users' does.
+    eventually(lambda: told("True", "profile: 1 of 2 users waits: 401 from profile: check the step's url and"))
+    others = [stream.add(user, 1) for user in ("abe", "amy", "art")]
+    eventually(lambda: told("False", "profile: 4 of 5 users wait: 401 from profile"))
+    assert stream.condition()["reason"] == stream.condition("Ready")["reason"] == "StepMisconfigured"
     stream.until(stream.add("cy", 1), "Succeeded")
     stream.rules()
-    stream.until(refused, "Succeeded")
-    eventually(lambda: stream.condition()["status"] == "True")
+    for name in (refused, *others):
+        stream.until(name, "Succeeded")
+    eventually(lambda: told("True", "updates are applied as they come"))
+
+
+@pytest.mark.parametrize(
+    ("action", "secret", "cause"),
+    [
+        ({}, "not-there", "there is no Secret not-there for permissions, or no right to read it"),
+        ({"action": "fail", "status": 404}, None, "404 from permissions: check the step's url and credentials"),
+        ({"action": "redirect"}, None, "302 from permissions: redirects are not followed, check the step's url"),
+    ],
+    ids=["secret", "path", "redirect"],
+)
+def test_a_step_that_serves_nobody_is_named_with_its_cause(
+    stream: Processing, action: dict[str, Any], secret: str | None, cause: str
+) -> None:
+    stream.rules(*([{"step": "permissions", **action}] if action else []))
+    stream.apply(every=QUICK_REPEATS, permissions={"secretRef": {"name": secret}} if secret else {})
+    names = [stream.add(user, 1) for user in ("ana", "bo", "cy")]
+    for name in names:
+        stream.until(name, "Waiting", "StepMisconfigured")
+    eventually(lambda: stream.condition().get("reason") == "StepMisconfigured")
+    assert stream.condition()["message"].startswith(f"permissions: 3 users wait: {cause}"), stream.condition()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from controller.engine.health import StepReport
 from controller.engine.parsing import parse
 from controller.engine.reporting import Summary, processing, summary, total, with_entry
 from controller.sharding import Shard
+from controller.steps import STEPS
 from controller.updates import Phase, Reason
 from tests.builders import BUSY_UNTIL_5, held_status, make_body, make_stream, make_update
 
@@ -15,7 +17,13 @@ FINISHED = {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.SKIPPED: 0, Phase.CANCELL
 
 
 def one(queued: int, held: int = 0, refused: int = 0) -> Summary:
-    return Summary({"queued": queued, "held": held}, {"held": held, "suspended": 0}, refused)
+    steps = tuple(
+        StepReport(step.name, refused=refused, cause="401 from profile")
+        if step.name == "profile" and refused
+        else StepReport(step.name)
+        for step in STEPS
+    )
+    return Summary({"queued": queued, "held": held}, {"held": held, "suspended": 0}, steps)
 
 
 def entry(shard: int, own: Summary) -> dict[str, Any]:
@@ -63,14 +71,24 @@ def test_the_stream_has_the_sums_of_its_shards() -> None:
     assert found == one(11, held=2, refused=3)
     condition = processing(make_stream(), found)
     assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
-    assert "3 users" in condition.message
+    assert condition.message == "profile: 3 users wait: 401 from profile"
+
+
+def test_a_shard_without_trouble_tells_what_it_serves_where_another_asks() -> None:
+    well = replace(one(1), steps=(StepReport("profile", served=9), StepReport("permissions", served=9)))
+    assert "steps" not in entry(0, well)
+    (_, mine) = with_entry([entry(0, one(1, refused=1))], well, Shard(1, 2), "me")
+    assert [(step["name"], step["served"]) for step in mine["steps"]] == [("profile", 9)]
+    condition = processing(make_stream(), total([entry(0, one(1, refused=1)), mine]))
+    assert condition.ok
+    assert condition.message == "updates are applied as they come; profile: 1 of 10 users waits: 401 from profile"
 
 
 def test_the_first_trouble_of_all_shards_is_told() -> None:
     update = parse({**make_body(make_update(name="b")), "status": {"phase": "Paused"}})
     found = summary([update, make_update(user="eve")], FINISHED, in_doubt=[update])
     assert (found.users["unreadable"], found.counts["waiting"]) == (1, 1)
-    other = Summary({}, {"unreadable": 2}, 0, unreadable="a (KeyError)", refused_write="c (403)")
+    other = Summary({}, {"unreadable": 2}, unreadable="a (KeyError)", refused_write="c (403)")
     whole = total([entry(0, found), entry(1, other), entry(2, one(1))])
     assert (whole.users["unreadable"], whole.unreadable, whole.refused_write) == (3, "a (KeyError)", "c (403)")
     condition = processing(make_stream(), whole)
