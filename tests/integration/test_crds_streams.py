@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer
 
 from controller.devenv.environment import Environment
-from controller.kafka.config import CONFIGURABLE
+from controller.kafka import KafkaError, client_config
+from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, FETCH_DEFAULTS, NUMBERS, WORDS
+from controller.streams import KafkaSpec
 from tests.applying import ABSENT, SOURCE, STREAM, Applier, Refused
+from tests.eventually import eventually
 from tests.kube import Kube
 from tests.schemas import schema
+
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/updatestreams.enrichment.dev"
 
 
 @pytest.fixture
@@ -65,6 +72,9 @@ BAD_STREAMS = [
     ("a fourth step", {"spec.steps.more": {"url": "http://a/"}}, 'unknown field "spec.steps.more"'),
     ("brokers with a scheme", {"spec.kafka.bootstrapServers": "SSL://kafka:9092"}, "with no spaces and no scheme"),
     ("brokers without a port", {"spec.kafka.bootstrapServers": "kafka"}, "must be host:port"),
+    ("a port that is none", {"spec.kafka.bootstrapServers": "a:1,kafka:65536"}, "each port must be from 1 to 65535"),
+    ("port 0", {"spec.kafka.bootstrapServers": "kafka:0,a:1"}, "each port must be from 1 to 65535"),
+    ("login without its way", {CONFIG: {"security.protocol": "SASL_SSL"}}, "sasl.mechanism is missing"),
     ("topic pattern", {"spec.kafka.topic": "^user.*"}, "patterns are not supported"),
     ("code to load", {CONFIG: {"plugin.library.paths": "/tmp/x.so"}}, "plugin.library.paths may not be set here"),
     ("a file to read", {CONFIG: {"ssl.key.location": "/etc/passwd"}}, "ssl.key.location may not be set here"),
@@ -124,23 +134,78 @@ def test_topic_and_group_of_a_stream_cannot_be_changed(api: Applier) -> None:
     assert api.apply(STREAM, {"spec.kafka.bootstrapServers": "elsewhere:9092", "spec.limits.maxObjects": 10})
 
 
-ALLOWED = """
-auto.offset.reset=latest isolation.level=read_committed client.rack=a security.protocol=plaintext sasl.mechanism=PLAIN
-fetch.min.bytes=1 fetch.max.bytes=1000000 fetch.message.max.bytes=1000000 fetch.wait.max.ms=500
-fetch.queue.backoff.ms=1000 fetch.error.backoff.ms=500 socket.timeout.ms=60000
-socket.connection.setup.timeout.ms=30000 socket.keepalive.enable=true socket.nagle.disable=true socket.max.fails=1
-socket.send.buffer.bytes=0 socket.receive.buffer.bytes=0 socket.blocking.max.ms=1000
-"""
+def spec(config: dict[str, str]) -> KafkaSpec:
+    return KafkaSpec("127.0.0.1:9092", "events", "group", config, None)
 
 
-def test_the_allowed_properties_are_librdkafkas(api: Applier) -> None:
-    allowed = dict(entry.split("=") for entry in ALLOWED.split())
-    assert api.tried(STREAM, {CONFIG: allowed})
-    description = schema("updatestreams")["properties"]["spec"]["properties"]["kafka"]["properties"]["config"][
-        "description"
-    ]
-    assert set(allowed) == CONFIGURABLE == {word.strip(",;.") for word in description.split(": ")[1].split()}
-    Consumer({"group.id": "g", **allowed}, logger=None).close()
+def passes(api: Applier, changes: dict[str, Any]) -> bool:
+    try:
+        api.tried(STREAM, {**changes, "metadata.name": "another"})
+    except Refused:
+        return False
+    return True
+
+
+@contextmanager
+def without_rules(kube: Kube) -> Iterator[None]:
+    """The CRD of a version that knew no bounds."""
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/kafka/properties"
+    fields = schema("updatestreams")["properties"]["spec"]["properties"]["kafka"]["properties"]
+    rules = {
+        f"{path}/{name}/x-kubernetes-validations": fields[name]["x-kubernetes-validations"]
+        for name in ("config", "bootstrapServers")
+    }
+
+    def change(*operations: dict[str, Any]) -> None:
+        kube.call("PATCH", CRD, list(operations), headers={"Content-Type": "application/json-patch+json"})
+
+    change(*({"op": "remove", "path": where} for where in rules))
+    try:
+        yield
+    finally:
+        change(*({"op": "add", "path": where, "value": value} for where, value in rules.items()))
+
+
+def test_every_value_within_the_bounds_of_a_property_passes_and_none_beyond(api: Applier) -> None:
+    """The API server and the bridge draw the same line."""
+    login = {"sasl.mechanism": "PLAIN"}  # goes with any protocol
+    within: dict[str, tuple[str, ...]] = {name: tuple(map(str, bounds)) for name, bounds in NUMBERS.items()}
+    within |= WORDS
+    assert within.keys() | {"client.rack"} == CONFIGURABLE
+    for name, value in ((name, value) for name, values in within.items() for value in values):
+        assert api.tried(STREAM, {CONFIG: login | {name: value}})
+        client_config(spec(login | {name: value}), {})
+    beyond: dict[str, tuple[str, ...]] = {
+        name: (str(least - 1), str(most + 1), "0x10", "+10", "10 ", "ten") for name, (least, most) in NUMBERS.items()
+    }
+    beyond |= dict.fromkeys(WORDS, ("maybe",))
+    for name, value in ((name, value) for name, values in beyond.items() for value in values):
+        with pytest.raises(Refused, match=rf"{name} must be "):
+            api.tried(STREAM, {CONFIG: login | {name: value}})
+        with pytest.raises(KafkaError, match=rf"spec\.kafka\.config: {name} must be ") as refused:
+            client_config(spec(login | {name: value}), {})
+        assert refused.value.reason == "ConfigRefused"
+
+
+def test_librdkafka_takes_every_combination_of_bounds() -> None:
+    lowest = {name: str(least) for name, (least, _) in NUMBERS.items()}
+    highest = {name: str(most) for name, (_, most) in NUMBERS.items()}
+    mixed = [one | {name: other[name]} for one, other in ((lowest, highest), (highest, lowest)) for name in NUMBERS]
+    for config in (lowest, highest, *mixed):
+        words = {"socket.keepalive.enable": "true", "socket.nagle.disable": "true", "client.rack": "a"}
+        whole = FETCH_DEFAULTS | client_config(spec(config | words), {}) | BRIDGE_CONFIG
+        Consumer({**whole, "group.id": "g", "group.instance.id": "i", "log_level": 0}).close()
+
+
+def test_what_was_stored_before_there_were_bounds_can_be_written(api: Applier, kube: Kube) -> None:
+    """The bridge refuses it, and says so: the status of such a stream, and the rest of its spec, may be changed."""
+    stored = {CONFIG: {"fetch.wait.max.ms": "0"}, "spec.kafka.bootstrapServers": "kafka:99999"}
+    with without_rules(kube):
+        eventually(lambda: passes(api, stored), 20)  # a changed CRD takes a moment
+        api.apply(STREAM, stored)
+    eventually(lambda: not passes(api, stored), 20)
+    api.status("updatestreams", "user-updates", {"partitions": [partition(10)]})
+    assert api.apply(STREAM, {**stored, "spec.limits.maxObjects": 10})
 
 
 def partition(position: int, **changes: Any) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 
 import confluent_kafka as ck
 import pytest
-import yaml
 
 from controller.kafka import KafkaError, client_config
 from controller.kafka.admin import explained
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, SECRETS, queue_size
+from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, queue_size
 from controller.streams import KafkaSpec
-
-CRD = Path(__file__).parents[2] / "crds" / "updatestreams.yaml"
+from tests.schemas import schema
 
 
 def make_spec(**config: str) -> KafkaSpec:
@@ -46,12 +44,42 @@ def test_a_stream_cannot_change_what_the_bridge_rests_on() -> None:
     assert not CONFIGURABLE & SECRETS
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"fetch.max.bytes": "1000"}, "fetch.max.bytes must be a whole number from 1000000 to 8388608, and is '1000'"),
+        ({"fetch.message.max.bytes": "1000000000"}, "fetch.message.max.bytes must be a whole number from 1 to 8388608"),
+        ({"socket.timeout.ms": "0x1000"}, "socket.timeout.ms must be a whole number"),
+        ({"isolation.level": "dirty"}, "isolation.level must be one of read_committed, read_uncommitted"),
+        ({"security.protocol": "SASL_SSL"}, "sasl.mechanism is missing, one of PLAIN"),
+    ],
+)
+def test_what_was_stored_before_there_were_bounds_is_refused_by_name(config: dict[str, str], told: str) -> None:
+    with pytest.raises(KafkaError, match=re.escape(f"spec.kafka.config: {told}")) as refused:
+        client_config(KafkaSpec("127.0.0.1:9092", "events", "group", config, None), {})
+    assert refused.value.reason == "ConfigRefused"
+
+
+@pytest.mark.parametrize("servers", ["kafka", "kafka:99999", "a:9092,kafka:0", "kafka:", "[::1]", "a:1,"])
+def test_brokers_without_a_port_are_refused(servers: str) -> None:
+    with pytest.raises(KafkaError, match="is not HOST:PORT"):
+        client_config(KafkaSpec(servers, "events", "group", {}, None), {})
+    assert client_config(KafkaSpec("a:9092,[::1]:65535", "events", "group", {}, None), {})
+
+
 def test_the_crd_has_the_same_list() -> None:
-    rules = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
-        "properties"
-    ]["kafka"]["properties"]["config"]["x-kubernetes-validations"]
-    assert all(f"'{name}'" in rules[0]["rule"] for name in CONFIGURABLE)
-    assert rules[0]["rule"].count("'") == 2 * len(CONFIGURABLE)
+    config = schema("updatestreams")["properties"]["spec"]["properties"]["kafka"]["properties"]["config"]
+    rule = config["x-kubernetes-validations"][0]["rule"]
+    assert all(f"'{name}'" in rule for name in CONFIGURABLE)
+    assert rule.count("'") == 2 * len(CONFIGURABLE)
+    explained = dict(
+        line.split(": ", 1) for line in config["description"].splitlines() if re.match(r"[a-z.]+[.:,]", line)
+    )
+    for name, (least, most) in NUMBERS.items():
+        (text,) = (text for names, text in explained.items() if name in names.split(", "))
+        assert str(least) in text and str(most) in text, name
+    for name, words in WORDS.items():
+        assert all(word in explained[name] for word in words), name
 
 
 @pytest.mark.parametrize(
