@@ -17,8 +17,11 @@ from controller.devenv.errors import CommandFailed
 from controller.devenv.layout import ROOT
 
 CRDS = ROOT / "crds"
+BASE = ROOT / "deploy" / "base"
 #: The bridge's and the controller's accounts with their rights; no Deployment, as they run as processes here.
-ACCOUNTS = tuple(ROOT / "deploy" / "base" / name for name in ("namespace.yaml", "accounts.yaml"))
+ACCOUNTS = BASE / "accounts.yaml"
+#: What roles cannot say.
+POLICIES = BASE / "admission.yaml"
 SAMPLE_STREAM = Path(__file__).resolve().with_name("stream.yaml")
 
 
@@ -49,12 +52,17 @@ class Kubectl:
 
 def install(kubectl: Kubectl) -> None:
     """Apply the CRDs and the accounts; returns when the API server serves the kinds."""
-    files = [part for path in (CRDS, *ACCOUNTS) for part in ("-f", str(path))]
+    files = [part for path in (CRDS, BASE / "namespace.yaml", ACCOUNTS) for part in ("-f", str(path))]
     kubectl("apply", "--server-side", "--force-conflicts", *files)
     kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
     for path in sorted(CRDS.glob("*.yaml")):
         # Established, a kind still answers 429 until its watch cache is filled; kubectl repeats those.
         kubectl("get", "--raw", f"/apis/{names.GROUP}/{names.VERSION}/{path.stem}?limit=1")
+
+
+def install_policies(kubectl: Kubectl) -> None:
+    """Apply the admission policies; they act some seconds later, when the API server has compiled them."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(POLICIES))
 
 
 def render(path: Path, values: Mapping[str, str]) -> str:

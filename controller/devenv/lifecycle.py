@@ -45,6 +45,7 @@ def up(
         environment.remember(wanted)
         _stop_surplus(environment, wanted)
         _start_infrastructure(environment)
+        kubectl.install_policies(environment.kubectl)
         if stream is not None and manifest is not None:
             environment.progress(kubectl.apply(environment.kubectl, stream, manifest))
             wanted.applied, wanted.sample = _digest(manifest), False

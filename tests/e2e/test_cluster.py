@@ -49,8 +49,9 @@ def test_the_demo_holds_its_guarantees_in_pods(
 
 def test_the_policies_are_in_force(environment: KindEnvironment, namespace: str) -> None:
     forged = json.dumps(changed(UPDATE, {"spec.source": SOURCE}))
+    environment.kubectl("-n", namespace, "create", "rolebinding", "forger", "--clusterrole=admin", "--user=forger")
     with pytest.raises(CommandFailed, match="set by the bridge alone"):
-        environment.kubectl("-n", namespace, "create", "-f", "-", stdin=forged)
+        environment.kubectl("-n", namespace, "create", "-f", "-", "--as=forger", stdin=forged)
     with pytest.raises(CommandFailed, match="put streams into a namespace of their own"):
         environment.kubectl("-n", "enrichment-system", "create", "-f", "-", stdin=json.dumps(changed(UPDATE, {})))
 

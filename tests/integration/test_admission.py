@@ -20,6 +20,8 @@ POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DRY = {"dryRun": "All"}
+#: The namespace of the two processes.
+LABELLED = {"enrichment.dev/installation": "true"}
 #: A policy acts some seconds after it was made.
 COMPILED = 60
 
@@ -30,11 +32,11 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def policies(kube: Kube, namespace: str) -> Iterator[None]:
-    """Bound to the namespace of this test alone, where the policy does not name one itself."""
+    """Bound to the namespace of this test alone."""
     made = []
     for document in documents("admission.yaml"):
         path = POLICIES if document["kind"] == "ValidatingAdmissionPolicy" else BINDINGS
-        if path != POLICIES and document["metadata"]["name"] != "enrichment-namespace":
+        if path == BINDINGS:
             selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
             document["spec"]["matchResources"] = {"namespaceSelector": selector}
         kube.call("POST", path, document)
@@ -70,17 +72,19 @@ def created(kube: Kube, namespace: str, manifest: str, user: str = "", **changes
     return kube.client.post(path, json=body, params=DRY, headers=headers)
 
 
-@pytest.mark.usefixtures("policies")
-def test_only_the_bridge_sets_a_source(kube: Kube, environment: Environment, namespace: str) -> None:
-    def refused() -> bool:
-        answer = created(kube, namespace, UPDATE, spec__source=SOURCE)
+@pytest.mark.usefixtures("policies", "people")
+def test_only_who_may_ingest_sets_a_source(kube: Kube, environment: Environment, namespace: str) -> None:
+    def refused(person: str) -> bool:
+        answer = created(kube, namespace, UPDATE, person, spec__source=SOURCE)
         return answer.status_code == 403 and "set by the bridge alone" in answer.text
 
-    eventually(refused, COMPILED)
-    assert created(kube, namespace, UPDATE).is_success, "by hand, without a source"
+    eventually(lambda: refused("enrichment-admin"), COMPILED)
+    assert refused("enrichment-operator")
+    assert created(kube, namespace, UPDATE, "enrichment-operator").is_success, "by hand, without a source"
     bridge = Kube.connect(environment.account_kubeconfig("bridge"))
     with bridge.client:
         assert created(bridge, namespace, UPDATE, spec__source=SOURCE).is_success
+    assert created(kube, namespace, UPDATE, spec__source=SOURCE).is_success, "who has all rights restores backups"
 
 
 @pytest.mark.usefixtures("policies")
@@ -154,11 +158,14 @@ def test_who_sends_secrets_somewhere_may_read_them(kube: Kube, namespace: str) -
 
 
 @pytest.mark.usefixtures("policies")
-def test_no_stream_goes_with_an_uninstall(kube: Kube) -> None:
+def test_no_stream_goes_with_an_uninstall(kube: Kube, namespace: str) -> None:
     def refused(manifest: str) -> bool:
-        answer = created(kube, "enrichment-system", manifest)
-        return answer.status_code == 403 and "is deleted by an uninstall" in answer.text
+        answer = created(kube, namespace, manifest)
+        return answer.status_code == 403 and f"{namespace} is deleted by an uninstall" in answer.text
 
+    (installed,) = documents("namespace.yaml")
+    kube.call("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": LABELLED}}, headers=MERGE_PATCH)
+    assert LABELLED.items() <= installed["metadata"]["labels"].items()
     eventually(lambda: refused(STREAM), COMPILED)
     eventually(lambda: refused(UPDATE), COMPILED)
 

@@ -11,7 +11,7 @@ ALLOWED = [
     # To patch: the annotation of the adoption alone, by a policy (test_admission.py).
     ("bridge", "get list watch patch", "updatestreams.enrichment.dev"),
     ("bridge", "patch", "updatestreams.enrichment.dev/status"),
-    ("bridge", "create get list watch", "userupdates.enrichment.dev"),
+    ("bridge", "create ingest get list watch", "userupdates.enrichment.dev"),
     ("bridge", "create list watch patch delete", "rejectedevents.enrichment.dev"),
     ("bridge", "create get list watch patch delete", "userbacklogs.enrichment.dev"),
     ("bridge", "get", "secrets"),
@@ -35,7 +35,7 @@ DENIED = [
     ("bridge", "create update delete", "updatestreams.enrichment.dev"),
     ("bridge", "get watch create update patch delete", "leases.coordination.k8s.io"),
     ("bridge", "list watch create update", "secrets"),
-    ("controller", "create update deletecollection", "userupdates.enrichment.dev"),
+    ("controller", "create ingest update deletecollection", "userupdates.enrichment.dev"),
     ("controller", "create update delete", "updatestreams.enrichment.dev"),
     ("controller", "get create update patch delete", "userbacklogs.enrichment.dev"),
     ("controller", "list watch create update", "secrets"),

@@ -16,9 +16,9 @@ import confluent_kafka as ck
 import pytest
 
 from controller import names
-from controller.devenv import apiserver, probes
+from controller.devenv import apiserver, kubectl, probes
 from controller.devenv.environment import Environment
-from tests.applying import SOURCE
+from tests.applying import SOURCE, UPDATE, changed
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, good, group_consumer
 from tests.integration.test_collection import finish, reach
@@ -36,9 +36,15 @@ FINALIZER = {"finalizers": [names.BACKLOG_FINALIZER]}
 
 @pytest.fixture(scope="module")
 def audited(environment: Environment) -> Iterator[tuple[AuditedEnvironment, Kube]]:
-    """An API server with a log of its own; Kafka is the session's."""
-    with audited_environment(environment.sources, "rights") as found:
-        yield found
+    """An API server with a log of its own, and the policies in force; Kafka is the session's."""
+    with audited_environment(environment.sources, "rights") as (own, kube):
+        kubectl.install_policies(own.kubectl)
+        bridge = Kube.connect(own.account_kubeconfig("bridge"))
+        with bridge.client, taken_away(kube, Right("bridge", "ingest", "userupdates")):
+            update = changed(UPDATE, {"spec.source": SOURCE})
+            path = bridge.path("default", "userupdates")
+            eventually(lambda: bridge.client.post(path, json=update, params={"dryRun": "All"}).status_code == 403, 60)
+        yield own, kube
 
 
 @dataclass(frozen=True, slots=True)
