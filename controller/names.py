@@ -53,6 +53,11 @@ def record_name(stream: str, topic_id: str, partition: int, offset: int) -> str:
     return f"{stream}-{topic_id_hex(topic_id)[:6]}-p{partition:05d}-{offset:019d}"
 
 
+def member_suffix(namespace: str, stream: str) -> str:
+    """What the names of a stream's members in its consumer group end with, behind the replica's identity."""
+    return f".{namespace}.{stream}"
+
+
 def backlog_name(stream: str, user: str) -> str:
     """The name of a user's UserBacklog; the user may be any text, so it is hashed."""
     return f"{stream}-{_digest(user, 20)}"

@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from controller import kafka
+from controller import kafka, names
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
 from controller.bridge.backlogwriting import BacklogWriter
@@ -160,7 +160,12 @@ class Consumption:
             self._commit(),
             self._measure(),
             watch_assignment(
-                self._lookup, self.stream.kafka.group_id, self._count, self._unassigned, self._member.rejoin
+                self._lookup,
+                self.stream.kafka.group_id,
+                names.member_suffix(self.stream.namespace, self.stream.name),
+                self._count,
+                self._group_members,
+                self._member.rejoin,
             ),
             self._look(),
         ):
@@ -328,18 +333,20 @@ class Consumption:
         assert partition.tracker is not None
         partition.tracker.done(offset)
 
-    def _troubled(self, who: str, numbers: set[int], error: Callable[[str, Iterable[int]], kafka.KafkaError]) -> None:
-        """Some partitions are not read, or none of them is in trouble any more."""
-        if numbers:
-            self._steering.troubles[who] = error(self._topic.name, sorted(numbers))
+    def _troubled(self, who: str, error: kafka.KafkaError | None) -> None:
+        """Some partitions are not read; None: none of them is in trouble any more."""
+        if error is not None:
+            self._steering.troubles[who] = error
         else:
             self._steering.troubles.pop(who, None)
 
     def _count(self) -> int:
         return self._topic.partitions
 
-    def _unassigned(self, numbers: set[int]) -> None:
-        self._troubled("unassigned", numbers, partial(kafka.unassigned, self.stream.kafka.group_id))
+    def _group_members(self, unassigned: set[int], others: Mapping[int, str]) -> None:
+        group, topic = self.stream.kafka.group_id, self._topic.name
+        self._troubled("unassigned", kafka.unassigned(group, topic, sorted(unassigned)) if unassigned else None)
+        self._troubled("shared", kafka.shared(group, topic, others) if others else None)
 
     def _refuse(self, error: kafka.KafkaError | None) -> None:
         self._steering.refused = error
@@ -372,7 +379,8 @@ class Consumption:
                 logger.debug("Lag not measured: %s", error)
             else:
                 silent = {p.number for p in self._there} - ends.keys()
-                self._troubled("silent", silent & before, kafka.unanswered)
+                lasting = sorted(silent & before)
+                self._troubled("silent", kafka.unanswered(self._topic.name, lasting) if lasting else None)
                 before = silent
                 for partition in self._partitions:
                     partition.answers = partition.number in ends

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from controller import kafka, logs, secretdata
+from controller import kafka, logs, names, secretdata
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.controllers import without_controller
@@ -52,8 +52,8 @@ class Ingest:
         self._counts = counts
         self._share = share
         self._stream = stream
-        # Two streams may share a group: each is a member of its own in it.
-        self._instance = f"{identity}.{stream.namespace}.{stream.name}"[-249:]
+        # Streams of several topics may share a group: each is a member of its own in it.
+        self._instance = f"{identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
         self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()

@@ -1,7 +1,10 @@
-"""Whether the members of the group have all of the topic's partitions among them.
+"""Whether the stream's own members of the group have all of the topic's partitions among them.
 
 The coordinator gives a static member that comes back the assignment that it had, without asking anybody to count the
 partitions again. Partitions that were added meanwhile, or came with a topic made again, would never be assigned.
+
+And who else is in the group, as another stream or another application may be by mistake, is given partitions like any
+other member. Nobody would miss their records: to the coordinator all is well.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from controller import kafka, logs
 
@@ -26,16 +29,20 @@ MAX_REJOIN_SECONDS = 300.0
 async def watch_assignment(
     lookup: kafka.TopicLookup,
     group: str,
+    own: str,
     partitions: Callable[[], int],
-    unassigned: Callable[[set[int]], None],
+    told: Callable[[set[int], Mapping[int, str]], None],
     rejoin: Callable[[], None],
 ) -> None:
-    """Until cancelled. `partitions` counts the topic's; `unassigned` gets those that no member had twice in a row.
+    """Until cancelled. Names of the stream's members end with `own`; `partitions` counts the topic's.
+
+    `told` gets those that no member had twice in a row, and those that others had, with the names of these.
 
     Each member asks to join again by itself. For the coordinator only that of the group's leader is a reason to
     rebalance; for the others it repeats what it has said. Nothing is revoked by either: docs/decisions/0048.
     """
     before: set[int] = set()
+    others_before: Mapping[int, str] = {}
     delay, not_before = REJOIN_SECONDS, 0.0
     pause = SOON_SECONDS
     while True:
@@ -49,10 +56,13 @@ async def watch_assignment(
             continue
         wanted = set(range(partitions()))
         # A static member keeps partitions that a topic made again no longer has, which does no harm.
-        missing = wanted - assigned
+        missing = wanted - assigned.keys()
         lasting, before = missing & before, missing
-        pause = SOON_SECONDS if missing else LOOK_SECONDS
-        unassigned(lasting)
+        others = {number: name for number, name in assigned.items() if number in wanted and not name.endswith(own)}
+        staying = {number: name for number, name in others.items() if number in others_before}
+        others_before = others
+        pause = SOON_SECONDS if missing or others else LOOK_SECONDS
+        told(lasting, staying)
         if not missing:
             delay, not_before = REJOIN_SECONDS, 0.0
         elif lasting and time.monotonic() >= not_before:

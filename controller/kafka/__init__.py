@@ -21,7 +21,7 @@ from controller.kafka.told import (
     Revoked,
     record_cost,
 )
-from controller.kafka.topics import Range, Topic, TopicLookup, unanswered, unassigned
+from controller.kafka.topics import Range, Topic, TopicLookup, shared, unanswered, unassigned
 
 __all__ = [
     "HOLD_SECONDS",
@@ -48,6 +48,7 @@ __all__ = [
     "TopicLookup",
     "client_config",
     "record_cost",
+    "shared",
     "unanswered",
     "unassigned",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import confluent_kafka as ck
@@ -79,16 +79,23 @@ class TopicLookup:
             raise unanswered(self._topic, silent)
         return {p.partition: p.offset for p in answer if p.offset >= 0}
 
-    async def assigned(self, group: str) -> set[int] | None:
-        """Partitions of the topic that the coordinator has given to any member; None while it gives them anew."""
+    async def assigned(self, group: str) -> dict[int, str] | None:
+        """Partitions of the topic that the coordinator has given to a member, and its name: instance id, or client id.
+
+        None while it gives them anew.
+        """
         found = await self._admin.ask(
             lambda client: client.describe_consumer_groups([group], request_timeout=REQUEST_SECONDS), self._topic
         )
         answer = found[group]
         if answer.state != ck.ConsumerGroupState.STABLE:
             return None
-        there = (p for member in answer.members for p in member.assignment.topic_partitions)
-        return {p.partition for p in there if p.topic == self._topic}
+        return {
+            each.partition: member.group_instance_id or member.client_id
+            for member in answer.members
+            for each in member.assignment.topic_partitions
+            if each.topic == self._topic
+        }
 
     async def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
         asked = {ck.TopicPartition(self._topic, partition): spec for partition in partitions}
@@ -116,6 +123,17 @@ def unassigned(group: str, topic: str, partitions: Iterable[int]) -> KafkaError:
         "PartitionsUnassigned",
         f"of topic {topic} no member of group {group} has these partitions: {numbers};"
         " the bridge makes the group rebalance",
+    )
+
+
+def shared(group: str, topic: str, others: Mapping[int, str]) -> KafkaError:
+    """What the stream's condition says while members that are not its own have these, by partition."""
+    numbers = ", ".join(map(str, sorted(others)))
+    members = ", ".join(sorted(set(others.values()))[:3])
+    return KafkaError(
+        "GroupShared",
+        f"of topic {topic} other members of group {group} have these partitions: {numbers}; this stream gets no record"
+        f" of them. They are: {members}. Give each a group of its own",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -126,6 +127,25 @@ def test_who_is_not_let_into_the_group_says_so(ingested: Ingested, start_bridge:
         assert "Inconsistent group protocol" in ingested.condition()["message"]
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
+
+
+def test_streams_that_share_a_group_say_so_and_whose_partitions_they_lack(
+    kube: Kube, ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """As where a manifest is copied and given another name alone: each would read a part, without a word."""
+    add_partitions(ingested, 2)
+    copy = replace(ingested, name="copy")
+    start_bridge()
+    for stream in (ingested, copy):
+        stream.apply()
+    for stream, other in ((ingested, copy), (copy, ingested)):
+        stream.reason("GroupShared", 30)
+        assert f".{stream.namespace}.{other.name}" in stream.condition()["message"]
+    kube.delete(copy.namespace, "updatestreams", copy.name)
+    for partition in (0, 1):
+        ingested.produce(good(["ana", "bo"]), partition)
+        ingested.positioned(2, 30, partition)
+    ingested.reason("Consuming", 20)
 
 
 def add_partitions(ingested: Ingested, count: int) -> None:
