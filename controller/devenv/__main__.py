@@ -1,4 +1,7 @@
-"""`python -m controller.devenv {up,down,clean,status,validate}`: what `make up`, `down`, `clean` and `check` run."""
+"""`python -m controller.devenv {up,down,clean,status,validate,send}`: what `make up`, `down`, `clean` and `check` run.
+
+`send` produces one record, so that nothing of Kafka has to be installed to try the environment.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.devenv import lifecycle, validation
+from controller.devenv import broker, lifecycle, sources, validation
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
 from controller.devenv.kind import engine
@@ -99,6 +102,16 @@ def _status(environment: Environment, options: argparse.Namespace) -> int:
     return 0 if all(state == "running" for _, state, _, _ in rows) else 1
 
 
+def _send(environment: Environment, options: argparse.Namespace) -> int:
+    servers = environment.bootstrap_servers
+    if not sources.existing_bootstrap_servers() and environment.processes.find("kafka") is None:
+        raise DevenvError("Kafka does not run here; `make up` starts it, and `. .dev/env` says where it is")
+    broker.check(servers)
+    partition, offset = broker.send(servers, options.topic, options.key, options.value)
+    print(f"sent to {options.topic}, partition {partition}, offset {offset}")
+    return 0
+
+
 def _validate(environment: Environment, options: argparse.Namespace) -> int:
     for path in validation.validate():
         print(f"valid: {path.relative_to(ROOT)}")
@@ -107,7 +120,7 @@ def _validate(environment: Environment, options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m controller.devenv", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status,validate}")
+    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status,validate,send}")
     up = commands.add_parser("up", help="start what is not running; returns when everything is ready")
     up.add_argument("--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, else 1)")
     up.add_argument("--controllers", type=_count, metavar="N", help="replicas of the controller (as above)")
@@ -126,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         ("validate", _validate, "apply all CRDs and manifests to an API server that lives just for that"),
     ):
         commands.add_parser(name, help=text).set_defaults(run=run)
+    send = commands.add_parser("send", help="produce one record: its key is the user, its value the event in JSON")
+    send.add_argument("key", metavar="USER")
+    send.add_argument("value", metavar="VALUE")
+    send.add_argument("--topic", default=broker.TOPIC, help=f"(default: {broker.TOPIC})")
+    send.set_defaults(run=_send)
     return parser
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
@@ -29,6 +30,8 @@ TOPIC = "user-updates"
 MAX_RECORD_BYTES = 8 << 20
 #: A little over the largest record: batch and record have headers.
 MAX_BATCH_BYTES = MAX_RECORD_BYTES + (1 << 20)
+#: Milliseconds until a record that no broker acknowledges counts as not sent.
+SEND_MS = 10_000
 
 #: The JVM names files by the locale's encoding: in the C locale it would take another folder than that of the checkout.
 UTF8_LOCALE = {"LC_ALL": "C.UTF-8"}
@@ -212,6 +215,23 @@ def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes:
         if failed.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             said = failed.args[0].str()
             raise CommandFailed(f"Kafka at {bootstrap_servers} did not create {topic}: {said}") from failed
+
+
+def send(bootstrap_servers: str, topic: str, key: str, value: str) -> tuple[int, int]:
+    """Produce one record of UTF-8 text; its partition and offset. Raises CommandFailed."""
+    settings: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0, "linger.ms": 0}
+    producer = Producer({**settings, "message.max.bytes": MAX_BATCH_BYTES, "message.timeout.ms": SEND_MS})
+    told: list[tuple[KafkaError | None, Message]] = []
+    try:
+        producer.produce(topic, value, key, on_delivery=lambda error, record: told.append((error, record)))
+    except (KafkaException, BufferError) as failed:
+        raise CommandFailed(f"the record was not sent: {failed}") from failed
+    producer.flush()
+    error, record = told[0]
+    partition, offset = record.partition(), record.offset()
+    if error is not None or partition is None or offset is None:
+        raise CommandFailed(f"Kafka at {bootstrap_servers} did not take the record: {error}")
+    return partition, offset
 
 
 def refuse_commits(bootstrap_servers: str, refused: bool = True) -> None:

@@ -85,6 +85,15 @@ def render(path: Path, values: Mapping[str, str]) -> str:
     return text
 
 
+def render_stream(path: Path, values: Mapping[str, str]) -> str:
+    """The same of a manifest with at least one UpdateStream; what else is in it, such as its Secret, comes with it."""
+    text = render(path, values)
+    kinds = [str(document["kind"]) for document in yaml.safe_load_all(text) if document is not None]
+    if "UpdateStream" not in kinds:
+        raise CommandFailed(f"{path} holds no UpdateStream, but {', '.join(kinds)}")
+    return text
+
+
 def apply(kubectl: Kubectl, path: Path, text: str, *options: str) -> str:
     """Apply a rendered manifest, unknown fields refused; what kubectl said. Raises CommandFailed naming the file."""
     arguments = ("apply", "--validate=strict", *options, "-f", "-")

@@ -37,7 +37,7 @@ def up(
     """
     environment.layout.make()
     with locked(environment.layout.directory / "lock", what=_BUSY):
-        manifest = None if stream is None else kubectl.render(stream, _values(environment))
+        manifest = None if stream is None else kubectl.render_stream(stream, _values(environment))
         wanted = environment.wanted()
         wanted.bridges = wanted.bridges if bridges is None else bridges
         wanted.controllers = wanted.controllers if controllers is None else controllers

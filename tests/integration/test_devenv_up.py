@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from controller.devenv import lifecycle
 from controller.devenv.environment import INFRASTRUCTURE, Environment
 from tests.eventually import eventually
+from tests.transcripts import README
 
 STREAM = """\
 apiVersion: enrichment.dev/v1alpha1
@@ -57,7 +59,15 @@ class Checkout:
     def shell(self, command: str) -> str:
         """What a command prints in a shell that has sourced the environment's `env`."""
         script = f". {self.environment.layout.env} && {command}"
-        return subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True).stdout
+        shell = ["sh", "-e", "-c", script]
+        return subprocess.run(
+            shell, check=True, capture_output=True, text=True, env=self.variables, cwd=README.parent
+        ).stdout
+
+
+def readme(language: str) -> list[str]:
+    """The README's blocks in that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +131,33 @@ def test_sourced_env_has_all_that_a_shell_needs(checkout: Checkout) -> None:
     assert exported["KAFKA_BOOTSTRAP_SERVERS"] == checkout.environment.bootstrap_servers
 
 
+def test_the_readmes_first_event_takes_its_commands_as_typed(checkout: Checkout) -> None:
+    """An event, one that the downstream keeps waiting, and the end of both, in one shell."""
+    checkout.up()
+    block = next(each for each in readme("console") if "controller.devenv send" in each)
+    typed = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert typed[0] == ". .dev/env"
+    said = checkout.shell("\n".join(typed[1:]))
+    assert "sent to user-updates, partition 0, offset 1" in said
+    assert said.count("condition met") == 2
+
+
+def test_what_is_sent_where_no_kafka_runs_is_refused_readably(tmp_path: Path) -> None:
+    code, _, err = Checkout(tmp_path / "dev").run("send", "userid1", "{}")
+    assert (code, err) == (
+        1,
+        "error: Kafka does not run here; `make up` starts it, and `. .dev/env` says where it is\n",
+    )
+
+
+def test_the_readmes_stream_is_applied_as_it_stands(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.up()
+    path = tmp_path / "stream.yaml"
+    path.write_text(next(each for each in readme("yaml") if "kind: UpdateStream" in each))
+    assert "user-updates: ready" in checkout.up("--stream", str(path))
+    assert checkout.environment.kubectl.json("get", "us", "user-updates")["spec"]["steps"]["resources"]["concurrency"]
+
+
 def test_sample_stays_as_the_person_made_it(checkout: Checkout) -> None:
     checkout.up()
     kubectl = checkout.environment.kubectl
@@ -158,6 +195,7 @@ def test_own_stream_gets_the_addresses_of_this_environment(checkout: Checkout, t
     ("text", "said"),
     [
         pytest.param("kind: UpdateStream\nspec: {a: [}\n", "stream.yaml:2:12: this is not YAML", id="broken"),
+        pytest.param("kind: ConfigMap\nmetadata: {name: a}\n", "holds no UpdateStream, but ConfigMap", id="other kind"),
         pytest.param("just a word", "each document in it must be a Kubernetes object", id="no object"),
         pytest.param(STREAM.replace("topic: other", "topic: [1]"), "spec.kafka.topic", id="wrong type"),
         pytest.param(STREAM.replace("  steps:", "  spets: 1\n  steps:"), 'unknown field "spec.spets"', id="misspelt"),

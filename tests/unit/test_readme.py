@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import string
 from pathlib import Path
 
 import jsonschema
@@ -68,7 +69,12 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("manifest", [yaml.safe_load(block) for block in blocks("yaml")], ids=lambda each: each["kind"])
+#: What `make up` puts into the addresses that a manifest leaves open.
+ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
+EXAMPLES = [yaml.safe_load(string.Template(block).substitute(ADDRESSES)) for block in blocks("yaml")]
+
+
+@pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda each: each["kind"])
 def test_examples_fit_the_schemas(manifest: dict[str, object]) -> None:
     found = closed(schema(f"{str(manifest['kind']).lower()}s"))
     found["properties"].update({name: {} for name in ("apiVersion", "kind", "metadata")})

@@ -16,7 +16,7 @@ from controller.devenv.environment import Addresses, Environment
 from controller.devenv.errors import CommandFailed, MissingTools, StartFailed
 from controller.devenv.kind import engine
 from controller.devenv.kind.pods import NAMESPACE, WORKLOADS, Pods
-from controller.devenv.kubectl import CRDS, SAMPLE_STREAM, Kubectl, apply, render
+from controller.devenv.kubectl import CRDS, SAMPLE_STREAM, Kubectl, apply, render_stream
 from controller.devenv.layout import HOST, write_atomically
 from controller.devenv.processes import Command
 
@@ -107,7 +107,7 @@ class KindEnvironment(Environment):
         """The sample's topic, and an UpdateStream whose addresses are those of this cluster. Raises CommandFailed."""
         broker.create_topic(self.bootstrap_servers, broker.TOPIC)
         values = {"KAFKA_BOOTSTRAP_SERVERS": INSIDE.bootstrap_servers, "DOWNSTREAM_URL": INSIDE.downstream_url}
-        self.progress(apply(self.kubectl, manifest, render(manifest, values)))
+        self.progress(apply(self.kubectl, manifest, render_stream(manifest, values)))
 
     def variables(self) -> dict[str, str]:
         """What `.dev/env` exports, but for PATH: addresses of this machine."""
