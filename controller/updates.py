@@ -106,6 +106,8 @@ class UpdateSpec:
     resources: str
     suspend: bool = False
     source: Source | None = None
+    #: For how long a hand-made update stays once it is finished; None: until somebody deletes it.
+    ttl_seconds_after_finished: int | None = None
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UpdateSpec:
@@ -119,6 +121,7 @@ class UpdateSpec:
             resources=body["resources"],
             suspend=body.get("suspend", False),
             source=Source.from_body(source) if source else None,
+            ttl_seconds_after_finished=body.get("ttlSecondsAfterFinished"),
         )
 
 

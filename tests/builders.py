@@ -134,6 +134,8 @@ def make_body(update: UserUpdate) -> dict[str, Any]:
         },
         "spec": {field: getattr(spec, field) for field in fields},
     }
+    if spec.ttl_seconds_after_finished is not None:
+        body["spec"]["ttlSecondsAfterFinished"] = spec.ttl_seconds_after_finished
     if source:
         body["spec"]["source"] = {
             "topic": source.topic,

@@ -2,9 +2,12 @@
 
 A finished update is what tells a repeated record from a new one: it may go only when its offset is below `position`
 and below what Kafka has acknowledged as committed, and in no backlog, and a minute after its end, which a create that
-was cut off by a time-out or a frozen bridge may still meet. Hand-made ones go by age alone, and so do those of a topic
-that is gone: no record of it can come again. That it is gone is what the stream's status says of its id; one that the
-status does not list may be one that the bridge is about to list.
+was cut off by a time-out or a frozen bridge may still meet. Those of a topic that is gone go by age alone: no record of
+it can come again. That it is gone is what the stream's status says of its id; one that the status does not list may be
+one that the bridge is about to list.
+
+Hand-made ones stay, but where they say for how long (`spec.ttlSecondsAfterFinished`): whatever applies manifests again
+and again would make a collected one anew, and it would run again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeAlias
 
 from controller import crashpoints, errors
@@ -52,8 +55,11 @@ FIRST_SECONDS = 0.05
 BACKLOGS_AT_ONCE = 50
 #: What is due is computed anew at least so often: clocks may be set, and what a person finished by hand may be old.
 QUIET_SECONDS = 20.0
-#: No update goes earlier after its end, in seconds.
+#: No update of a record goes earlier after its end, in seconds.
 MIN_AGE = 60.0
+#: Hand-made ones may stay for good, and nothing tells of a finished one that a person deletes or gives a time to live.
+#: So where there are any, all are listed anew so often.
+LIST_SECONDS = 300.0
 
 #: What goes first where more than `maxFinished` are kept.
 _EXPENDABLE = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 1, Phase.CANCELLED: 1, Phase.FAILED: 2}
@@ -72,6 +78,8 @@ class Finished:
     #: (topic id, partition) and offset; None for hand-made ones.
     partition: tuple[str, int] | None
     offset: int
+    #: Of a hand-made one, the seconds for which it stays; None: until a person deletes it.
+    ttl: int | None = None
 
     @classmethod
     def of(cls, update: UserUpdate) -> Finished:
@@ -81,12 +89,19 @@ class Finished:
         ended = status.completion_time or update.creation_time
         partition = (source.topic_id, source.partition) if source else None
         offset = source.offset if source else 0
-        version = update.resource_version
-        return cls(update.name, update.uid, version, update.spec.user, status.phase, ended, partition, offset)
+        version, ttl = update.resource_version, update.spec.ttl_seconds_after_finished
+        return cls(update.name, update.uid, version, update.spec.user, status.phase, ended, partition, offset, ttl)
 
     @property
     def topic_id(self) -> str | None:
         return self.partition[0] if self.partition else None
+
+    def kept_seconds(self, retention: Retention) -> float:
+        """For how long it stays after its end, unless too many are kept; infinite for good."""
+        if self.partition is None:
+            return math.inf if self.ttl is None else self.ttl
+        succeeded = self.phase is Phase.SUCCEEDED
+        return max(MIN_AGE, retention.succeeded_seconds if succeeded else retention.failed_seconds)
 
 
 def due(
@@ -101,11 +116,12 @@ def due(
     Only what is `settled` goes; what is not keeps nothing else from going in its place. What is of a topic id that is
     `gone` is not one of too many.
     """
-    seconds = _kept_seconds(retention)
-    old_enough = [
-        each for each in finished.values() if now - each.ended >= timedelta(seconds=MIN_AGE) and settled(each)
-    ]
-    aged = [each for each in old_enough if now - each.ended >= timedelta(seconds=seconds[each.phase])]
+    there = [each for each in finished.values() if settled(each)]
+
+    def older(each: Finished, seconds: float) -> bool:
+        return (now - each.ended).total_seconds() >= seconds
+
+    aged = [each for each in there if older(each, each.kept_seconds(retention))]
 
     def counted(each: Finished) -> bool:
         return each.partition is not None and each.topic_id not in gone
@@ -114,7 +130,7 @@ def due(
     if surplus <= 0:
         return aged
     names = {each.name for each in aged}
-    rest = [each for each in old_enough if counted(each) and each.name not in names]
+    rest = [each for each in there if counted(each) and each.name not in names and older(each, MIN_AGE)]
     rest.sort(key=lambda each: (_EXPENDABLE[each.phase], each.ended))
     return aged + rest[:surplus]
 
@@ -123,19 +139,11 @@ def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datet
     """For how long none of these becomes due, where none is now, and no others come; at most QUIET_SECONDS."""
     kept = list(finished)
     surplus = sum(each.partition is not None for each in kept) > retention.max_finished
-    kept_seconds, seconds = _kept_seconds(retention), QUIET_SECONDS
+    seconds = QUIET_SECONDS
     for each in kept:
-        age = MIN_AGE if surplus else max(MIN_AGE, kept_seconds[each.phase])
+        age = MIN_AGE if surplus and each.partition is not None else each.kept_seconds(retention)
         seconds = min(seconds, age - (now - each.ended).total_seconds())
     return seconds
-
-
-def _kept_seconds(retention: Retention) -> dict[Phase, float]:
-    """By phase, for how long a finished update stays."""
-    return {
-        phase: retention.succeeded_seconds if phase is Phase.SUCCEEDED else retention.failed_seconds
-        for phase in FINISHED
-    }
 
 
 def at_a_time(count: int, seconds: float) -> int:
@@ -150,6 +158,8 @@ class Collection:
         self._context = context
         self._finished: dict[str, Finished] = {}
         self._listed = False
+        #: When, by the monotonic clock.
+        self._listed_at = 0.0
         #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
         #: updates of each of a hundred streams are not sorted every five seconds.
         self._quiet: tuple[float, Retention] | None = None
@@ -194,9 +204,13 @@ class Collection:
                 await asyncio.sleep(PERIOD * random.uniform(0.8, 1.2))
 
     async def _list(self) -> None:
-        """What earlier controllers have finished, and this one before it lost its Lease."""
+        """What earlier controllers have finished, and this one before it lost its Lease.
+
+        What was known before and is not there any more was deleted by somebody; what ends meanwhile may not be listed.
+        """
         stream, shard = self._context.stream, self._context.shard
         tenure, found = self._context.lease.tenure, {}
+        before, began = dict(self._finished), time.monotonic()
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
             pages = self._context.cluster.pages(
@@ -207,14 +221,21 @@ class Collection:
                     if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
                         found[update.name] = Finished.of(update)
         if self._context.lease.tenure == tenure:
-            self._finished = found | self._finished
-            self._listed, self._quiet = True, None
+            new = {name: each for name, each in self._finished.items() if before.get(name) is not each}
+            self._finished = found | new
+            self._listed, self._listed_at, self._quiet = True, began, None
             self._changed()
+
+    def _stale(self) -> bool:
+        """Hand-made ones may have been deleted or changed since they were listed."""
+        if time.monotonic() - self._listed_at < LIST_SECONDS:
+            return False
+        return any(each.partition is None for each in self._finished.values())
 
     async def _choose(self, going: list[Finished]) -> list[Finished]:
         """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
         try:
-            if not self._listed:
+            if not self._listed or self._stale():
                 await self._list()
             return await self._due({each.name for each in going})
         except errors.ApiError as error:

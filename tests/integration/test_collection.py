@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from controller.backlogs import OffsetQueue
 from controller.engine.collection import BATCH
 from tests.builders import OTHER_TOPIC_ID
 from tests.eventually import eventually
-from tests.processing import TOPIC_ID, Processing
+from tests.processing import GOOD, TOPIC_ID, Processing, steps, whole
 from tests.replicas import Replica
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("controller")]
@@ -59,9 +60,10 @@ def remain(stream: Processing, wanted: set[str]) -> None:
 
 def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
     ended = [("Succeeded", 130), ("Succeeded", 90), ("Failed", 130), ("Failed", 400), ("Skipped", 400)]
-    made = [finish(stream, stream.add("ana", n), *end) for n, end in enumerate(ended)]
-    young = finish(stream, stream.add("ana", 9), "Failed", 10)
+    made = [finish(stream, stream.record("ana", n, NOW), *end) for n, end in enumerate(ended)]
+    young = finish(stream, stream.record("ana", 9, NOW), "Failed", 10)
     stream.apply(retention={"succeededSeconds": 120, "failedSeconds": 300})
+    reach(stream, 10, 10)
     remain(stream, {made[1], made[2], young})
     stream.change(retention={"succeededSeconds": 60, "failedSeconds": 0})
     remain(stream, {young})
@@ -70,7 +72,7 @@ def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
 def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
     phases = ["Failed", "Skipped", "Succeeded", "Succeeded", "Failed", "Succeeded"]
     made = [finish(stream, stream.record("ana", n, NOW), phase, 600 - n) for n, phase in enumerate(phases)]
-    by_hand = finish(stream, stream.add("bo", 1))  # goes by age alone
+    by_hand = finish(stream, stream.add("bo", 1))  # is not counted
     stream.apply(retention={"maxFinished": 4})
     reach(stream, 9, 9)
     remain(stream, {*made, by_hand} - {made[2], made[3]})
@@ -81,7 +83,7 @@ def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
 def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
     made = [finish(stream, stream.record("ana", offset, NOW)) for offset in range(6)]
     stream.apply(retention={"succeededSeconds": 0})
-    finish(stream, stream.add("bo", 1))
+    finish(stream, stream.add("bo", 1, ttlSecondsAfterFinished=0))
     remain(stream, set(made))  # without a position nothing but the hand-made one
     reach(stream, 5, 2)
     remain(stream, set(made[2:]))
@@ -198,14 +200,37 @@ def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> 
 def test_unfinished_ones_stay(stream: Processing) -> None:
     stream.apply(suspend={"processing": True}, retention={"succeededSeconds": 0, "failedSeconds": 0, "maxFinished": 0})
     waiting = [stream.add("ana", 1), stream.add("ana", 2)]
-    finish(stream, stream.add("bo", 1))
+    finish(stream, stream.add("bo", 1, ttlSecondsAfterFinished=0))
     remain(stream, set(waiting))
+
+
+def test_what_is_applied_again_and_again_runs_once(stream: Processing) -> None:
+    """It was collected with the rest; applied again after that, it ran again, under new keys."""
+    manifest = {"stream": stream.stream, "user": "ana", "sequence": 1, **GOOD}
+    body = {"apiVersion": names.API_VERSION, "kind": "UserUpdate", "metadata": {"name": "by-hand"}, "spec": manifest}
+
+    def apply() -> None:
+        stream.environment.kubectl("--namespace", stream.namespace, "apply", "-f", "-", stdin=json.dumps(body))
+
+    apply()
+    by_hand = finish(stream, "by-hand")
+    limited = finish(stream, stream.add("bo", 1, ttlSecondsAfterFinished=590), "Failed")
+    longer = finish(stream, stream.add("bo", 2, ttlSecondsAfterFinished=6000), "Failed")
+    record = finish(stream, stream.record("cy", 1, NOW))
+    stream.apply(retention={"succeededSeconds": 0, "failedSeconds": 0, "maxFinished": 0})
+    reach(stream, 9, 9)
+    eventually(lambda: not {limited, record} & set(stream.phases()), COLLECTED)
+    apply()
+    stream.until(stream.add("ana", 2), "Succeeded")
+    assert set(stream.phases()) == {by_hand, longer, "ana-2"}
+    assert steps(stream.calls("ana")) == whole("ana", 2)
 
 
 @pytest.mark.long  # a minute; what is due when is also tested on a virtual clock, in tests/unit/test_collection.py
 def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Processing, controller: Replica) -> None:
     stream.apply(retention={"succeededSeconds": 0, "maxFinished": 0})
-    name = stream.add("ana", 1)
+    name = stream.record("ana", 1, NOW)
+    reach(stream, 9, 9)
     ended = times.from_text(stream.until(name, "Succeeded")["conditions"][0]["lastTransitionTime"]).timestamp()
     controller.kill()
     controller.start()

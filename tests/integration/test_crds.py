@@ -31,6 +31,7 @@ def api(environment: Environment, kube: Kube, namespace: str) -> Applier:
         pytest.param({"spec.user": "é" * 512}, id="user of 1,024 bytes"),
         pytest.param({"spec.profile": "\U0001f600" * 4096}, id="profile of 4,096 characters"),
         pytest.param({"spec.sequence": 2**53 - 1}, id="highest sequence"),
+        pytest.param({"spec.ttlSecondsAfterFinished": 0}, id="gone at once"),
         pytest.param({"spec.source": SOURCE | {"after": "x", "traceparent": TRACEPARENT}}, id="of a record"),
     ],
 )
@@ -59,6 +60,7 @@ BAD_UPDATES = [
     ("stream is no label", {"spec.stream": "Users"}, "spec.stream: Invalid value"),
     ("stream is no label", {"spec.stream": "a.b"}, "must be the name of an UpdateStream: lower-case letters"),
     ("suspend is text", {"spec.suspend": "yes"}, "spec.suspend in body must be of type boolean"),
+    ("negative time to live", {"spec.ttlSecondsAfterFinished": -1}, "should be greater than or equal to 0"),
     ("source without offset", {"spec.source": {"topic": "t"}}, "spec.source.offset: Required value"),
     ("source with a bad time", {"spec.source": SOURCE | {"timestamp": "noon"}}, "spec.source.timestamp in body"),
     (
@@ -99,14 +101,23 @@ def test_a_bad_update_is_refused_by_field(api: Applier, changes: dict[str, Any],
 )
 def test_an_update_cannot_be_changed(api: Applier, changes: dict[str, Any]) -> None:
     api.apply(UPDATE, {"spec.source": SOURCE})
-    with pytest.raises(Refused, match="only suspend may change"):
+    with pytest.raises(Refused, match="only suspend and ttlSecondsAfterFinished may change"):
         api.apply(UPDATE, {"spec.source": SOURCE} | changes)
 
 
 def test_a_source_cannot_be_added(api: Applier) -> None:
     api.apply(UPDATE)
-    with pytest.raises(Refused, match="only suspend may change"):
+    with pytest.raises(Refused, match="only suspend and ttlSecondsAfterFinished may change"):
         api.apply(UPDATE, {"spec.source": SOURCE})
+
+
+def test_how_long_an_update_stays_is_said_of_hand_made_ones_alone_and_can_be_changed(api: Applier) -> None:
+    ttl = "spec.ttlSecondsAfterFinished"
+    for seconds in (600, ABSENT, 0):
+        api.apply(UPDATE, {ttl: seconds})
+    api.apply(UPDATE, {"metadata.name": "of-a-record", "spec.source": SOURCE})
+    with pytest.raises(Refused, match=r"spec\.ttlSecondsAfterFinished: .*is for updates that are made by hand"):
+        api.apply(UPDATE, {"metadata.name": "of-a-record", "spec.source": SOURCE, ttl: 600})
 
 
 def test_suspend_and_metadata_can_be_changed(api: Applier) -> None:
@@ -197,7 +208,8 @@ def test_kubectl_says_what_is_wrong(api: Applier) -> None:
     assert "spec.user: Required value" in str(refused.value)
     api("apply", "-f", "-", stdin=UPDATE)
     with pytest.raises(
-        CommandFailed, match="only suspend may change; to apply other values, create another UserUpdate"
+        CommandFailed,
+        match="only suspend and ttlSecondsAfterFinished may change; to apply other values, create another UserUpdate",
     ):
         api("apply", "-f", "-", stdin=json.dumps(changed(UPDATE, {"spec.profile": "ops"})))
 

@@ -89,7 +89,7 @@ def settled(stream: Processing) -> bool:
 
 @pytest.mark.parametrize("point", ["controller.collecting:3", "controller.collected:3"])
 def test_killed_while_it_collects(stream: Processing, stopped: Replica, point: str) -> None:
-    names = [stream.add("ana", number) for number in range(8)]
+    names = [stream.add("ana", number, ttlSecondsAfterFinished=3600) for number in range(8)]
     condition = {"type": "Succeeded", "status": "True", "reason": "Succeeded", "message": "done"}
     long_ago = times.to_text(datetime.now(UTC) - timedelta(hours=2))
     status = {"status": {"phase": "Succeeded", "conditions": [{**condition, "lastTransitionTime": long_ago}]}}

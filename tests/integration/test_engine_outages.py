@@ -66,7 +66,7 @@ def test_an_object_with_half_a_status_stops_no_collection(
     stream: Processing, environment: Environment, start_controller: StartReplica
 ) -> None:
     stream.apply(retention={"succeededSeconds": 60})
-    half = stream.add(sequence=1, name="half")
+    half = stream.add(sequence=1, name="half", ttlSecondsAfterFinished=60)
     stream.kube.patch(stream.namespace, "userupdates", half, {"status": {"phase": "Succeeded"}}, status=True)
     controller = start_controller()
     stream.until(stream.add(sequence=2), "Succeeded")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,9 +24,10 @@ from controller.engine.collection import (
     quiet_seconds,
 )
 from controller.errors import Conflict, NotFound
+from controller.sharding import Shard
 from controller.streams import Retention
 from controller.updates import Phase, Reason, Status
-from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at, make_stream, make_update
+from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at, make_body, make_stream, make_update
 
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 
@@ -82,6 +85,25 @@ def test_what_is_not_settled_keeps_nothing_else_from_going() -> None:
     assert names(found) == ["1"]
     found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in settled)
     assert names(found) == ["1", "2"]
+
+
+def by_hand(kept: dict[str, Finished], name: str, ttl: int | None = None) -> dict[str, Finished]:
+    return kept | {name: replace(kept[name], partition=None, ttl=ttl)}
+
+
+def test_what_is_made_by_hand_stays_unless_it_says_for_how_long() -> None:
+    """It went with the rest, and a tool that applied it again and again ran it again and again."""
+    kept = by_hand(by_hand(by_hand(finished(*[(S, 0)] * 4), "0"), "1", 0), "2", 300)
+    retention = Retention(succeeded_seconds=100, failed_seconds=100, max_finished=0)
+    for seconds, want in [(0, ["1"]), (60, ["1", "3"]), (300, ["1", "2", "3"]), (10**9, ["1", "2", "3"])]:
+        assert names(due(kept, retention, at(seconds))) == want
+
+
+def test_how_long_it_is_quiet_beside_what_is_made_by_hand() -> None:
+    retention = Retention(succeeded_seconds=0, max_finished=0)
+    kept = finished((S, 0))
+    assert quiet_seconds(by_hand(kept, "0").values(), retention, at(1000)) == QUIET_SECONDS
+    assert quiet_seconds(by_hand(kept, "0", 30).values(), retention, at(20)) == 10
 
 
 def of_another_topic(kept: dict[str, Finished], *names: str) -> dict[str, Finished]:
@@ -148,6 +170,34 @@ def test_it_is_quiet_no_longer_than_it_must_be() -> None:
     assert quiet_seconds(finished((S, 0)).values(), retention, at(90)) == 10
     assert quiet_seconds(finished((S, 0), (S, 1)).values(), retention, at(50)) == 10, "a surplus goes after a minute"
     assert quiet_seconds(finished((S, 80)).values(), retention, at(90)) == QUIET_SECONDS
+
+
+async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stays for good and was deleted by a person was counted, and remembered, for ever."""
+
+    class Server:
+        items: ClassVar[list[dict[str, Any]]] = []
+
+        async def pages(self, *_: Any, field_selector: str, **__: Any) -> AsyncIterator[Any]:
+            yield SimpleNamespace(items=self.items if field_selector.endswith("Succeeded") else [])
+
+    lease = SimpleNamespace(tenure=1)
+    context = SimpleNamespace(
+        cluster=Server(), stream=make_stream(), shard=Shard(), lease=lease, retention=Retention(), now=lambda: at(10)
+    )
+    collection = Collection(cast(Any, context))
+    status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
+    gone, stays = (make_update(sequence=n, manual=True, status=status) for n in (1, 2))
+    Server.items = [make_body(gone), make_body(stays)]
+    assert await collection._choose([]) == []
+    assert collection.counts[S] == 2
+    limited = replace(stays, spec=replace(stays.spec, ttl_seconds_after_finished=5))
+    Server.items = [make_body(limited)]
+    assert await collection._choose([]) == [] and collection.counts[S] == 2
+    monkeypatch.setattr("controller.engine.collection.LIST_SECONDS", 0.0)
+    await collection._list() if collection._stale() else None
+    assert collection.counts[S] == 1
+    assert names(due(collection._finished, Retention(), at(10))) == [stays.name]
 
 
 async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:

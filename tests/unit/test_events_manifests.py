@@ -204,6 +204,7 @@ def test_every_rule_on_what_the_bridge_makes_is_one_that_it_knows() -> None:
     }
     label = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
     assert found == {
+        ("userupdates.spec", "!has(self.ttlSecondsAfterFinished) || !has(self.source)"),  # it never sets the former
         ("userupdates.spec.stream", label),
         ("userupdates.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
         ("userbacklogs.spec.user", f"size(bytes(self)) <= {MAX_KEY_SIZE}"),
