@@ -196,9 +196,9 @@ class Lane:
         return True
 
     def _next(self) -> UserUpdate | None:
-        """The head; before it whatever a person wants skipped or cancelled, or was the head, be it its turn or not."""
+        """The head; before it whatever a person has asked for, or was the head, be it its turn or not."""
         for update in self.queue.asked:
-            if isinstance(self._decide(update), Finish):
+            if isinstance(self._decide(update), Finish | Release):
                 return update
         return next(iter(self.queue.displaced), None) or self.queue.head
 
@@ -320,8 +320,7 @@ class Lane:
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
         stream, ended, jitter = self._context.stream, self._context.now(), random.random()
         self._context.count_call(step, outcome, update, started, ended)
-        asked = update.request
-        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter, asked=asked))
+        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter))
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
         quick = (ended - started).total_seconds() < QUICK_SECONDS
         if may_wait and quick and self.queue.replace(self._unwritten.ahead):

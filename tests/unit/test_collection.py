@@ -210,7 +210,7 @@ async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
         async def get(self, *_: Any) -> None:
             raise NotFound("it is gone")
 
-    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())))
+    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())), lambda update: None)
     collection._listed = True
     status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
     update = make_update(status=status)
