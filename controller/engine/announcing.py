@@ -7,6 +7,7 @@ Only transitions, and few: each Event is one more write to etcd. They are lost r
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from controller.cluster import Body
@@ -44,6 +45,12 @@ class Announcer:
         if told := transition(before, after):
             kind, reason = told
             self._tell(update, kind, reason, after.message)
+
+    def postponed(self, update: UserUpdate, step: str, what: str, until: datetime) -> None:
+        """Tell that something asked for waits for the call of `step` under way, which has ended at `until`."""
+        note = f"{what} when the call of {step} under way has ended, at the latest at {until:%H:%M:%S} UTC"
+        regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
+        self._announce(regarding, "Normal", "WaitsForCall", step, note)
 
     def stream_changed(self, stream: UpdateStream, before: UpdateStream) -> None:
         """Tell of a stream whose processing or users were suspended or resumed."""

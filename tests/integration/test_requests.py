@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +16,9 @@ from tests.eventually import eventually
 from tests.processing import Processing, steps, whole
 
 pytestmark = pytest.mark.timeout(60)
+
+#: Seconds within which a request acts.
+AT_ONCE = 5
 
 
 def refused(stream: Processing, name: str, request: str, why: str) -> dict[str, Any]:
@@ -88,3 +96,72 @@ def test_where_the_stream_is_missing_requests_are_refused_all_the_same(stream: P
     refused(stream, second, "retry", "has not been called yet")
     stream.until(first, "Waiting", "StreamMissing")
     assert stream.phases()[second] is None
+
+
+@pytest.mark.usefixtures("controller")
+@pytest.mark.parametrize("step", ["profile", "permissions"])
+def test_what_is_asked_during_a_call_is_told_and_what_is_asked_of_others_is_done_at_once(
+    stream: Processing, step: str
+) -> None:
+    stream.rules({"sequence": 1, "step": step, "action": "slow", "seconds": 6})
+    stream.apply(every={"timeoutSeconds": 600})
+    first, second, third = (stream.add("ana", sequence) for sequence in (1, 2, 3))
+    begun = stream.called(1 if step == "profile" else 2)[-1]
+    stream.ask(first, "skip")
+    stream.ask(second, "skip")
+    stream.ask(third, "retry")
+    stream.until(second, "Skipped", within=AT_ONCE)
+    refused(stream, third, "retry", "has not been called yet")
+    (note,) = eventually(lambda: notes(stream, first, "WaitsForCall"), AT_ONCE)
+    assert stream.calls()[-1].end is None, "the call is under way still"
+    until = datetime.fromtimestamp(begun.time_ns / 1e9, UTC) + timedelta(seconds=600)
+    due = {f"{until + timedelta(seconds=late):%H:%M:%S}" for late in (-1, 0, 1)}
+    said = re.fullmatch(
+        rf"request 'skip' is looked at when the call of {step} under way has ended, at the latest at (\S+) UTC", note
+    )
+    assert said and said[1] in due, note
+    stream.until(first, "Skipped", within=15)
+    stream.until(third, "Succeeded")
+    assert steps(stream.calls("ana")) == [*whole("ana", 1)[: 1 if step == "profile" else 2], *whole("ana", 3)]
+    assert len(notes(stream, first, "WaitsForCall")) == 1
+
+
+@pytest.mark.usefixtures("controller")
+@pytest.mark.parametrize("meanwhile", ["skip", "suspend", "stream"])
+def test_a_call_that_is_not_sent_yet_is_taken_back(stream: Processing, meanwhile: str) -> None:
+    with deaf() as url:
+        stream.apply(profile={"url": url}, every={"timeoutSeconds": 600})
+        first, second = stream.add("ana", 1), stream.add("ana", 2)
+        other = stream.add("bo", 1, suspend=True)
+        stream.until(other, "Waiting", "Suspended")  # the others are connecting by now
+        if meanwhile == "skip":
+            stream.ask(first, "skip")
+            stream.until(first, "Skipped", within=AT_ONCE)
+            stream.ask(second, "skip")
+            stream.until(second, "Skipped", within=AT_ONCE)
+        elif meanwhile == "suspend":
+            stream.suspend(first)
+            assert "startTime" not in stream.until(first, "Waiting", "Suspended", within=AT_ONCE)
+        else:
+            stream.change(suspend={"processing": True})
+            assert "startTime" not in stream.until(first, "Waiting", "StreamSuspended", within=AT_ONCE)
+    assert notes(stream, first, "WaitsForCall") == []
+    assert stream.calls() == []
+
+
+def notes(stream: Processing, name: str, reason: str) -> list[str]:
+    """Of the Events of that reason."""
+    path = f"/apis/events.k8s.io/v1/namespaces/{stream.namespace}/events"
+    found = stream.kube.call("GET", path)["items"]
+    return [event["note"] for event in found if (event["regarding"]["name"], event["reason"]) == (name, reason)]
+
+
+@contextmanager
+def deaf() -> Iterator[str]:
+    """The url of a host that answers no connection: its queue of them is full, and it takes none out."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as fillers:
+        for _ in range(8):
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/profile"
