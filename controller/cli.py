@@ -14,8 +14,8 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from controller import eventloop, logs
-from controller.config import Settings
+from controller import eventloop, logs, names
+from controller.config import Scope, Settings
 from controller.errors import ConfigError
 from controller.serving import Health, serve
 
@@ -29,7 +29,7 @@ GC_THRESHOLDS = (10_000, 10, 10)
 OPEN_MAX = 10_240
 #: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
 _PROCESSES = {
-    "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for all UpdateStreams of the cluster"),
+    "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for each UpdateStream"),
     "run": ("controller.engine", "apply the UserUpdates: each user's in order, every step checkpointed"),
 }
 
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(options.log_level, options.log_format)
     _raise_open_files()
     host, port = options.metrics_address
-    settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port)
+    scope = Scope(tuple(dict.fromkeys(options.namespaces)))
+    settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port, scope=scope)
     try:
         process: _Process = importlib.import_module(_PROCESSES[options.process][0]).run
         _collect_seldom()
@@ -104,9 +105,30 @@ def _parser() -> argparse.ArgumentParser:
             metavar="HOST:PORT",
             help="where /metrics, /healthz and /readyz are served",
         )
+        process.add_argument(
+            "--namespaces",
+            type=_namespaces,
+            action="extend",
+            default=[],
+            metavar="NAME[,NAME…]",
+            help="work on UpdateStreams of these namespaces alone, the same for all replicas; may be repeated. "
+            "Without it: of all namespaces",
+        )
         process.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
         process.add_argument("--log-format", choices=["text", "json"], default="text")
     return parser
+
+
+def _namespaces(text: str) -> list[str]:
+    """An empty list is refused: it may come of a variable that is not set, and would mean all of the cluster."""
+    found = [name.strip() for name in text.split(",")]
+    for name in found:
+        if not names.is_namespace(name):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no name of a namespace: up to 63 lower-case letters, digits and hyphens, "
+                "a letter or digit at either end"
+            )
+    return found
 
 
 def _address(text: str) -> tuple[str, int]:

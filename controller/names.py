@@ -34,6 +34,7 @@ MANUAL_SOURCE = "manual"
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)\Z")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _NOT_LABEL = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -77,6 +78,11 @@ def process_lease_name(component: str, identity: str) -> str:
         return f"enrichment-{component}-{identity}"
     readable = _NOT_LABEL.sub("-", identity[:200]).strip("-")[:40].lower()
     return "-".join(filter(None, ("enrichment", component, readable, _digest(identity, 16))))
+
+
+def is_namespace(name: str) -> bool:
+    """Whether a namespace can have that name: a label of the DNS (RFC 1123)."""
+    return len(name) <= 63 and bool(_DNS_LABEL.match(name))
 
 
 def user_label(user: str) -> str:

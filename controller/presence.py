@@ -125,16 +125,19 @@ class Presence:
 
 
 async def list_leases(
-    cluster: Cluster, label: str, seconds: float, *, metadata_only: bool = False
+    cluster: Cluster, namespace: str | None, label: str, seconds: float, *, metadata_only: bool = False
 ) -> AsyncIterator[list[Body]]:
-    """All Leases with that label, again and again, so many seconds apart. Never ends; what fails is logged once."""
+    """Leases with that label, of all namespaces where none is given, again and again, so many seconds apart.
+
+    Never ends; what fails is logged once.
+    """
     failing = False
     while True:
         try:
-            listing = await cluster.list(LEASES, label_selector=label, metadata_only=metadata_only)
+            listing = await cluster.list(LEASES, namespace, label_selector=label, metadata_only=metadata_only)
         except errors.ApiError as error:
             if not failing:
-                logger.warning("Leases not listed", extra=fields(label=label, cause=str(error)))
+                logger.warning("Leases not listed", extra=fields(label=label, namespace=namespace, cause=str(error)))
             failing = True
         else:
             failing = False

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from controller.cluster import Cluster, Listing, Resource, WatchEvent
 from controller.errors import ApiError, Expired
+from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,15 @@ async def reflect(
     label_selector: str = "",
     metadata_only: bool = False,
     begin: Listing | None = None,
+    failed: Callable[[ApiError], None] | None = None,
 ) -> AsyncIterator[Listing | WatchEvent]:
     """A Listing first and whenever the thread was lost, else events, bookmarks included. Never ends, raises nothing.
 
-    With `begin`, a listing that the caller has: it is not repeated, and the watch goes on from it.
+    With `begin`, a listing that the caller has: it is not repeated, and the watch goes on from it. `failed` is called
+    with whatever a list or a watch was answered instead; each cause is logged once, until a list succeeds.
     """
     delay = FIRST_DELAY
+    told = ""
     version = begin.resource_version if begin else None
     while True:
         try:
@@ -45,7 +49,7 @@ async def reflect(
                     label_selector=label_selector,
                     metadata_only=metadata_only,
                 )
-                version = listing.resource_version
+                version, told = listing.resource_version, ""
                 yield listing
             async for event in cluster.watch(
                 resource,
@@ -62,7 +66,11 @@ async def reflect(
             version = None
             await asyncio.sleep(FIRST_DELAY)
         except ApiError as error:
-            logger.warning("Watch of %s broke: %s", resource.plural, error)
+            if (cause := str(error)) != told:
+                logger.warning("Watch broke", extra=fields(kind=resource.plural, namespace=namespace, cause=cause))
+            told = cause
+            if failed:
+                failed(error)
             version = None
             await asyncio.sleep(delay)
             delay = min(2 * delay, MAX_DELAY)

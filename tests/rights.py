@@ -69,12 +69,13 @@ class AuditedEnvironment(Environment):
     def audit(self) -> Path:
         return self.layout.run / "audit.jsonl"
 
-    def refused(self, since: int) -> set[Right]:
-        """What was asked for and answered 403, after so many bytes of the log."""
+    def refused(self, since: int, but_in: str = "") -> set[Right]:
+        """What was asked for, but in that namespace, and answered 403, after so many bytes of the log."""
         with self.audit.open("rb") as file:
             file.seek(since)
-            lines = file.read().splitlines()
-        return {_right(event) for event in map(json.loads, lines) if event["responseStatus"]["code"] == 403}
+            events = [json.loads(line) for line in file.read().splitlines()]
+        refused = [event for event in events if event["responseStatus"]["code"] == 403]
+        return {_right(event) for event in refused if event["objectRef"].get("namespace", "*") != but_in}
 
     def begin(self) -> Kube:
         """Start what the two processes need, but Kafka."""

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from controller import names
 from controller.cluster import Cluster, Listing, Resource, object_key
+from controller.config import Scope
+from controller.namespaces import for_each
 from controller.reflector import reflect
 
 #: Namespace and name.
@@ -14,12 +16,14 @@ Key: TypeAlias = tuple[str, str]
 
 
 class Census:
-    def __init__(self, cluster: Cluster, resource: Resource) -> None:
+    def __init__(self, cluster: Cluster, resource: Resource, scope: Scope) -> None:
         self._cluster = cluster
         self._resource = resource
+        self._scope = scope
         self._streams: dict[Key, Key] = {}
         self._counts: Counter[Key] = Counter()
-        self._listed = False
+        #: Of the scope's namespaces, those whose objects have been listed.
+        self._listed: set[str | None] = set()
         #: Deleted by someone, and kept by a finalizer.
         self.deleted: set[Key] = set()
 
@@ -28,18 +32,21 @@ class Census:
 
         None until they have been listed: that there are none yet to be seen does not mean that there are none.
         """
-        return self._counts[stream] if self._listed else None
+        return self._counts[stream] if self._scope.of(stream[0]) in self._listed else None
 
     async def follow(self) -> None:
         """Keep the counts, for as long as this runs."""
-        async for change in reflect(self._cluster, self._resource, metadata_only=True):
+        await for_each(self._scope, self._follow)
+
+    async def _follow(self, namespace: str | None) -> None:
+        async for change in reflect(self._cluster, self._resource, namespace, metadata_only=True):
             if isinstance(change, Listing):
                 there = {object_key(body) for body in change.items}
-                for key in self._streams.keys() - there:
+                for key in [key for key in self._streams if self._scope.of(key[0]) == namespace and key not in there]:
                     self._remove(key)
                 for body in change.items:
                     self._put(body)
-                self._listed = True
+                self._listed.add(namespace)
             elif change.type == "DELETED":
                 self._remove(object_key(change.object))
             elif change.type != "BOOKMARK":

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import names
 from controller.adoption import RESTORED
 from controller.cluster import Cluster, object_key
+from controller.config import Scope
+from controller.namespaces import for_each
 from controller.presence import SILENCE_SECONDS, Heard, list_leases
 from controller.streams import UpdateStream
 from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
@@ -31,17 +34,18 @@ def without_controller(stream: UpdateStream, message: str, status: Mapping[str, 
 
 
 class Controllers:
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, scope: Scope) -> None:
         self._cluster = cluster
-        #: By namespace and name of the Lease.
-        self._heard: Heard[tuple[str, str]] = Heard(LOOK_SECONDS)
+        self._scope = scope
+        #: By namespace and name of the Lease; for each of the scope's namespaces, as each is looked at by itself.
+        self._heard: dict[str | None, Heard[tuple[str, str]]] = {each: Heard(LOOK_SECONDS) for each in scope.each}
 
     def missing(self, stream: UpdateStream) -> str:
         """What to say where a Lease of the stream has not been renewed for a minute; else, or unknown, empty."""
-        now = time.monotonic()
+        now, heard = time.monotonic(), self._heard[self._scope.of(stream.namespace)]
         for shard in range(stream.shards):
             lease = names.lease_name(stream.name, shard, stream.shards)
-            if self._heard.silence((stream.namespace, lease), now) >= SILENCE_SECONDS:
+            if heard.silence((stream.namespace, lease), now) >= SILENCE_SECONDS:
                 return (
                     f"no controller has renewed the Lease {lease} for {SILENCE_SECONDS:.0f} s: look at "
                     f"the controllers' pods, and at kubectl get leases -n {stream.namespace} -l {names.STREAM_LABEL}"
@@ -50,7 +54,11 @@ class Controllers:
 
     async def follow(self, looked: Callable[[], None]) -> None:
         """Look for ever; `looked` is called after each look."""
-        async for leases in list_leases(self._cluster, names.STREAM_LABEL, LOOK_SECONDS, metadata_only=True):
+        await for_each(self._scope, partial(self._follow, looked))
+
+    async def _follow(self, looked: Callable[[], None], namespace: str | None) -> None:
+        label = names.STREAM_LABEL
+        async for leases in list_leases(self._cluster, namespace, label, LOOK_SECONDS, metadata_only=True):
             versions = {object_key(body): body["metadata"]["resourceVersion"] for body in leases}
-            self._heard.look(versions, time.monotonic())
+            self._heard[namespace].look(versions, time.monotonic())
             looked()

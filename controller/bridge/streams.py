@@ -17,8 +17,9 @@ from controller.bridge.ingest import Ingest
 from controller.bridge.orphans import release_orphans
 from controller.bridge.reporting import Counts
 from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
-from controller.config import Settings
-from controller.errors import NotFound
+from controller.config import Scope, Settings
+from controller.errors import ApiError, NotFound
+from controller.namespaces import Namespaces, for_each
 from controller.presence import Presence
 from controller.recorder import EventRecorder
 from controller.reflector import reflect
@@ -40,7 +41,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         presence = Presence(cluster, "bridge", settings.identity)
-        streams = Streams(cluster, settings.identity, presence)
+        streams = Streams(cluster, settings.identity, presence, settings.scope)
         health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
         works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
@@ -57,11 +58,13 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
 
 
 class Streams:
-    def __init__(self, cluster: Cluster, identity: str, presence: Presence) -> None:
+    def __init__(self, cluster: Cluster, identity: str, presence: Presence, scope: Scope) -> None:
         self._cluster = cluster
         self._identity = identity
         self._presence = presence
-        self._controllers = Controllers(cluster)
+        self._scope = scope
+        self._namespaces = Namespaces(scope)
+        self._controllers = Controllers(cluster, scope)
         self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
         #: The generation of each stream that this version does not understand: nothing is consumed for it.
@@ -69,9 +72,8 @@ class Streams:
         self._reports: set[asyncio.Task[None]] = set()
         self._admins = kafka.Admins()
         self._recorder = EventRecorder(cluster, "bridge", identity)
-        self._backlogs = Census(cluster, BACKLOGS)
-        self._rejected = Census(cluster, REJECTED)
-        self._listed = False
+        self._backlogs = Census(cluster, BACKLOGS, scope)
+        self._rejected = Census(cluster, REJECTED, scope)
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
@@ -80,20 +82,33 @@ class Streams:
         return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans, controllers]
 
     async def follow(self, health: Health) -> None:
-        async for change in reflect(self._cluster, STREAMS):
+        await for_each(self._scope, partial(self._follow, health))
+
+    async def _follow(self, health: Health, namespace: str | None) -> None:
+        def failed(error: ApiError) -> None:
+            self._namespaces.failed(namespace, error)
+            health.ready |= self._namespaces.answered(self._namespaces.readable)
+
+        async for change in reflect(self._cluster, STREAMS, namespace, failed=failed):
             if isinstance(change, Listing):
-                there = {_key(body): body for body in change.items}
-                for key in (self._running.keys() | self._unreadable.keys()) - there.keys():
-                    self._forget(key)
-                for body in change.items:
-                    self._put(body)
-                for ingest, _ in self._running.values():
-                    ingest.verify()
-                self._listed = health.ready = True
+                self._observe_all(namespace, change.items)
+                self._namespaces.listed(namespace)
+                health.ready |= self._namespaces.answered(self._namespaces.readable)
             elif change.type == "DELETED":
                 self._forget(_key(change.object))
             elif change.type in ("ADDED", "MODIFIED"):
                 self._put(change.object)
+
+    def _observe_all(self, namespace: str | None, bodies: list[dict[str, Any]]) -> None:
+        there = {_key(body) for body in bodies}
+        known = {key for key in (*self._running, *self._unreadable) if self._scope.of(key[0]) == namespace}
+        for key in known - there:
+            self._forget(key)
+        for body in bodies:
+            self._put(body)
+        for key, (ingest, _) in self._running.items():
+            if key in there:
+                ingest.verify()
 
     def unsettled(self) -> list[str]:
         """Streams that are not assigned yet, for no reason that is known."""
@@ -110,8 +125,9 @@ class Streams:
             await asyncio.wait(self._ending)
 
     def _exists(self, stream: tuple[str, str]) -> bool:
-        """Whether there is such a stream; until they have been listed there may be."""
-        return not self._listed or any(key[:2] == stream for key in (*self._running, *self._unreadable))
+        """Whether there is such a stream; while its namespace cannot be read there may be."""
+        read = self._scope.of(stream[0]) in self._namespaces.readable
+        return not read or any(key[:2] == stream for key in (*self._running, *self._unreadable))
 
     def _put(self, body: dict[str, Any]) -> None:
         key = _key(body)

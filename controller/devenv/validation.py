@@ -7,6 +7,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from controller.devenv import apiserver, kubectl, manifests, sources
 from controller.devenv.environment import Environment
 from controller.devenv.errors import DevenvError
@@ -32,11 +34,21 @@ def validate() -> list[Path]:
             apiserver.write_kubeconfigs(environment.layout, environment.ports)
             kubectl.install(environment.kubectl)
             for path, text in _manifests():
+                for namespace in _of_others(text):
+                    manifest = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n"
+                    kubectl.apply(environment.kubectl, path, manifest)
                 kubectl.apply(environment.kubectl, path, text, "--warnings-as-errors")
         finally:
             for name in ("apiserver", "etcd"):
                 environment.processes.kill(name)
     return [path for path, _ in _manifests()]
+
+
+def _of_others(text: str) -> set[str]:
+    """Namespaces in which a manifest puts something, and which it does not make: those of people's streams."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    made = {document["metadata"]["name"] for document in found if document["kind"] == "Namespace"}
+    return {document["metadata"].get("namespace", "default") for document in found} - made - {"default"}
 
 
 @cache

@@ -24,15 +24,16 @@ RETRY_SECONDS = 1.0
 
 
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
-    """Work on all streams of the cluster until `stop`. Raises ConfigError where there is no way to the API server."""
+    """Work on the streams of the scope until `stop`. Raises ConfigError where there is no way to the API server."""
     async with Cluster.connect() as cluster, Downstream() as downstream:
         presence = Presence(cluster, "controller", settings.identity)
-        engines = Engines(cluster, downstream, settings.identity, presence.namespace)
+        engines = Engines(cluster, downstream, settings.identity, presence.namespace, settings.scope)
         health.unsettled, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
         beside = [asyncio.create_task(_for_ever(work)) for work in (presence.keep, *engines.works())]
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(handlers.watch(cluster, engines, stop, partial(_get_ready, engines, health)))
+                on_ready = partial(_get_ready, engines, health)
+                group.create_task(handlers.watch(cluster, engines, stop, on_ready, engines.namespaces))
                 group.create_task(engines.run(stop))
         finally:
             for task in beside:

@@ -15,7 +15,6 @@ from controller import crashpoints, errors
 from controller.adoption import adopt
 from controller.cluster import UPDATES, Body
 from controller.engine import metrics
-from controller.engine.answering import Answering
 from controller.engine.collection import Collection
 from controller.engine.context import Shared, StreamContext
 from controller.engine.health import Health
@@ -56,8 +55,7 @@ class Engine:
         )
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
-        self._answering = Answering(self._context)
-        self._collection = Collection(self._context, self._answering.notice)
+        self._collection = Collection(self._context)
         self._on_gone = on_gone
         self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
@@ -101,7 +99,6 @@ class Engine:
                 self._task.cancel()
                 await asyncio.wait([self._task])
             self._registry.clear()
-            self._answering.clear()
             self._gauges.clear()
             await self.lease.release()
 
@@ -151,10 +148,6 @@ class Engine:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
         self._doubt.set()
 
-    def doubt_finished(self) -> None:
-        """The same of what is finished."""
-        self._collection.doubt()
-
     def observe(self, kind: str | None, body: Body) -> None:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
         if kind is None:
@@ -168,12 +161,7 @@ class Engine:
         elif kind == "DELETED":
             self._observe_gone(body)
         else:
-            self._merge(parse(body))
-
-    def _merge(self, update: UserUpdate) -> None:
-        self._registry.merge(update)
-        if update.status.finished:
-            self._collection.add(update)
+            self._registry.merge(parse(body))
 
     def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
@@ -199,7 +187,9 @@ class Engine:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
             self._check_label(body)
-            self._merge(parse(body))
+            self._registry.merge(found := parse(body))
+            if found.status.finished:
+                self._collection.add(found)
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
@@ -235,7 +225,6 @@ class Engine:
             if tenure != known:
                 known = tenure
                 self._registry.clear()
-                self._answering.clear()
                 self._collection.clear()
                 self._context.health = Health()
             await self._begin(tenure)

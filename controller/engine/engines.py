@@ -15,17 +15,18 @@ from typing import Any
 from controller import errors
 from controller.adoption import report_restored
 from controller.cluster import STREAMS, Body, Cluster, Listing
+from controller.config import Scope
 from controller.downstream import Downstream
 from controller.engine import metrics
+from controller.engine.announcing import PROCESS_BURST, PROCESS_PER_SECOND, TokenBucket
 from controller.engine.lease import Lease
 from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
 from controller.engine.sharing import Sharing
 from controller.engine.signs import Signs
-from controller.engine.unwatched import Unwatched
 from controller.logs import fields
-from controller.recorder import EventRecorder
+from controller.namespaces import Namespaces, for_each
 from controller.streams import UpdateStream
 from controller.streamstatus import report_unreadable
 from controller.updates import NOT_UNDERSTOOD
@@ -38,6 +39,8 @@ POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 #: Seconds between lists of the streams that are there.
 SWEEP_SECONDS = 10.0
+#: The same of a namespace that cannot be read.
+UNREAD_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +55,21 @@ class _Unreadable:
 class Engines:
     """Starts, reconfigures and stops engines as the watch shows streams; hands them the updates it shows."""
 
-    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str, namespace: str) -> None:
-        """`namespace`: that of this process."""
+    def __init__(self, cluster: Cluster, downstream: Downstream, identity: str, namespace: str, scope: Scope) -> None:
+        """`namespace`: that of this process; `scope`: those of the streams."""
         self._cluster = cluster
         self._downstream = downstream
         self._identity = identity
-        self._leases = Leases(cluster)
-        self._signs = Signs(cluster, namespace)
+        #: What can be read, for kopf to watch.
+        self.namespaces = Namespaces(scope)
+        self._leases = Leases(cluster, scope)
+        self._signs = Signs(cluster, namespace, scope)
         self._sharing = Sharing(identity, self._leases, self._signs)
-        self._recorder = EventRecorder(cluster, "controller", identity)
-        self._unwatched = Unwatched(cluster, self.observe_update, self._doubt_all)
+        self._announcements = TokenBucket(PROCESS_BURST, PROCESS_PER_SECOND)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
-        self._orphans = Orphans(cluster, self._recorder, lambda key: key in self._streams or key in self._unreadable)
+        self._orphans = Orphans(cluster, lambda key: key in self._streams or key in self._unreadable)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
@@ -75,13 +79,7 @@ class Engines:
 
     def works(self) -> list[Callable[[], Awaitable[None]]]:
         """What is to run beside the engines, for ever."""
-        return [
-            self._leases.follow,
-            self._signs.follow,
-            partial(self._sharing.run, self._give),
-            self._sweep,
-            self._unwatched.follow,
-        ]
+        return [self._leases.follow, self._signs.follow, partial(self._sharing.run, self._give), self._sweep]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
@@ -101,45 +99,59 @@ class Engines:
 
         The first time it returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
         """
-        while (listing := await self._list_streams()) is None:
-            if self._stopping:
-                return
+        first = not self._streams
+        while not self._stopping:
+            listings = await self._list_streams()
+            if self.namespaces.answered(listings):
+                break
             await asyncio.sleep(RETRY_SECONDS)  # who knows of no stream is not ready: kopf could not watch them either
         if self._stopping:
             return
-        first = not self._streams
-        self._remove_missing(listing)
-        for body in listing.items:
-            self.observe_stream(None, body)
+        for namespace, listing in listings.items():
+            self._remove_missing(namespace, listing)
+            for body in listing.items:
+                self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
         while first and self.unsettled() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _list_streams(self) -> Listing | None:
-        try:
-            return await self._cluster.list(STREAMS)
-        except errors.ApiError as error:
-            logger.warning("Streams not listed, trying again", extra=fields(cause=str(error)))
-            return None
+    async def _list_streams(self) -> dict[str | None, Listing]:
+        """Of each namespace that answers."""
+        each = self.namespaces.scope.each
+        found = await asyncio.gather(*(self._list(namespace, logging.WARNING) for namespace in each))
+        return {namespace: listing for namespace, listing in zip(each, found, strict=True) if listing}
 
-    def _remove_missing(self, listing: Listing) -> None:
+    async def _list(self, namespace: str | None, level: int, *, metadata_only: bool = False) -> Listing | None:
+        try:
+            listing = await self._cluster.list(STREAMS, namespace, metadata_only=metadata_only)
+        except errors.ApiError as error:
+            self.namespaces.failed(namespace, error)
+            if namespace is None or not isinstance(error, errors.Forbidden):
+                logger.log(level, "Streams not listed, trying again", extra=fields(cause=str(error)))
+            return None
+        self.namespaces.listed(namespace)
+        return listing
+
+    def _remove_missing(self, namespace: str | None, listing: Listing) -> None:
         """kopf tells nothing of what was deleted while it did not watch."""
         found = {body["metadata"]["uid"] for body in listing.items}
-        for key, stream in list(self._streams.items()):
-            if stream.uid not in found and self._versions[key] <= listing.resource_version:
-                self._remove(key, stream.uid)
-        for key, unreadable in list(self._unreadable.items()):
-            if unreadable.uid not in found and unreadable.version <= listing.resource_version:
-                self._remove(key, unreadable.uid)
+        known = [(key, stream.uid, self._versions[key]) for key, stream in self._streams.items()]
+        known += [(key, unreadable.uid, unreadable.version) for key, unreadable in self._unreadable.items()]
+        for key, uid, version in known:
+            listed = self.namespaces.scope.of(key[0]) == namespace
+            if listed and uid not in found and version <= listing.resource_version:
+                self._remove(key, uid)
 
     async def _sweep(self) -> None:
-        """One list for all streams, so that not each of them need be read to see that it is there."""
+        """One list for all streams of a namespace, so that not each of them need be read to see that it is there."""
+        await for_each(self.namespaces.scope, self._sweep_one)
+
+    async def _sweep_one(self, namespace: str | None) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.8, 1.2))
-            try:
-                self._remove_missing(await self._cluster.list(STREAMS, metadata_only=True))
-            except errors.ApiError as error:
-                logger.debug("Streams not listed", extra=fields(cause=str(error)))
+            seconds = SWEEP_SECONDS if namespace in self.namespaces.readable else UNREAD_SECONDS
+            await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
+            if listing := await self._list(namespace, logging.DEBUG, metadata_only=True):
+                self._remove_missing(namespace, listing)
 
     async def _give(self, count: int) -> list[Lease]:
         """Give away at most so many; first of streams of which more shards are here, then where least goes on."""
@@ -243,7 +255,7 @@ class Engines:
             self._downstream,
             self._sharing,
             lambda: self._signs.no_bridge,
-            self._recorder,
+            self._announcements,
             stream,
             self._identity,
             gone,
@@ -257,10 +269,6 @@ class Engines:
             engine.observe(kind, body)
         elif kind != "DELETED":
             self._orphans.notice(key)
-
-    def _doubt_all(self) -> None:
-        for engine in self._engines.values():
-            engine.doubt_all()
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""

@@ -23,6 +23,7 @@ from controller import errors, eventloop
 from controller.cluster import Body, Cluster
 from controller.logs import fields
 from controller.names import GROUP, VERSION
+from controller.namespaces import Namespaces
 from controller.proxies import proxy_for
 from controller.updates import Phase
 
@@ -46,8 +47,17 @@ class Intake(Protocol):
     def observe_update(self, kind: str | None, body: Body) -> None: ...
 
 
-async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready: Callable[[], Awaitable[None]]) -> None:
+async def watch(
+    cluster: Cluster,
+    intake: Intake,
+    stop: asyncio.Event,
+    on_ready: Callable[[], Awaitable[None]],
+    namespaces: Namespaces,
+) -> None:
     """Run kopf until `stop`, on a thread and a loop of its own; `on_ready` is called when there is something to watch.
+
+    kopf is given the namespaces that can be read then. It would ask a refused one twice a second for ever, and cannot
+    be given another one while it runs: so it begins anew when these change.
 
     When an operator ends, kopf cancels whatever else runs on its loop, and it takes the process's signals: neither
     may happen to calls in flight.
@@ -57,7 +67,8 @@ async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready:
             # Where they are missing when kopf starts, it would see nothing for ever.
             if PLURALS <= await cluster.served(GROUP, VERSION):
                 await on_ready()
-                await _one_run(cluster, intake, stop)
+                if not stop.is_set():
+                    await _one_run(cluster, intake, stop, namespaces)
             else:
                 logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
         except errors.ApiError as error:
@@ -67,15 +78,17 @@ async def watch(cluster: Cluster, intake: Intake, stop: asyncio.Event, on_ready:
                 await stop.wait()
 
 
-async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event) -> None:
-    """Until `stop`; until kopf gives up, as it does on some answers of an API server in trouble; or until the API
-    server is trusted again: kopf keeps the authority that it began with, and would go on refusing certificates.
+async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namespaces: Namespaces) -> None:
+    """Until `stop`; until kopf gives up, as it does on some answers of an API server in trouble; until other
+    namespaces can be read; or until the API server is trusted again: kopf keeps the authority that it began with, and
+    would go on refusing certificates.
     """
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     handover = Handover(loop, intake)
-    operator = _Operator(handover)
+    operator = _Operator(handover, namespaces.readable)
     cluster.trust.regained.clear()
+    namespaces.changed.clear()
 
     def run() -> None:
         try:
@@ -89,7 +102,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event) -> Non
     # A daemon: kopf takes seconds to end, and has nothing to lose when the process does.
     threading.Thread(target=run, name="kopf", daemon=True).start()
     waits: list[asyncio.Task[Any]]
-    waits = [loop.create_task(event.wait()) for event in (over, stop, cluster.trust.regained)]
+    waits = [loop.create_task(event.wait()) for event in (over, stop, cluster.trust.regained, namespaces.changed)]
     waits.append(loop.create_task(_probe(cluster)))
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
@@ -109,8 +122,10 @@ async def _probe(cluster: Cluster) -> None:
 class _Operator:
     """kopf's operator on a thread of its own, which another one may end."""
 
-    def __init__(self, handover: Handover) -> None:
+    def __init__(self, handover: Handover, namespaces: Collection[str | None]) -> None:
+        """`namespaces`: those to watch; None among them is all of the cluster."""
         self._handover = handover
+        self._namespaces = sorted(filter(None, namespaces))
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._ended = False
 
@@ -122,7 +137,8 @@ class _Operator:
             identity=IDENTITY,
             memo=(),  # nothing is kept with an object, and each gets a copy
             standalone=True,
-            clusterwide=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
         )
         task = asyncio.ensure_future(work)
         self._running = asyncio.get_running_loop(), task

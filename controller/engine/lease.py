@@ -123,7 +123,7 @@ class Lease:
     async def keep(self) -> None:
         """Acquire and renew for ever, whatever the API server answers."""
         self._sharing.join(self)
-        await self._leases.synced()
+        await self._leases.synced(self._namespace)
         while True:
             if self.taken or self._may_reach():
                 await self._try()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from controller import errors, names
 from controller.cluster import LEASES, Body, Cluster, Listing, object_key
+from controller.config import Scope
+from controller.namespaces import for_each
 from controller.reflector import reflect
 
 #: Seconds for which a Lease that is not renewed keeps others off.
@@ -47,13 +49,14 @@ class Sighting:
 class Leases:
     """The Leases that bear the label of a stream."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, scope: Scope) -> None:
         self._cluster = cluster
+        self._scope = scope
         self._seen: dict[tuple[str, str], Sighting] = {}
         #: What is there, by the watch.
         self._there: set[tuple[str, str]] = set()
-        #: Done when the watch has shown what is there for the first time.
-        self._synced = asyncio.Event()
+        #: Done when a namespace's watch has shown what is there for the first time.
+        self._synced: dict[str | None, asyncio.Event] = {each: asyncio.Event() for each in scope.each}
         #: By namespace, the LIST that has not been asked for yet, and the one that is under way.
         self._next: dict[str, asyncio.Task[dict[str, Sighting]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
@@ -78,12 +81,16 @@ class Leases:
 
     async def follow(self) -> None:
         """Watch, for ever. Where the watch is refused or broken, it is a list every few seconds."""
-        async for change in reflect(self._cluster, LEASES, label_selector=names.STREAM_LABEL):
+        await for_each(self._scope, self._follow)
+
+    async def _follow(self, namespace: str | None) -> None:
+        async for change in reflect(self._cluster, LEASES, namespace, label_selector=names.STREAM_LABEL):
             if isinstance(change, Listing):
                 for body in change.items:
                     self.observe(body)
-                self._there = {object_key(body) for body in change.items}
-                self._synced.set()
+                elsewhere = {key for key in self._there if self._scope.of(key[0]) != namespace}
+                self._there = elsewhere | {object_key(body) for body in change.items}
+                self._synced[namespace].set()
                 self._forget()
             elif change.type == "DELETED":
                 self._there.discard(object_key(change.object))
@@ -94,11 +101,11 @@ class Leases:
                 if known is None or int(known.version) < change.resource_version:  # what was read may be ahead
                     self.observe(change.object)
 
-    async def synced(self) -> None:
-        """Wait for the first list of the watch, for SYNC_SECONDS at most: without it each Lease is read by itself."""
+    async def synced(self, namespace: str) -> None:
+        """Wait for the first list of the namespace's watch, for SYNC_SECONDS at most: without it each Lease is read."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_SECONDS):
-                await self._synced.wait()
+                await self._synced[self._scope.of(namespace)].wait()
 
     async def others(self, namespace: str, stream: str, shape: frozenset[str]) -> dict[str, Sighting]:
         """The stream's Leases but for those of that shape, by a consistent read. Raises ApiError."""

@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection
 from controller import names
 from controller.cluster import Body, Cluster
 from controller.downstream import Downstream
-from controller.engine.announcing import Announcer
+from controller.engine.announcing import Announcer, TokenBucket
 from controller.engine.context import Shared
 from controller.engine.credentials import Credentials
 from controller.engine.engine import Engine
 from controller.engine.labelling import Labels
 from controller.engine.sharing import Sharing
-from controller.recorder import EventRecorder
 from controller.sharding import shards
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
@@ -29,12 +28,15 @@ class Parts:
         downstream: Downstream,
         sharing: Sharing,
         no_bridge: Callable[[], str],
-        recorder: EventRecorder,
+        announcements: TokenBucket,
         stream: UpdateStream,
         identity: str,
         on_gone: Callable[[], None],
     ) -> None:
-        """`on_gone` is called when the stream turns out to have been deleted."""
+        """`on_gone` is called when the stream turns out to have been deleted.
+
+        `announcements` is what all streams of the process together may announce.
+        """
         self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         shared = Shared(
             cluster=cluster,
@@ -42,7 +44,7 @@ class Parts:
             identity=identity,
             sharing=sharing,
             no_bridge=no_bridge,
-            announcer=Announcer(recorder),
+            announcer=Announcer(cluster, identity, announcements),
             credentials=Credentials(cluster, stream.namespace),
             status=self._status,
             labels=Labels(cluster),
@@ -84,12 +86,6 @@ class Parts:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
         for engine in self._engines.values():
             engine.doubt()
-
-    def doubt_all(self) -> None:
-        """The same, and of what is finished too."""
-        for engine in self._engines.values():
-            engine.doubt()
-            engine.doubt_finished()
 
     def observe(self, kind: str | None, body: Body) -> None:
         """What the watch has shown, to the engine of its user's shard."""

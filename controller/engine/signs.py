@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from controller import errors, names
 from controller.cluster import LEASES, Body, Cluster, object_key
+from controller.config import Scope
 from controller.logs import fields
 from controller.presence import RENEW_SECONDS, SILENCE_SECONDS, Heard, list_leases
 
@@ -27,10 +28,14 @@ Key: TypeAlias = tuple[str, str]
 class Signs:
     """What this controller knows of the other processes."""
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        """`namespace`: this process's own, in which it deletes the Leases of the dead."""
+    def __init__(self, cluster: Cluster, namespace: str, scope: Scope) -> None:
+        """`namespace`: this process's own, in which it deletes the Leases of the dead.
+
+        Who works in some namespaces alone looks for others in its own one; else they may be anywhere.
+        """
         self._cluster = cluster
         self._namespace = namespace
+        self._where = namespace if scope.namespaces else None
         self._heard: Heard[Key] = Heard(LOOK_SECONDS)
         #: Component and identity of each process that was seen.
         self._processes: dict[Key, tuple[str, str]] = {}
@@ -51,14 +56,15 @@ class Signs:
         bridges = [key for key, (component, _) in self._processes.items() if component == "bridge"]
         if self._heard.silence_of_all(bridges, time.monotonic()) < SILENCE_SECONDS:
             return ""
+        where = f"-n {self._where}" if self._where else "-A"
         return (
             f"no bridge has renewed its Lease for {SILENCE_SECONDS:.0f} s: look at the bridge's pods and log, and at "
-            f"kubectl get leases -A -l {names.COMPONENT_LABEL}=bridge"
+            f"kubectl get leases {where} -l {names.COMPONENT_LABEL}=bridge"
         )
 
     async def follow(self) -> None:
         """Look for ever."""
-        async for leases in list_leases(self._cluster, names.COMPONENT_LABEL, LOOK_SECONDS):
+        async for leases in list_leases(self._cluster, self._where, names.COMPONENT_LABEL, LOOK_SECONDS):
             self._observe(leases)
             await self._delete_dead(leases)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +103,25 @@ def test_both_accounts_have_a_place_in_the_api_server() -> None:
     subjects = {subject["serviceAccount"]["name"] for subject in schemas["enrichment"]["rules"][0]["subjects"]}
     assert subjects == {right.account for right in tests.rights.granted()}
     assert schemas["enrichment-leases"]["matchingPrecedence"] < schemas["enrichment"]["matchingPrecedence"]
+
+
+def test_the_bindings_of_namespaces_follow_the_accounts_into_another_one(tmp_path: Path) -> None:
+    """As the README says it: the installation in a folder of its own, with its namespace."""
+    deploy, copy = os.path.relpath(manifests.DEPLOY, tmp_path), tmp_path / "copy"
+    shutil.copytree(manifests.OVERLAYS / "namespaced", copy)
+    for path in copy.rglob("kustomization.yaml"):
+        path.write_text(
+            path.read_text().replace("- ../production", "- install").replace("../../components", "../components")
+        )
+    (copy / "install").mkdir()
+    (copy / "install" / "kustomization.yaml").write_text(
+        f"namespace: elsewhere\nresources: [../../{deploy}/overlays/production]\n"
+    )
+    (tmp_path / "components").symlink_to(manifests.DEPLOY / "components")
+    documents = list(yaml.safe_load_all(manifests.kustomize(copy)))
+    bindings = [each for each in documents if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    assert {each["metadata"].get("namespace") for each in bindings} == {"elsewhere", "team-a", "team-b", None}
+    assert {subject["namespace"] for each in bindings for subject in each["subjects"]} == {"elsewhere"}
 
 
 def test_versions_are_those_of_the_checkout() -> None:

@@ -43,10 +43,11 @@ DENIED = [
 ]
 
 
-def may(kube: Kube, account: str, verb: str, resource: str) -> bool:
+def may(kube: Kube, account: str, verb: str, resource: str, namespace: str = "default") -> bool:
+    """In that namespace; without one in all of them."""
     name, _, subresource = resource.partition("/")
     name, _, group = name.partition(".")
-    attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource, "namespace": "default"}
+    attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource, "namespace": namespace}
     spec = {"user": f"system:serviceaccount:enrichment-system:{account}", "resourceAttributes": attributes}
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
     return bool(kube.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"])

@@ -12,6 +12,7 @@ from controller.bridge import census
 from controller.bridge.census import Census
 from controller.bridge.reporting import Counts
 from controller.cluster import REJECTED, Cluster, Listing
+from controller.config import Scope
 
 
 def rejected(name: str) -> dict[str, Any]:
@@ -27,7 +28,7 @@ async def test_nothing_is_counted_before_there_was_a_list(monkeypatch: pytest.Mo
         yield Listing([rejected("a"), rejected("b")], 7)
 
     cluster: Any = object.__new__(Cluster)
-    counted = Census(cluster, REJECTED)
+    counted = Census(cluster, REJECTED, Scope())
     monkeypatch.setattr(census, "reflect", listed)
     await counted.follow()
     assert [*seen, counted.count(("default", "events")), counted.count(("default", "other"))] == [None, 2, 0]

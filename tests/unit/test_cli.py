@@ -1,4 +1,4 @@
-"""The command line: how many files a process may have open."""
+"""The command line: how many files a process may have open, and in which namespaces it works."""
 
 import logging
 import resource
@@ -6,6 +6,7 @@ import resource
 import pytest
 
 from controller import cli
+from controller.config import Settings
 
 
 class _Limits:
@@ -47,3 +48,36 @@ def test_a_limit_that_cannot_be_raised_is_told_of_with_its_cure(
         cli._raise_open_files()
     assert limits.soft == 256
     assert "At most 256 files and connections may be open at a time: raise it with ulimit -n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "namespaces"),
+    [
+        ([], ()),
+        (["--namespaces", "team-a,team-b"], ("team-a", "team-b")),
+        (["--namespaces=team-a, team-b", "--namespaces", "7", "--namespaces=team-a"], ("team-a", "team-b", "7")),
+    ],
+)
+def test_namespaces_are_listed_or_repeated(
+    arguments: list[str], namespaces: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Settings] = []
+
+    async def started_with(_: object, settings: Settings) -> None:
+        started.append(settings)
+
+    monkeypatch.setattr(cli, "_until_stopped", started_with)
+    monkeypatch.setattr(cli, "_collect_seldom", lambda: None)
+    cli.main(["run", *arguments])
+    assert [settings.scope.namespaces for settings in started] == [namespaces]
+
+
+@pytest.mark.parametrize("process", ["bridge", "run"])
+@pytest.mark.parametrize("wrong", ["", "team-a,", "Team_A", "*", "-a", "a.b", "a" * 64])
+def test_what_is_no_name_of_a_namespace_is_refused_at_the_start(
+    process: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([process, f"--namespaces={wrong}"])
+    assert ended.value.code == 2
+    assert f"argument --namespaces: {wrong.rpartition(',')[2]!r} is no name of a namespace" in capsys.readouterr().err
