@@ -74,6 +74,8 @@ class Context:
     #: Of the memory that a stream may use when there are few.
     share: Callable[[], float]
     recorder: EventRecorder
+    #: Outlives this consumption.
+    counted: metrics.Counted
 
 
 class Consumption:
@@ -86,6 +88,7 @@ class Consumption:
         self.joined = False
         self._topic = topic
         self._presence = context.presence
+        self._counted = context.counted
         self._lookup = context.lookup
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
@@ -163,7 +166,7 @@ class Consumption:
                 self._lookup,
                 self.stream.kafka.group_id,
                 names.member_suffix(self.stream.namespace, self.stream.name),
-                self._count,
+                lambda: self._topic.partitions,
                 self._group_members,
                 self._member.rejoin,
             ),
@@ -290,15 +293,16 @@ class Consumption:
         return [partition for partition in self._partitions if partition.number < self._topic.partitions]
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.Reached]]) -> None:
-        now = time.monotonic()
+        now, new = time.monotonic(), 0
         for partition, item in fetched:
             if partition.revoked or partition.tracker is None:
                 continue
             if isinstance(item, kafka.Reached):
                 partition.tracker.reach(item.offset)
             elif partition.tracker.begin(item.offset):
+                new += self._counted.is_new(item.topic_id, item.partition, item.offset)
                 self._judge(partition, item, now)
-        metrics.RECORDS.labels(self.stream.namespace, self.stream.name).inc(len(fetched))
+        metrics.RECORDS.labels(self.stream.namespace, self.stream.name).inc(new)
         self._dispatch.pump()
         self._steering.steer()
 
@@ -339,9 +343,6 @@ class Consumption:
             self._steering.troubles[who] = error
         else:
             self._steering.troubles.pop(who, None)
-
-    def _count(self) -> int:
-        return self._topic.partitions
 
     def _group_members(self, unassigned: set[int], others: Mapping[int, str]) -> None:
         group, topic = self.stream.kafka.group_id, self._topic.name

@@ -22,15 +22,24 @@ class Unfinished:
     version: int
     new: bool
 
+    @property
+    def outcome(self) -> str:
+        """For the metric, as the other answers have it too."""
+        return "created" if self.new else "already_there"
+
 
 @dataclass(frozen=True, slots=True)
 class Over:
     """It was there before: finished, or collected since."""
 
+    outcome = "already_finished"
+
 
 @dataclass(frozen=True, slots=True)
 class NameTaken:
     """An object of that name has another source."""
+
+    outcome = "name_taken"
 
 
 Answer: TypeAlias = Unfinished | Over | NameTaken

@@ -141,14 +141,14 @@ class Dispatch:
             async with self.brake.turn():
                 await self._partitions.hold(waiting.partition)
                 answer = await self._attempt(lane, waiting)
-            self._count(type(answer).__name__)
+            self._count(answer.outcome)
             metrics.CREATE_SECONDS.labels(self.stream.namespace, self.stream.name).observe(time.monotonic() - begun)
         except (Lost, asyncio.CancelledError):
             self.slots.release(lane)
             self.brake.forget(lane)
         except ApiError as error:
             self.slots.release(lane)
-            self._count("Refused")
+            self._count("refused")
             logger.debug("UserUpdate not created: %s", error)
             record = waiting.record
             again = self.brake.failed(lane, error, f"partition {record.partition}, offset {record.offset}")

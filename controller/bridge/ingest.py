@@ -13,6 +13,7 @@ from typing import Any
 
 from controller import kafka, logs, names, secretdata
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
+from controller.bridge import metrics
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.controllers import without_controller
 from controller.bridge.positions import Outdated
@@ -57,6 +58,7 @@ class Ingest:
         self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
+        self._counted = metrics.Counted()
         self._refused = False
         self._writing: asyncio.Task[None] | None = None
 
@@ -107,6 +109,8 @@ class Ingest:
         try:
             await self._run()
         finally:
+            if self._writing is not None:
+                self._writing.cancel()
             if self._admin is not None:
                 self._admins.release(self._admin)
 
@@ -150,6 +154,7 @@ class Ingest:
             self._counts,
             self._share,
             self._recorder,
+            self._counted,
         )
         self._consumption = Consumption(context)
         running = asyncio.create_task(self._consumption.run())

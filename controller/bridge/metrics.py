@@ -9,7 +9,9 @@ from controller.streamstatus import REFUSED
 
 _STREAM = ("namespace", "stream")
 
-RECORDS = Counter("enrichment_bridge_records", "Records read from Kafka", _STREAM)
+RECORDS = Counter(
+    "enrichment_bridge_records", "Records from Kafka that this replica was the first to have in hand", _STREAM
+)
 CREATES = Counter("enrichment_bridge_creates", "Creates of UserUpdates by their outcome", (*_STREAM, "outcome"))
 CREATE_SECONDS = Histogram(
     "enrichment_bridge_create_seconds",
@@ -27,6 +29,25 @@ BACKLOG_USERS = Gauge(
 )
 BACKLOG_RECORDS = Gauge("enrichment_bridge_backlog_records", "Records in these UserBacklogs", _STREAM)
 BACKLOG_BYTES = Counter("enrichment_bridge_backlog_written_bytes", "Bytes of UserBacklogs written", _STREAM)
+
+
+class Counted:
+    """Which records of a stream this process has counted: what it reads anew it counts no second time.
+
+    It begins at the position of a partition, so that what is below that is not counted either.
+    """
+
+    def __init__(self) -> None:
+        #: By partition: the topic's id, and one above the highest offset that was counted.
+        self._next: dict[int, tuple[str, int]] = {}
+
+    def is_new(self, topic_id: str, partition: int, offset: int) -> bool:
+        """True once for each record, where offsets rise."""
+        known, after = self._next.get(partition, (topic_id, 0))
+        if known == topic_id and offset < after:
+            return False
+        self._next[partition] = topic_id, offset + 1
+        return True
 
 
 def rejected(stream: UpdateStream, reason: str, count: int) -> None:

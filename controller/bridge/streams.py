@@ -178,8 +178,11 @@ class Streams:
     async def _report_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         if before := self._tasks_ending(key):
             await asyncio.wait(before)  # they may have something to tell too, which is over then
-        with contextlib.suppress(NotFound):
-            await report_unreadable(self._cluster, "Consuming", body, error)
+        try:
+            with contextlib.suppress(NotFound):
+                await report_unreadable(self._cluster, "Consuming", body, error)
+        finally:
+            self._forget_refusals(key)
 
     def _look_for_controllers(self) -> None:
         for ingest, _ in self._running.values():
@@ -187,7 +190,13 @@ class Streams:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)
-        metrics.forget(namespace, name)
+        metrics.forget(namespace, name)  # before another one of its name has any, which waits for this end
+
+    def _forget_refusals(self, key: Key) -> None:
+        """What was counted for a stream that was not understood, and is gone."""
+        there = (*self._running, *self._unreadable, *self._ending.values())
+        if not any(other[:2] == key[:2] for other in there):
+            metrics.forget(*key[:2])
 
     def _counts(self, stream: tuple[str, str]) -> Counts:
         return Counts(overflowing=self._backlogs.count(stream), rejected=self._rejected.count(stream))
@@ -198,6 +207,7 @@ class Streams:
     def _forget(self, key: Key) -> None:
         self._unreadable.pop(key, None)
         self._end(key)
+        self._forget_refusals(key)
 
     def _tasks_ending(self, key: Key) -> list[asyncio.Task[None]]:
         """Of all streams that have had that name."""

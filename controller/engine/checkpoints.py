@@ -52,7 +52,7 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Reco
         try:
             return await _patch(context, update, status, tenure)
         except errors.Conflict:
-            metrics.CONFLICTS.labels(context.label).inc()
+            metrics.CONFLICTS.labels(*context.stream_labels).inc()
             update = await _read_until_understood(context, update)
             if (
                 update.status.finished
@@ -81,7 +81,7 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
     try:
         return await _patch(context, update, status, context.lease.tenure)
     except errors.Conflict:
-        metrics.CONFLICTS.labels(context.label).inc()
+        metrics.CONFLICTS.labels(*context.stream_labels).inc()
         return await _read_again(context, update)
     except errors.NotFound as error:
         raise Gone from error

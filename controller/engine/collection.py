@@ -312,7 +312,7 @@ class Collection:
         except errors.Conflict:
             return await self._look(each)
         crashpoints.reach("controller.collected")
-        metrics.COLLECTED.labels(self._context.label).inc()
+        metrics.COLLECTED.labels(*self._context.stream_labels).inc()
         if self._finished.get(each.name) is each:  # not where another one of its name has finished since
             del self._finished[each.name]
             self._changed()

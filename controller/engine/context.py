@@ -154,9 +154,9 @@ class StreamContext:
         return datetime.now(UTC)
 
     @property
-    def label(self) -> str:
-        """The stream in logs and metrics."""
-        return f"{self.stream.namespace}/{self.stream.name}"
+    def stream_labels(self) -> tuple[str, str]:
+        """The stream in metrics: namespace and stream."""
+        return self.stream.namespace, self.stream.name
 
     async def step_credentials(self, step: str) -> CallCredentials | NotCalled:
         """What the step's Secret gives; NotCalled where that is missing or refused. Raises errors.ApiError."""
@@ -168,7 +168,7 @@ class StreamContext:
     def count_call(self, step: str, outcome: Outcome, before: UserUpdate, started: datetime, ended: datetime) -> None:
         """`before` is the update as it was called."""
         self.health.answered(step, before.spec.user, outcome, time.monotonic())
-        metrics.CALLS.labels(self.label, step, type(outcome).__name__.lower()).inc()
-        metrics.CALL_SECONDS.labels(self.label, step).observe((ended - started).total_seconds())
+        metrics.CALLS.labels(*self.stream_labels, step, type(outcome).__name__.lower()).inc()
+        metrics.CALL_SECONDS.labels(*self.stream_labels, step).observe((ended - started).total_seconds())
         if due := before.status.next_attempt_time:
-            metrics.LATENESS.labels(self.label).observe((started - due).total_seconds())
+            metrics.LATENESS.labels(*self.stream_labels).observe((started - due).total_seconds())

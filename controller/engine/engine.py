@@ -228,7 +228,7 @@ class Engine:
                 self._collection.clear()
                 self._context.health = Health()
             await self._begin(tenure)
-            held = metrics.LEASE_HELD.labels(self._context.label)
+            held = metrics.LEASE_HELD.labels(*self._context.stream_labels)
             self._gauges.set(held, 1)
             await lease.wait_lapsed(tenure)
             self._gauges.clear()
@@ -357,6 +357,6 @@ class Engine:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _on_finished(self, update: UserUpdate) -> None:
-        metrics.FINISHED.labels(self._context.label, update.status.phase).inc()
+        metrics.FINISHED.labels(*self._context.stream_labels, update.status.phase).inc()
         self._registry.finish(update)
         self._collection.add(update)

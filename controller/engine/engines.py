@@ -241,8 +241,12 @@ class Engines:
         async def written() -> None:
             if end := self._ends.get(key):
                 await asyncio.wait([end])
-            with contextlib.suppress(errors.NotFound):
-                await report
+            try:
+                with contextlib.suppress(errors.NotFound):
+                    await report
+            finally:
+                if key not in self._unreadable:
+                    self._forget_metrics(key)
 
         task = asyncio.get_running_loop().create_task(written())
         self._reports.add(task)
@@ -274,6 +278,7 @@ class Engines:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
         if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
             del self._unreadable[key]
+            self._forget_metrics(key)
             self._orphans.notice(key)
         stream = self._streams.get(key)
         if stream is None or stream.uid != uid:
@@ -283,6 +288,7 @@ class Engines:
         if key in self._engines:
             self._stop(key)
         else:  # it was restored, and never worked on
+            self._forget_metrics(key)
             self._orphans.notice(key)
 
     def _stop(self, key: tuple[str, str]) -> None:
@@ -299,5 +305,9 @@ class Engines:
     def _ended(self, key: tuple[str, str], end: asyncio.Task[None]) -> None:
         if self._ends.get(key) is end:
             del self._ends[key]
-            if key not in self._streams:
-                metrics.forget("/".join(key))
+            self._forget_metrics(key)
+
+    def _forget_metrics(self, key: tuple[str, str]) -> None:
+        """Of a stream that is not worked on any more, or never was, once all has been counted."""
+        if key not in self._streams and key not in self._ends:
+            metrics.forget(*key)

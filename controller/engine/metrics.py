@@ -7,25 +7,27 @@ from prometheus_client import Counter, Gauge, Histogram
 from controller.streamstatus import REFUSED
 
 _PREFIX = "enrichment_controller"
+#: The same as the bridge's, so that series of both can be joined.
+_STREAM = ("namespace", "stream")
 
-CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", ["stream", "step", "outcome"])
+CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", (*_STREAM, "step", "outcome"))
 CALL_SECONDS = Histogram(
     f"{_PREFIX}_call_seconds",
     "Duration of calls of downstreams.",
-    ["stream", "step"],
+    (*_STREAM, "step"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their end, by phase.", ["stream", "phase"])
-COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", ["stream"])
-CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", ["stream"])
-UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", ["stream", "state"])
+FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their end, by phase.", (*_STREAM, "phase"))
+COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", _STREAM)
+CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", _STREAM)
+UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", (*_STREAM, "state"))
 USERS = Gauge(
     f"{_PREFIX}_users",
     "Users that are held, suspended, wait for an update that this version does not understand (unreadable), or wait"
     " because their step is misconfigured or failing.",
-    ["stream", "state"],
+    (*_STREAM, "state"),
 )
-LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", ["stream"])
+LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", _STREAM)
 
 
 class Part:
@@ -46,14 +48,23 @@ class Part:
 LATENESS = Histogram(
     f"{_PREFIX}_delay_lateness_seconds",
     "By how much a delayed call began after its time.",
-    ["stream"],
+    _STREAM,
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10),
 )
 
 
-def forget(stream: str) -> None:
+def forget(namespace: str, stream: str) -> None:
     """A stream that is gone has no series: they would grow with the number of streams that ever were."""
-    for metric in (CALLS, CALL_SECONDS, FINISHED, COLLECTED, CONFLICTS, UNFINISHED, USERS, LEASE_HELD, LATENESS):
-        metric.remove_by_labels({"stream": stream})
-    namespace, _, name = stream.partition("/")
-    REFUSED.remove_by_labels({"namespace": namespace, "stream": name})
+    for metric in (
+        CALLS,
+        CALL_SECONDS,
+        FINISHED,
+        COLLECTED,
+        CONFLICTS,
+        UNFINISHED,
+        USERS,
+        LEASE_HELD,
+        LATENESS,
+        REFUSED,
+    ):
+        metric.remove_by_labels({"namespace": namespace, "stream": stream})

@@ -67,10 +67,10 @@ async def report(context: StreamContext, registry: Registry, collection: Collect
             refused_write=_refused_write(context, registry),
         )
         for state in ("queued", "running", "waiting", "held"):
-            gauges.set(metrics.UNFINISHED.labels(context.label, state), own.counts[state])
+            gauges.set(metrics.UNFINISHED.labels(*context.stream_labels, state), own.counts[state])
         refused, failing = (sum(getattr(step, kind) for step in own.steps) for kind in ("refused", "failing"))
         for state, count in {**own.users, "misconfigured": refused, "failing": failing}.items():
-            gauges.set(metrics.USERS.labels(context.label, state), count)
+            gauges.set(metrics.USERS.labels(*context.stream_labels, state), count)
         change = partial(_laid_over, own, context)
         if not context.shared.status.would_change(change):
             continue

@@ -136,7 +136,7 @@ def test_what_changed_while_the_lease_had_lapsed_is_seen(stream: Processing, lin
     stream.suspend(suspended)
     stream.delete(deleted)
     new = stream.add("new", 1)
-    label = f'lease_held{{stream="{stream.namespace}/{stream.stream}"}}'
+    label = f'lease_held{{namespace="{stream.namespace}",stream="{stream.stream}"}}'
     eventually(lambda: f"{label} 0.0" in linked.metrics(), 20)
     link.tell(heal)
     stream.until(new, "Succeeded", within=40)

@@ -27,7 +27,7 @@ OF_SHARD = [next(user for user in USERS if shard.owns(user)) for shard in shards
 
 
 def calls_made(replica: Replica, stream: Processing) -> int:
-    pattern = rf'enrichment_controller_calls_total\{{[^}}]*stream="{stream.namespace}/{stream.stream}"[^}}]*\}} (\S+)'
+    pattern = rf'enrichment_controller_calls_total\{{[^}}]*namespace="{stream.namespace}"[^}}]*\}} (\S+)'
     return int(sum(float(count) for count in re.findall(pattern, replica.metrics())))
 
 
@@ -84,7 +84,7 @@ def test_a_killed_controllers_shards_go_on(stream: Processing, start_controller:
     stream.all_finished(40)
     assert stream.violations(finished=made, only=made, crashes=[int(at * 1e9)]) == []
     metrics = replicas[successor].metrics()
-    assert f'lease_held{{stream="{stream.namespace}/{stream.stream}"}} 4.0' in metrics
+    assert f'lease_held{{namespace="{stream.namespace}",stream="{stream.stream}"}} 4.0' in metrics
 
 
 def test_a_stopped_controllers_shards_go_on_at_once(stream: Processing, start_controller: StartReplica) -> None:

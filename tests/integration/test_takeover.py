@@ -42,7 +42,7 @@ def at_work(stream: Processing) -> None:
 
 def holds(stream: Processing, replica: Replica) -> str | None:
     """What its metrics say of the Lease: 1.0, 0.0, or None where it has never held it."""
-    name = f'lease_held{{stream="{stream.namespace}/{stream.stream}"}} '
+    name = f'lease_held{{namespace="{stream.namespace}",stream="{stream.stream}"}} '
     found = [line.rpartition(" ")[2] for line in replica.metrics().splitlines() if name in line]
     return found[0] if found else None
 

@@ -46,7 +46,7 @@ def test_an_update_that_is_not_understood_keeps_its_user_waiting_and_is_told_of(
     controller = start_controller()
     stream.until(stream.add("bo", 1), "Succeeded")
     eventually(lambda: told(stream, "UpdateUnreadable", "2 users", first))
-    assert 'users{state="unreadable"' in controller.metrics()
+    assert f'users{{namespace="{stream.namespace}",state="unreadable"' in controller.metrics()
     set_status(stream, first, nextAttemptTime=None)
     stream.until(second, "Succeeded")
     assert [stream.phases()[name] for name in others] == [None, None], "nobody can tell who comes first"
