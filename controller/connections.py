@@ -45,6 +45,8 @@ _CERTIFICATE_ALERTS = frozenset(
 )
 #: Whether the request that this task has sent went out on a connection that had been kept.
 was_kept: ContextVar[bool] = ContextVar("was_kept", default=False)
+#: Called when this task's request has its connection: from here on it may arrive.
+on_connected: ContextVar[Callable[[], None]] = ContextVar("on_connected")
 
 
 class CertificateRefused(Exception):
@@ -96,6 +98,7 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     """Adds nothing to a call: no cookies, no proxy or password from the environment, no time-out but the call's own."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_kept)
+    trace.on_connection_create_end.append(_note_connected)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -112,6 +115,11 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
 
 async def _note_kept(*_: object) -> None:
     was_kept.set(True)
+    on_connected.get()()
+
+
+async def _note_connected(*_: object) -> None:
+    on_connected.get()()
 
 
 def behind(error: BaseException) -> BaseException:

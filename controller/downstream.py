@@ -27,6 +27,7 @@ from controller.connections import (
     CertificateRefused,
     Connections,
     behind,
+    on_connected,
     open_connector,
     unanswered,
     was_kept,
@@ -87,12 +88,14 @@ class Downstream:
         headers: Mapping[str, str] | None = None,
         tls: ClientTls | None = None,
         may_repeat: Callable[[], bool] = lambda: True,
+        sending: Callable[[], None] = lambda: None,
     ) -> Outcome | NotCalled:
         """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
 
         `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
         certificate. A kept connection that turns out to be closed before anything was answered is made good once, on
-        a new one, where `may_repeat` still says so. Cancelling closes the connection. Raises nothing: all that can
+        a new one, where `may_repeat` still says so. `sending` is called when there is a connection: from then on the
+        request may arrive. Cancelling closes the connection. Raises nothing: all that can
         fail outside is an outcome, or NotCalled, where not a byte was sent.
         """
         try:
@@ -104,6 +107,7 @@ class Downstream:
             merged = _merged(headers, _headers(update, key))
         except ValueError as error:
             return NotCalled(f"{step.name} cannot be called: {error}")
+        on_connected.set(sending)
         request = partial(httpx.Request, "POST", url, headers=merged, content=content)
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-from controller import names, times
+from controller import formats, names, times
 from controller.streams import UpdateStream
 from controller.updates import Source
 
@@ -48,6 +48,9 @@ class RejectionReason(StrEnum):
 
     NO_KEY = "NoKey"
     KEY_NOT_UTF8 = "KeyNotUTF8"
+    #: A control character, or a byte order mark in front: a number, a Schema Registry header, a line end. Taken as it
+    #: is, such a key would make another user of the same one, or one of many, and only some of them would be rejected.
+    KEY_NOT_TEXT = "KeyNotText"
     TOMBSTONE = "Tombstone"
     TOO_LARGE = "TooLarge"
     NOT_JSON = "NotJSON"
@@ -107,9 +110,13 @@ class Rejection:
     pointer: str | None = None
 
 
-def read_record(record: Record) -> UpdateEvent | Rejection:
-    """What a record says, or the first reason for which it cannot be used. Raises nothing."""
-    user = _read_key(record.key)
+def read_record(record: Record, *, put_aside: bool = False) -> UpdateEvent | Rejection:
+    """What a record says, or the first reason for which it cannot be used. Raises nothing.
+
+    `put_aside`: it comes from a UserBacklog. An earlier version, which took any UTF-8 for a key, may have written that;
+    the record is applied as the user's records before it were.
+    """
+    user = _read_key(record.key, any_text=put_aside)
     if isinstance(user, Rejection):
         return user
     fields = _read_value(record)
@@ -142,7 +149,10 @@ def user_update_manifest(stream: UpdateStream, event: UpdateEvent, after: str | 
 
 
 def rejected_event_manifest(stream: UpdateStream, record: Record, rejection: Rejection) -> dict[str, Any]:
-    """The RejectedEvent of one record. Of an expired one Kafka has no value any more: its size is left out."""
+    """The RejectedEvent of one record. Of an expired one Kafka has no value any more: its size is left out.
+
+    Its label of the user is for people, who cannot read base64: also of a key that is no user's.
+    """
     source = {
         "topic": record.topic,
         "topicId": record.topic_id,
@@ -152,6 +162,7 @@ def rejected_event_manifest(stream: UpdateStream, record: Record, rejection: Rej
         "timestamp": times.to_text(record.timestamp),
     }
     optional = {
+        "message": rejection.message,
         "pointer": rejection.pointer,
         "key": _shown(record.key),
         "value": _shown(record.value),
@@ -161,7 +172,7 @@ def rejected_event_manifest(stream: UpdateStream, record: Record, rejection: Rej
         "apiVersion": names.API_VERSION,
         "kind": "RejectedEvent",
         "metadata": _metadata(stream, record.topic_id, record.partition, record.offset)
-        | {"labels": {names.STREAM_LABEL: stream.name}},
+        | {"labels": {names.STREAM_LABEL: stream.name, **_key_label(record.key)}},
         "spec": {
             "stream": stream.name,
             "reason": rejection.reason.value,
@@ -180,23 +191,41 @@ def _labels(stream: str, user: str) -> dict[str, str]:
     }
 
 
-def _read_key(key: bytes | None) -> str | Rejection:
+def _key_label(key: bytes | None) -> dict[str, str]:
+    return {names.USER_LABEL: names.user_label(key[:MAX_SHOWN_SIZE].decode(errors="replace"))} if key else {}
+
+
+def _read_key(key: bytes | None, *, any_text: bool) -> str | Rejection:
     if not key:
-        return Rejection(RejectionReason.NO_KEY, "the record has no key: the key says whose update it is")
+        what = "the record has no key" if key is None else "the key is empty"
+        return Rejection(RejectionReason.NO_KEY, f"{what}: the key says whose update it is")
     try:
-        return key.decode()
+        user = key.decode()
     except UnicodeDecodeError as error:
-        return Rejection(RejectionReason.KEY_NOT_UTF8, f"the key is not UTF-8, from byte {error.start} on")
+        return _bad_key(RejectionReason.KEY_NOT_UTF8, f"is not UTF-8, from byte {error.start + 1} on", key)
+    if not any_text and (fault := formats.not_text(user)):
+        return _bad_key(RejectionReason.KEY_NOT_TEXT, fault, key)
+    return user
+
+
+def _bad_key(reason: RejectionReason, fault: str, key: bytes) -> Rejection:
+    seems = formats.description(key)
+    guess = f"; it {seems}" if seems and seems != fault else ""
+    return Rejection(reason, f"the key {fault}{guess}: a key is to be plain text in UTF-8")
 
 
 def _read_value(record: Record) -> dict[str, str] | Rejection:
     if record.value is None:
-        return Rejection(RejectionReason.TOMBSTONE, "the record has no value: there is nothing to apply")
+        return Rejection(RejectionReason.TOMBSTONE, "the record has no value (a tombstone): there is nothing to apply")
     if record.key and len(record.key) > MAX_KEY_SIZE:
         message = f"the key is {len(record.key):,} bytes long, {MAX_KEY_SIZE:,} are allowed"
         return Rejection(RejectionReason.TOO_LARGE, message)
     if record.size > MAX_RECORD_SIZE:
-        message = f"the record is {record.size:,} bytes long, {MAX_RECORD_SIZE:,} are allowed"
+        headers = record.size - len(record.key or b"") - len(record.value)
+        message = (
+            f"the record is {record.size:,} bytes long, {MAX_RECORD_SIZE:,} are allowed: its value has"
+            f" {len(record.value):,}, its headers have {headers:,}"
+        )
         return Rejection(RejectionReason.TOO_LARGE, message)
     members = _read_quickly(record.value) or _read_thoroughly(record.value)
     return members if isinstance(members, Rejection) else _read_members(members)
@@ -234,11 +263,11 @@ def _read_thoroughly(value: bytes) -> _Members | Rejection:
             value.decode(), object_pairs_hook=_Object, parse_constant=_refuse_constant, parse_int=_any_number
         )
     except (ValueError, RecursionError) as error:
-        return Rejection(RejectionReason.NOT_JSON, _why_not_json(error))
+        return Rejection(RejectionReason.NOT_JSON, _why_not_json(value, error))
     if _nested_deeper(document, MAX_NESTING):
         return Rejection(RejectionReason.NOT_JSON, _TOO_DEEP)
     if not isinstance(document, _Object):
-        return _invalid("", "the value is no JSON object")
+        return _invalid("", f"the value is {formats.json_kind(document)}, not an object")
     return document
 
 
@@ -251,14 +280,20 @@ def _any_number(_: str) -> int:
     return 0
 
 
-def _why_not_json(error: ValueError | RecursionError) -> str:
+def _why_not_json(value: bytes, error: ValueError | RecursionError) -> str:
+    if not value:
+        return "the value is empty"
+    if seems := formats.description(value):
+        return f"the value {seems}: a value is to be plain JSON in UTF-8"
     match error:
         case RecursionError():
             return _TOO_DEEP
         case UnicodeDecodeError():
-            return f"the value is not UTF-8, from byte {error.start} on"
+            return f"the value is not UTF-8, from byte {error.start + 1} on"
+        case json.JSONDecodeError() if error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg:
+            return f"the value is no JSON: it ends too early, after {len(value):,} bytes ({error.msg})"
         case json.JSONDecodeError():
-            return f"the value is no JSON, at character {error.pos}: {error.msg}"
+            return f"the value is no JSON, at character {error.pos + 1}: {error.msg}"
         case _:
             return f"the value is no JSON: {error}"
 
@@ -283,22 +318,32 @@ def _read_members(members: _Members) -> dict[str, str] | Rejection:
     fields: dict[str, str] = {}
     for field in FIELDS:
         values = [value for name, value in members if name == field]
-        fault = _fault(values)
+        fault = _fault(values) if values else f"is missing{_missing_hint(field, members)}"
         if fault:
             return _invalid(f"/{field}", f"{field} {fault}")
         fields[field] = values[0]
     return fields
 
 
+def _missing_hint(field: str, members: _Members) -> str:
+    """What there is instead. Of names just such as differ in case: others may tell what is nobody's business."""
+    there = [name for name, _ in members]
+    if other := next((name for name in there if name.lower() == field), None):
+        return f": there is {other}, and names are case-sensitive"
+    if "schema" in there and "payload" in there:
+        return ": the value is in an envelope of Kafka Connect (its converter needs schemas.enable=false)"
+    return ""
+
+
 def _fault(values: list[Any]) -> str | None:
-    if not values:
-        return "is missing"
     if len(values) > 1:
-        return "is there more than once"
+        return f"is there {len(values)} times"
     value = values[0]
     if not isinstance(value, str):
-        return "is no string"
-    if not 1 <= len(value) <= MAX_FIELD_LENGTH:
+        return f"is {formats.json_kind(value)}, not a string"
+    if not value:
+        return f"is empty: 1 to {MAX_FIELD_LENGTH:,} characters are allowed"
+    if len(value) > MAX_FIELD_LENGTH:
         return f"is {len(value):,} characters long, 1 to {MAX_FIELD_LENGTH:,} are allowed"
     try:
         value.encode()

@@ -70,7 +70,7 @@ class UserQueue:
         self._shown = _with(self._shown, update.name, status.phase is not None and not status.called)
         unplaced = update.unreadable is not None and not update.unreadable.placed
         self._unplaced = _with(self._unplaced, update.name, unplaced)
-        _put(self._asked, update.name, update.request not in (None, update.status.handled_request))
+        _put(self._asked, update.name, update.asked is not None)
         if known is None or _place(known) != _place(update):
             self._insert(update)
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
 
+from controller import requests
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.queueing import UserQueue
+from controller.requests import RefusedRequest
 from controller.steps import STEPS
 from controller.streams import Policy, RetrySpec, UpdateStream
 from controller.updates import FINISHED, Phase, Reason, Status, StepRecord, UserUpdate
@@ -76,16 +78,20 @@ def decide(
     status = update.status
     if status.finished or update.unreadable:
         return WaitTurn()
-    verb = _requested(update)
+    verb = ""
+    if (asked := update.asked) is not None:
+        if refused := refusal(update, now):
+            return Release(refused)
+        verb = requests.verb(asked)
     if verb in _REQUESTED_END:
         return Finish(_at(_handled(update), *_REQUESTED_END[verb], now))
     if queue.head is not update:
         # It was the head, suspended say, until an earlier one came: what it tells is not what it waits for now.
-        return Release(Status()) if status.phase and not status.called else WaitTurn()
+        return Release(_queued(status)) if status.phase and not status.called else WaitTurn()
     after = update.spec.source.after if update.spec.source else None
     if after and after != follows and not status.called:
         return AwaitPredecessor(after)
-    if verb in _REQUESTED_AGAIN and status.called:  # else its first call is what is asked for: see `record`
+    if verb in requests.AGAIN:
         return Release(_again_by_request(update, verb, now))
     if status.held:
         return _while_held(update, stream, now)
@@ -96,6 +102,26 @@ def decide(
     return RunStep(step_in_hand(status))
 
 
+def refusal(update: UserUpdate, now: datetime) -> Status | None:
+    """The status that tells of a request which cannot be done; None where nothing is asked for, or it can be done.
+
+    It is no `handledRequest`: earlier versions take an update that has one for called.
+    """
+    asked, status = update.asked, update.status
+    if asked is None or update.unreadable:
+        return None
+    verb = requests.verb(asked)
+    if verb not in requests.VERBS:
+        why = f"{verb!r} is none of {', '.join(requests.VERBS)}"
+    elif status.finished:
+        why = f"the update is finished ({status.phase}), and nothing is done to a finished one"
+    elif verb in requests.AGAIN and not status.called:
+        why = "the update has not been called yet: its first call comes in its turn"
+    else:
+        return None
+    return replace(status, refused_request=RefusedRequest(asked, why, now))
+
+
 def record(
     status: Status,
     outcome: Outcome,
@@ -103,17 +129,15 @@ def record(
     started: datetime,
     now: datetime,
     jitter: float = 0.0,
-    *,
-    asked: str | None = None,
 ) -> Status:
     """The checkpoint after a call of the step in hand.
 
-    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1, `asked` the request
-    that the update bore when it was called. What was finished while the call ran (skipped, say) stays finished.
+    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1. What was finished while
+    the call ran (skipped, say) stays finished.
     """
     if status.finished:
         return status
-    status = _called(status, started, asked)
+    status = _called(status, started)
     step = step_in_hand(status)
     match outcome:
         case Done(result):
@@ -162,12 +186,10 @@ def _lengthened(delay: float, jitter: float) -> float:
     return delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
 
 
-def _called(status: Status, started: datetime, asked: str | None) -> Status:
-    """A call was answered. Of the first one a retry that was asked for before it is told that it is done."""
+def _called(status: Status, started: datetime) -> Status:
+    """A call was answered."""
     if status.start_time is not None:
         return status
-    if not status.called and _verb(asked) in _REQUESTED_AGAIN:
-        status = replace(status, handled_request=asked)
     # An earlier version did not write it: where it stored steps, the first one's is the earliest that is known.
     return replace(status, start_time=status.steps[0].start_time if status.steps else started)
 
@@ -253,20 +275,14 @@ _REQUESTED_END = {
 }
 
 
-_REQUESTED_AGAIN = frozenset({"retry", "restart"})
-
-
-def _requested(update: UserUpdate) -> str:
-    """The verb of a request that has not been acted upon; other words are ignored."""
-    return "" if update.request == update.status.handled_request else _verb(update.request)
-
-
-def _verb(request: str | None) -> str:
-    return (request or "").partition(":")[0]
+def _queued(status: Status) -> Status:
+    """Without a phase again; what a person was told stays."""
+    return Status(refused_request=status.refused_request)
 
 
 def _handled(update: UserUpdate) -> Status:
-    return replace(update.status, handled_request=update.request, held=None, next_attempt_time=None)
+    status = replace(update.status, held=None, next_attempt_time=None)
+    return replace(status, handled_request=update.request, refused_request=None)
 
 
 def _again_by_request(update: UserUpdate, verb: str, now: datetime) -> Status:

@@ -15,16 +15,38 @@ from controller.logs import fields
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+#: Events of a process: so many at once, and so many more each second.
+BURST, PER_SECOND = 100, 10.0
+
+
+class TokenBucket:
+    """So many at once, and so many more each second, as client-go's flowcontrol has it."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._burst = self._tokens = burst
+        self._per_second = per_second
+        self._filled = time.monotonic()
+
+    @property
+    def empty(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._per_second)
+        self._filled = now
+        return self._tokens < 1
+
+    def take(self) -> None:
+        self._tokens -= 1
 
 
 class EventRecorder:
-    """Writes Events in the background. They are lost rather than waited for."""
+    """Writes the Events of a process in the background. They are lost rather than waited for."""
 
-    def __init__(self, cluster: Cluster, process: str, identity: str) -> None:
-        """`process`: bridge or controller."""
+    def __init__(self, cluster: Cluster, process: str, identity: str, *, burst: float = BURST) -> None:
+        """`process`: bridge or controller; `burst`: Events that are written at once, whatever happens."""
         self._cluster = cluster
         self._process = process
         self._identity = identity
+        self._bucket = TokenBucket(burst, PER_SECOND)
         self._writes: set[asyncio.Task[None]] = set()
 
     def event(
@@ -37,7 +59,13 @@ class EventRecorder:
         *,
         attempts: int = 1,
     ) -> None:
-        """`regarding` is an object reference; after `attempts` that failed, some seconds apart, it is given up."""
+        """`regarding` is an object reference; after `attempts` that failed, some seconds apart, it is given up.
+
+        So it is where the process has written too many.
+        """
+        if self._bucket.empty:
+            return
+        self._bucket.take()
         manifest = {
             # Not generateName: it may not end with the dot that sets the object's name apart.
             "metadata": {"name": f"{regarding['name'][:200].rstrip('-.')}.{time.time_ns():x}"},

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from controller import names, times
+from controller import names, requests, times
+from controller.requests import RefusedRequest
 
 
 class Phase(StrEnum):
@@ -181,6 +182,8 @@ class Status:
     transition_time: datetime | None = None
     #: The value of the request annotation that was acted upon last.
     handled_request: str | None = None
+    #: The newest request that could not be done.
+    refused_request: RefusedRequest | None = None
     #: What the update is held for: Rejected or Exhausted.
     held: Reason | None = None
 
@@ -239,6 +242,7 @@ class Status:
             message=condition.get("message", ""),
             transition_time=_time(condition.get("lastTransitionTime")),
             handled_request=body.get("handledRequest"),
+            refused_request=RefusedRequest.from_body(body["refusedRequest"]) if body.get("refusedRequest") else None,
             held=Reason(body["held"]) if body.get("held") else None,
         )
 
@@ -256,6 +260,7 @@ class Status:
             "steps": [record.for_status() for record in self.steps],
             "conditions": [self._condition()] if self.reason else None,
             "handledRequest": self.handled_request,
+            "refusedRequest": self.refused_request.for_status() if self.refused_request else None,
             "held": self.held,
         }
 
@@ -314,7 +319,7 @@ class UserUpdate:
             creation_time=times.from_text(metadata["creationTimestamp"]),
             spec=UpdateSpec.from_body(body["spec"]),
             status=Status.from_body(body.get("status") or {}),
-            request=_request(metadata.get("annotations") or {}),
+            request=requests.read(metadata.get("annotations") or {}),
         )
 
     @classmethod
@@ -352,6 +357,13 @@ class UserUpdate:
         """The record's time; for hand-made updates that of their creation."""
         return self.spec.source.timestamp if self.spec.source else self.creation_time
 
+    @property
+    def asked(self) -> str | None:
+        """A person's request that has been neither done nor refused."""
+        refused = self.status.refused_request
+        answered = (self.status.handled_request, refused.request if refused else None)
+        return None if self.request in answered else self.request
+
     def comes_later_than(self, other: UserUpdate) -> bool:
         """In the same source. Such a one is no predecessor: a bridge once linked so, and each waited for the other."""
         return self.source_name == other.source_name and self.spec.sequence >= other.spec.sequence
@@ -384,8 +396,3 @@ def _steps(records: Sequence[Mapping[str, Any]], phase: Phase | None) -> tuple[S
 
 def _time(text: str | None) -> datetime | None:
     return times.from_text(text) if text else None
-
-
-def _request(annotations: Mapping[str, str]) -> str | None:
-    """No longer than the status can hold as handled: else it would be acted upon again and again."""
-    return (annotations.get(names.REQUEST_ANNOTATION) or "")[:64] or None

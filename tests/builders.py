@@ -146,7 +146,7 @@ def make_body(update: UserUpdate) -> dict[str, Any]:
         }
         optional = {"traceparent": source.traceparent, "after": source.after}
         body["spec"]["source"] |= {key: value for key, value in optional.items() if value is not None}
-    if update.request:
+    if update.request is not None:
         body["metadata"]["annotations"] = {names.REQUEST_ANNOTATION: update.request}
     if update.status != Status():
         body["status"] = {key: value for key, value in update.status.for_status().items() if value is not None}

@@ -200,6 +200,13 @@ class Processing:
         found = self.kube.list(self.namespace, "userupdates")
         return {item["metadata"]["name"]: (item.get("status") or {}).get("phase") for item in found}
 
+    def events(self) -> list[tuple[str, str, str]]:
+        """(object, type, reason) of the Kubernetes Events of the namespace, by time."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        found: list[dict[str, Any]] = self.kube.call("GET", path)["items"]
+        found.sort(key=lambda event: str(event["eventTime"]))
+        return [(event["regarding"]["name"], event["type"], event["reason"]) for event in found]
+
     def all_finished(self, within: float = 30, phase: str = "Succeeded") -> None:
         def finished() -> bool:
             others = {name: found for name, found in self.phases().items() if found != phase}

@@ -21,7 +21,7 @@ from controller.bridge.backlogwriting import UNREADABLE, BacklogWriter, Gone
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
-from controller.bridge.rejecting import Rejected, Rejecter
+from controller.bridge.rejecting import TOPIC_GONE, UNREAD, WAITED, Rejected, Rejecter
 from controller.bridge.reporting import Reporter
 from controller.bridge.tracker import Tracker
 from controller.bridge.unfinished import Unfinished
@@ -233,7 +233,7 @@ class Assignment:
         key = gone.backlog.user.encode()
         first = Record(self._topic.name, gone.topic_id, gone.number, offsets.first, -1, key, None)
         stream = self._dispatch.stream
-        return Rejected.expired(stream, first, offsets.last, len(offsets), gone.partition, done)
+        return Rejected.expired(stream, first, offsets.last, len(offsets), TOPIC_GONE, gone.partition, done)
 
     def expire_one(self, user: str, partition: Partition, offset: int) -> None:
         """A record of a backlog that Kafka has removed."""
@@ -242,7 +242,7 @@ class Assignment:
         def done() -> None:
             self._overflow.take(user, partition, offset)
 
-        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, offset, 1, partition, done))
+        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, offset, 1, WAITED, partition, done))
 
     def _expire(self, partition: Partition, first: int, last: int) -> None:
         """Kafka removed these before they were read: one RejectedEvent for all."""
@@ -255,7 +255,8 @@ class Assignment:
         def done() -> None:
             tracker.done(first)
 
-        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, last, last - first + 1, partition, done))
+        stream, count = self._dispatch.stream, last - first + 1
+        self._rejecter.add(Rejected.expired(stream, record, last, count, UNREAD, partition, done))
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Until it works. Raises NotFound when the stream is gone, KafkaError for what no broker can mend."""

@@ -162,7 +162,7 @@ class Dispatch:
 
     async def _attempt(self, lane: str, waiting: Waiting) -> Answer:
         """Raises ApiError where it is refused."""
-        event = read_record(waiting.record)
+        event = read_record(waiting.record, put_aside=waiting.from_backlog)
         assert isinstance(event, UpdateEvent)
         manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
         reach("bridge.create")
@@ -185,7 +185,7 @@ class Dispatch:
                 self._settled(waiting)
             case NameTaken():
                 self.slots.release(lane)
-                message = f"another UserUpdate has the name {name}"
+                message = f"another UserUpdate has the name {name}: see its spec.source"
                 self._reject(waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
         self.brake.forget(lane)
 

@@ -1,8 +1,9 @@
 """Which RejectedEvent shows a record: its own, or in a flood one that it shares with its neighbours.
 
 Pure. The first 100 in any minute have an object each. Beyond that, records of the same reason and partition share one,
-whose `lastOffset` and `count` grow; it takes no more after a minute, so that people see when a flood went on. Where old
-objects cannot be deleted, no record has one of its own and none is too old to be shared.
+whose `lastOffset` and `count` grow and whose message is the first one's. It takes no more after a minute, so that
+people see when a flood went on. Where old objects cannot be deleted, no record has one of its own and none is too old
+to be shared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TypeAlias
 
 MINUTE = 60.0
 OWN_A_MINUTE = 100
+#: Stands before the message of a record that shares its object: the others may have another fault.
+FIRST = "the first of several: "
 
 #: Reason, topic id, partition.
 Kind: TypeAlias = tuple[str, str, int]
@@ -28,6 +31,8 @@ class Fold:
     count: int
     #: When it was begun, in seconds of any clock.
     since: float
+    #: What is wrong with the record at `offset`, as the object says it while it stands for that record alone.
+    message: str
 
     def with_record(self, last_offset: int, count: int) -> Fold:
         return replace(self, last_offset=max(last_offset, self.last_offset), count=self.count + count)

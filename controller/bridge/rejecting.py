@@ -12,12 +12,12 @@ from typing import Any
 
 from controller.bridge import metrics
 from controller.bridge.brake import Brake
-from controller.bridge.folding import Fold, Folding, Kind
+from controller.bridge.folding import FIRST, Fold, Folding, Kind
 from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import REJECTED, Body, Cluster
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
 from controller.events import Record, Rejection, RejectionReason, rejected_event_manifest
-from controller.names import record_name
+from controller.names import USER_LABEL, record_name
 from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,11 @@ SLACK = 100
 BATCH = 5000
 #: Tries after which one that is called invalid goes without what came from outside.
 BARE_AFTER = 3
+#: Why Kafka has a record no more that is waited for.
+_REMOVED = "by retention (retention.ms, retention.bytes), compaction or deletion, which have to leave enough time"
+UNREAD = f"Kafka removed what was here before it was read, {_REMOVED}"
+WAITED = f"Kafka removed what was here while it waited in its user's backlog, {_REMOVED}"
+TOPIC_GONE = "the topic was deleted or made again while this waited in its user's backlog"
 #: What a manifest costs in memory beside key and value.
 MANIFEST_OVERHEAD = 3000
 
@@ -59,11 +64,12 @@ class Rejected:
         first: Record,
         last_offset: int,
         count: int,
+        why: str,
         partition: Partition,
         done: Callable[[], None],
     ) -> Rejected:
-        """Records that Kafka removed while they waited, from `first` to `last_offset`."""
-        rejection = Rejection(RejectionReason.PAYLOAD_EXPIRED, "Kafka removed the record while it waited")
+        """Records that Kafka has no more, from `first` to `last_offset`, and why."""
+        rejection = Rejection(RejectionReason.PAYLOAD_EXPIRED, why)
         rejected = cls.of(stream, first, rejection, partition, done)
         rejected.manifest["spec"]["source"]["lastOffset"] = last_offset
         rejected.manifest["spec"]["count"] = count
@@ -108,6 +114,7 @@ class Rejected:
         """Leave out what came from outside."""
         for field in ("key", "value", "pointer"):
             self.manifest["spec"].pop(field, None)
+        self.manifest["metadata"]["labels"].pop(USER_LABEL, None)
 
     @property
     def _source(self) -> dict[str, Any]:
@@ -124,9 +131,11 @@ def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
         last_offset=max(rejected.last_offset for rejected in group),
         count=sum(rejected.count for rejected in group),
         since=time.monotonic(),
+        message=first["spec"]["message"],
     )
     source = {**first["spec"]["source"], "lastOffset": fold.last_offset}
-    return fold, {**first, "spec": {**first["spec"], "source": source, "count": fold.count}}
+    message = fold.message if len(group) == 1 else FIRST + fold.message
+    return fold, {**first, "spec": {**first["spec"], "message": message, "source": source, "count": fold.count}}
 
 
 @dataclass(slots=True, eq=False)
@@ -309,9 +318,10 @@ class Rejecter:
             return await self._create(group)
         spec = found.items[0]["spec"]
         if spec["reason"] == group[0].kind[0]:
-            last_offset = max(fold.last_offset, spec["source"]["lastOffset"])
-            fold = replace(fold, last_offset=last_offset, count=max(fold.count, spec["count"]))
-            await self._grow(fold)
+            known = spec["source"]["lastOffset"], spec["count"]
+            fold = replace(fold, last_offset=max(fold.last_offset, known[0]), count=max(fold.count, known[1]))
+            if (fold.last_offset, fold.count) != known:
+                await self._grow(fold)
             self._folding.put(group[0].kind, fold)
         else:
             group[0].begin_later()
@@ -331,7 +341,9 @@ class Rejecter:
         self._folding.put(first.kind, fold)
 
     async def _grow(self, fold: Fold) -> None:
-        patch = {"spec": {"source": {"lastOffset": fold.last_offset}, "count": fold.count}}
+        """The object stands for more than the record that its message is about."""
+        spec = {"source": {"lastOffset": fold.last_offset}, "count": fold.count, "message": FIRST + fold.message}
+        patch = {"spec": spec}
         await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
 
     async def _prune(self, slack: int = 0) -> None:

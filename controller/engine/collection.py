@@ -154,12 +154,16 @@ def at_a_time(count: int, seconds: float) -> int:
 class Collection:
     """The finished updates of a stream, and the round that deletes them."""
 
-    def __init__(self, context: StreamContext) -> None:
+    def __init__(self, context: StreamContext, notice: Callable[[UserUpdate], None]) -> None:
+        """`notice` gets each finished update that is met."""
         self._context = context
+        self._notice = notice
         self._finished: dict[str, Finished] = {}
         self._listed = False
         #: When, by the monotonic clock.
         self._listed_at = 0.0
+        #: Some may have been changed without being met.
+        self._doubted = False
         #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
         #: updates of each of a hundred streams are not sorted every five seconds.
         self._quiet: tuple[float, Retention] | None = None
@@ -182,6 +186,7 @@ class Collection:
         if update.unreadable:
             return
         self._finished[update.name] = Finished.of(update)
+        self._notice(update)
         self._changed()
         if self._quiet and len(self._finished) > self._quiet[1].max_finished:
             self._quiet = None  # an older one may be due now; by age it is none before a minute has passed
@@ -189,6 +194,10 @@ class Collection:
     def clear(self) -> None:
         self._finished, self._listed, self._quiet = {}, False, None
         self._changed()
+
+    def doubt(self) -> None:
+        """What people have changed of them may have been missed: list."""
+        self._doubted = True
 
     def _changed(self) -> None:
         self._counts = None
@@ -211,6 +220,7 @@ class Collection:
         stream, shard = self._context.stream, self._context.shard
         tenure, found = self._context.lease.tenure, {}
         before, began = dict(self._finished), time.monotonic()
+        self._doubted = False
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
             pages = self._context.cluster.pages(
@@ -220,6 +230,7 @@ class Collection:
                 for update in map(parse, filter(shard.finds, listing.items)):
                     if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
                         found[update.name] = Finished.of(update)
+                        self._notice(update)
         if self._context.lease.tenure == tenure:
             new = {name: each for name, each in self._finished.items() if before.get(name) is not each}
             self._finished = found | new
@@ -235,7 +246,7 @@ class Collection:
     async def _choose(self, going: list[Finished]) -> list[Finished]:
         """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
         try:
-            if not self._listed or self._stale():
+            if not self._listed or self._doubted or self._stale():
                 await self._list()
             return await self._due({each.name for each in going})
         except errors.ApiError as error:

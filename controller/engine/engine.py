@@ -15,6 +15,7 @@ from controller import crashpoints, errors
 from controller.adoption import adopt
 from controller.cluster import UPDATES, Body
 from controller.engine import metrics
+from controller.engine.answering import Answering
 from controller.engine.collection import Collection
 from controller.engine.context import Shared, StreamContext
 from controller.engine.health import Health
@@ -55,7 +56,8 @@ class Engine:
         )
         self._context.reconfigure(stream)
         self._registry = Registry(self._new_lane)
-        self._collection = Collection(self._context)
+        self._answering = Answering(self._context)
+        self._collection = Collection(self._context, self._answering.notice)
         self._on_gone = on_gone
         self._gauges = metrics.Part()
         self._doubt = asyncio.Event()
@@ -99,6 +101,7 @@ class Engine:
                 self._task.cancel()
                 await asyncio.wait([self._task])
             self._registry.clear()
+            self._answering.clear()
             self._gauges.clear()
             await self.lease.release()
 
@@ -148,6 +151,10 @@ class Engine:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
         self._doubt.set()
 
+    def doubt_finished(self) -> None:
+        """The same of what is finished."""
+        self._collection.doubt()
+
     def observe(self, kind: str | None, body: Body) -> None:
         """What the watch has shown. `kind` DELETED may also mean that the update's phase left the watch's selector."""
         if kind is None:
@@ -161,7 +168,12 @@ class Engine:
         elif kind == "DELETED":
             self._observe_gone(body)
         else:
-            self._registry.merge(parse(body))
+            self._merge(parse(body))
+
+    def _merge(self, update: UserUpdate) -> None:
+        self._registry.merge(update)
+        if update.status.finished:
+            self._collection.add(update)
 
     def _observe_gone(self, body: Body) -> None:
         """Deleted, or in another phase by a write of ours or of somebody else's: a look at the object tells."""
@@ -187,9 +199,7 @@ class Engine:
             logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
         else:
             self._check_label(body)
-            self._registry.merge(found := parse(body))
-            if found.status.finished:
-                self._collection.add(found)
+            self._merge(parse(body))
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         """Until cancelled; an unexpected error is logged, and everything but the Lease begins anew."""
@@ -225,6 +235,7 @@ class Engine:
             if tenure != known:
                 known = tenure
                 self._registry.clear()
+                self._answering.clear()
                 self._collection.clear()
                 self._context.health = Health()
             await self._begin(tenure)

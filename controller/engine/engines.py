@@ -18,15 +18,16 @@ from controller.cluster import STREAMS, Body, Cluster, Listing
 from controller.config import Scope
 from controller.downstream import Downstream
 from controller.engine import metrics
-from controller.engine.announcing import PROCESS_BURST, PROCESS_PER_SECOND, TokenBucket
 from controller.engine.lease import Lease
 from controller.engine.leases import Leases
 from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
 from controller.engine.sharing import Sharing
 from controller.engine.signs import Signs
+from controller.engine.unwatched import Unwatched
 from controller.logs import fields
 from controller.namespaces import Namespaces, for_each
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import report_unreadable
 from controller.updates import NOT_UNDERSTOOD
@@ -65,11 +66,12 @@ class Engines:
         self._leases = Leases(cluster, scope)
         self._signs = Signs(cluster, namespace, scope)
         self._sharing = Sharing(identity, self._leases, self._signs)
-        self._announcements = TokenBucket(PROCESS_BURST, PROCESS_PER_SECOND)
+        self._recorder = EventRecorder(cluster, "controller", identity)
+        self._unwatched = Unwatched(cluster, self.observe_update, self._doubt_all)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
-        self._orphans = Orphans(cluster, lambda key: key in self._streams or key in self._unreadable)
+        self._orphans = Orphans(cluster, self._recorder, lambda key: key in self._streams or key in self._unreadable)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
@@ -79,7 +81,13 @@ class Engines:
 
     def works(self) -> list[Callable[[], Awaitable[None]]]:
         """What is to run beside the engines, for ever."""
-        return [self._leases.follow, self._signs.follow, partial(self._sharing.run, self._give), self._sweep]
+        return [
+            self._leases.follow,
+            self._signs.follow,
+            partial(self._sharing.run, self._give),
+            self._sweep,
+            self._unwatched.follow,
+        ]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then all engines end, and give their Leases away."""
@@ -259,7 +267,7 @@ class Engines:
             self._downstream,
             self._sharing,
             lambda: self._signs.no_bridge,
-            self._announcements,
+            self._recorder,
             stream,
             self._identity,
             gone,
@@ -273,6 +281,10 @@ class Engines:
             engine.observe(kind, body)
         elif kind != "DELETED":
             self._orphans.notice(key)
+
+    def _doubt_all(self) -> None:
+        for engine in self._engines.values():
+            engine.doubt_all()
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
         """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""

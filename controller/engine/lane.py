@@ -11,16 +11,18 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from controller import crashpoints, errors
 from controller.engine import newer
+from controller.engine.calling import SLOT_PATIENCE, UNCALLABLE_SECONDS, Call
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
 from controller.engine.parsing import read
-from controller.engine.unwritten import Unwritten
+from controller.engine.predecessors import PREDECESSOR_SECONDS, settled
+from controller.engine.unwritten import QUICK_SECONDS, Unwritten
 from controller.logs import fields
 from controller.outcomes import Done, NotCalled, Outcome
 from controller.queueing import UserQueue
@@ -44,23 +46,15 @@ from controller.updates import Status, UserUpdate
 logger = logging.getLogger(__name__)
 
 _STEPS = {step.name: step for step in STEPS}
-#: Seconds until a predecessor that is not finished, or could not be looked up, is looked up again.
-PREDECESSOR_SECONDS = 1.0
 #: Seconds until an unexpected error of this lane is tried again.
 ERROR_SECONDS = 5.0
-#: Seconds until a step that cannot be called, for want of its Secret say, is tried again.
-UNCALLABLE_SECONDS = 10.0
-#: Seconds of waiting for a step's concurrency before the status says so.
-SLOT_PATIENCE = 1.0
-#: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
-#: and finds what a person has changed meanwhile.
-QUICK_SECONDS = 0.5
 
 
 class Lane:
     """The queue of one user, and the task that works on it while there is something to do."""
 
     __slots__ = (
+        "_call",
         "_context",
         "_follows",
         "_in_hand",
@@ -69,7 +63,6 @@ class Lane:
         "_task",
         "_timer",
         "_unwritten",
-        "calling",
         "closed",
         "queue",
     )
@@ -78,13 +71,12 @@ class Lane:
         self.queue = UserQueue()
         #: Nothing new starts: the Lease has lapsed, or the engine is stopping.
         self.closed = False
-        #: A call is in flight.
-        self.calling = False
         self._context = context
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
+        self._call: Call | None = None
         self._unwritten = Unwritten(context)
         self._newer = newer.NONE
         #: Done when a task that waits for a slot is to look at its queue again.
@@ -98,6 +90,11 @@ class Lane:
         return self._task is not None and not self._task.done()
 
     @property
+    def calling(self) -> bool:
+        """A call is in flight."""
+        return self._call is not None and self._call.under_way
+
+    @property
     def unrecorded(self) -> bool:
         """It has an outcome in hand that is not in the API server yet."""
         return bool(self._unwritten)
@@ -106,7 +103,10 @@ class Lane:
         """Whether it is being called or is to be written; what else changes it is looked up when that is over."""
         held = self._in_hand or self._unwritten.update
         if held is None or (held.name, held.uid) != (update.name, update.uid):
-            return False
+            if not (self._call and self._call.writes(update)):
+                return False
+        elif self._call:
+            self._call.changed(update)
         self._newer = newer.with_version(self._newer, update.name, update.resource_version)
         return True
 
@@ -117,6 +117,8 @@ class Lane:
             self._timer = None
         if self.busy:
             self._stir()
+            if self._call:
+                self._call.look()
         elif not self.closed and len(self.queue):
             self._task = asyncio.get_running_loop().create_task(self._work())
 
@@ -147,6 +149,8 @@ class Lane:
             self._timer.cancel()
         if self._task:
             self._task.cancel()
+        if self._call:
+            self._call.drop()
         self._unwritten.drop()
 
     def finished(self, name: str) -> None:
@@ -179,6 +183,9 @@ class Lane:
 
     async def _go_on(self) -> bool:
         """One thing; False: nothing more to do now."""
+        if self._call:
+            await self._call.settled()
+            self._call = None
         update = None if self.closed else self._next()
         if update is None:
             if not self._unwritten:
@@ -196,9 +203,9 @@ class Lane:
         return True
 
     def _next(self) -> UserUpdate | None:
-        """The head; before it whatever a person wants skipped or cancelled, or was the head, be it its turn or not."""
+        """The head; before it whatever a person has asked for, or was the head, be it its turn or not."""
         for update in self.queue.asked:
-            if isinstance(self._decide(update), Finish):
+            if isinstance(self._decide(update), Finish | Release):
                 return update
         return next(iter(self.queue.displaced), None) or self.queue.head
 
@@ -250,7 +257,9 @@ class Lane:
                     return True
                 holding.enter_context(self._holding(found))
                 started = self._context.now()
-                outcome = await self._ask(found, step, endpoint, credentials)
+                outcome = await self._ask(found, step, endpoint, credentials, started)
+            if outcome is None:
+                return True
             if isinstance(outcome, NotCalled):
                 return await self._wait_to_be_callable(found, outcome)
             crashpoints.reach("controller.answered")
@@ -298,30 +307,27 @@ class Lane:
         return found if self._context.stream.steps[step] == endpoint else None
 
     async def _ask(
-        self, update: UserUpdate, step: str, endpoint: StepSpec, credentials: CallCredentials
-    ) -> Outcome | NotCalled:
+        self, update: UserUpdate, step: str, endpoint: StepSpec, credentials: CallCredentials, started: datetime
+    ) -> Outcome | NotCalled | None:
+        """None: it was taken back before it was sent."""
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        self.calling = True
-        key, headers, tls = update.idempotency_key(step), credentials.headers, credentials.tls
-        try:
-            outcome = await self._context.downstream.call(
-                _STEPS[step], endpoint, update, key, headers, tls, lambda: self._may_repeat(update, step, endpoint)
-            )
-        finally:
-            self.calling = False
-        if first and isinstance(outcome, NotCalled):
+        until = started + timedelta(seconds=endpoint.timeout_seconds)
+        call = self._call = Call(self._context, self.queue, self._decide, self._keep, self.gone, update, step, until)
+
+        def may_repeat() -> bool:
+            return self._context.lease.held and self._still(update, step, endpoint) is not None
+
+        made = _STEPS[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
+        outcome = await call.made(self._context.downstream.call(*made, may_repeat, call.sending))
+        if first and (outcome is None or isinstance(outcome, NotCalled)):
             self.queue.put_back(update.name)
         return outcome
-
-    def _may_repeat(self, update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
-        return self._context.lease.held and self._still(update, step, endpoint) is not None
 
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
         stream, ended, jitter = self._context.stream, self._context.now(), random.random()
         self._context.count_call(step, outcome, update, started, ended)
-        asked = update.request
-        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter, asked=asked))
+        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter))
         may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
         quick = (ended - started).total_seconds() < QUICK_SECONDS
         if may_wait and quick and self.queue.replace(self._unwritten.ahead):
@@ -377,19 +383,13 @@ class Lane:
             self.queue.push(update)
 
     async def _look_up(self, update: UserUpdate, name: str) -> bool:
-        """Whether the predecessor is finished or gone, or none; if not, it goes into the queue, before what follows."""
-        found = await read(self._context.cluster, update.namespace, name)
-        if found is None or found.status.finished or found.comes_later_than(update):
+        """Whether there is something to do now that the predecessor was looked up."""
+        if await settled(self._context.cluster, update, name, self.queue):
             self._follows = name
-            return True
-        if (found.spec.stream, found.spec.user) == (update.spec.stream, update.spec.user):
-            known = self.queue.get(name)
-            if known is None or known.resource_version < found.resource_version:
-                self.queue.push(found)
-            if self.queue.head is not update:
-                return True
-        self._requeue(PREDECESSOR_SECONDS)
-        return False
+        elif self.queue.head is update:
+            self._requeue(PREDECESSOR_SECONDS)
+            return False
+        return True
 
     def _requeue(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, self._wake_by_timer)

@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 
 from controller import errors
 from controller.cluster import UPDATES, Cluster
+from controller.engine.announcing import Announcer
 from controller.engine.parsing import parse
 from controller.logs import fields
 from controller.queueing import UserQueue
-from controller.reconcile import Finish, RequeueAfter, decide
+from controller.reconcile import Finish, RequeueAfter, decide, refusal
+from controller.recorder import EventRecorder
 from controller.updates import UserUpdate, unfinished_selector
 
 logger = logging.getLogger(__name__)
@@ -28,9 +30,10 @@ GRACE_SECONDS = 2.0
 class Orphans:
     """Marks the heads of queues that no engine works on, as `(namespace, stream)` are noticed."""
 
-    def __init__(self, cluster: Cluster, exists: Callable[[tuple[str, str]], bool]) -> None:
+    def __init__(self, cluster: Cluster, recorder: EventRecorder, exists: Callable[[tuple[str, str]], bool]) -> None:
         """`exists`: whether there is such a stream, be it one that this version does not understand."""
         self._cluster = cluster
+        self._announcer = Announcer(recorder)
         self._exists = exists
         self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
@@ -65,17 +68,22 @@ class Orphans:
                 await self._settle(head, queue)
 
     async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
-        """Skip or cancel what a person wants skipped or cancelled; the head waits for its stream.
+        """Do what a person asks for, or say that it cannot be done; the head waits for its stream.
 
         What is refused is looked at again, and keeps nobody else's from being written.
         """
         after = update.spec.source.after if update.spec.source else None  # the list would have shown it
-        decision = decide(update, queue, None, datetime.now(UTC), follows=after)
-        if not isinstance(decision, RequeueAfter | Finish) or decision.status == update.status:
+        found, now = update, datetime.now(UTC)
+        if refused := refusal(update, now):
+            update = update.with_status(refused, update.resource_version)
+            queue.push(update)
+        decision = decide(update, queue, None, now, follows=after)
+        status = decision.status if isinstance(decision, RequeueAfter | Finish) else update.status
+        if status == found.status:
             return
         try:
-            await self._cluster.patch_status(
-                UPDATES, update.namespace, update.name, decision.status.for_status(), update.resource_version
+            body = await self._cluster.patch_status(
+                UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
             )
         except errors.Unavailable:
             raise
@@ -84,5 +92,9 @@ class Orphans:
                 logger.warning("Update not marked", extra=fields(update=update.name, cause=str(error)))
             self.notice((update.namespace, update.spec.stream))
             return
-        if isinstance(decision, Finish):
+        written = update.with_status(status, int(body["metadata"]["resourceVersion"]))
+        self._announcer.update_changed(written, found.status)
+        if status.finished:
             queue.remove(update.name)
+        else:
+            queue.push(written)

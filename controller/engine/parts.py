@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection
 from controller import names
 from controller.cluster import Body, Cluster
 from controller.downstream import Downstream
-from controller.engine.announcing import Announcer, TokenBucket
+from controller.engine.announcing import Announcer
 from controller.engine.context import Shared
 from controller.engine.credentials import Credentials
 from controller.engine.engine import Engine
 from controller.engine.labelling import Labels
 from controller.engine.sharing import Sharing
+from controller.recorder import EventRecorder
 from controller.sharding import shards
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
@@ -28,15 +29,12 @@ class Parts:
         downstream: Downstream,
         sharing: Sharing,
         no_bridge: Callable[[], str],
-        announcements: TokenBucket,
+        recorder: EventRecorder,
         stream: UpdateStream,
         identity: str,
         on_gone: Callable[[], None],
     ) -> None:
-        """`on_gone` is called when the stream turns out to have been deleted.
-
-        `announcements` is what all streams of the process together may announce.
-        """
+        """`on_gone` is called when the stream turns out to have been deleted."""
         self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
         shared = Shared(
             cluster=cluster,
@@ -44,7 +42,7 @@ class Parts:
             identity=identity,
             sharing=sharing,
             no_bridge=no_bridge,
-            announcer=Announcer(cluster, identity, announcements),
+            announcer=Announcer(recorder),
             credentials=Credentials(cluster, stream.namespace),
             status=self._status,
             labels=Labels(cluster),
@@ -86,6 +84,12 @@ class Parts:
         """The watch began anew, and tells nothing of what was deleted meanwhile: list."""
         for engine in self._engines.values():
             engine.doubt()
+
+    def doubt_all(self) -> None:
+        """The same, and of what is finished too."""
+        for engine in self._engines.values():
+            engine.doubt()
+            engine.doubt_finished()
 
     def observe(self, kind: str | None, body: Body) -> None:
         """What the watch has shown, to the engine of its user's shard."""

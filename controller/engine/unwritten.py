@@ -17,6 +17,9 @@ from controller.updates import Status, UserUpdate
 
 #: Seconds for which a finished step's outcome waits for those of the next ones before it is written for itself.
 LINGER_SECONDS = 0.25
+#: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
+#: and finds what a person has changed meanwhile.
+QUICK_SECONDS = 0.5
 #: Writes of a stream for the sake of one finished step, at a time: under load most outcomes wait, and are merged.
 EARLY_WRITES = 1
 

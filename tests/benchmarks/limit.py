@@ -125,6 +125,7 @@ def status_after(done: list[dict[str, Any]], first_time: datetime, now: datetime
             }
         ],
         "handledRequest": None,
+        "refusedRequest": None,
         "held": None,
     }
 

@@ -65,6 +65,8 @@ POISON: list[tuple[Any, Any, str]] = [
     (None, GOOD, "NoKey"),
     (b"", GOOD, "NoKey"),
     (b"\xff\xfe", GOOD, "KeyNotUTF8"),
+    ((42).to_bytes(8), GOOD, "KeyNotText"),
+    (b"\0\0\0\0\7\x0euserid1", GOOD, "KeyNotText"),
     ("ana", None, "Tombstone"),
     ("k" * 1025, GOOD, "TooLarge"),
     ("ana", b"x" * (2 << 20), "TooLarge"),
@@ -88,7 +90,10 @@ def test_poison_is_shown_and_stops_nothing(ingested: Ingested, start_bridge: Sta
     ingested.positioned(len(records))
     assert [entry["reason"] for entry in ingested.rejected()] == [reason for _, _, reason in POISON]
     assert [entry["source"]["offset"] for entry in ingested.rejected()] == list(range(0, len(records), 2))
-    assert base64.b64decode(ingested.rejected()[6]["value"]) == b"{"
+    assert base64.b64decode(ingested.rejected()[8]["value"]) == b"{"
+    assert "as a 64-bit number is (42)" in ingested.rejected()[3]["message"]
+    assert "begins with a Schema Registry header, schema 7" in ingested.rejected()[4]["message"]
+    assert ingested.rejected()[10]["message"] == "profile is a number, not a string"
 
 
 def test_a_flood_of_poison_is_folded(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -99,6 +104,10 @@ def test_a_flood_of_poison_is_folded(ingested: Ingested, start_bridge: StartRepl
     shown = ingested.rejected()
     assert len(shown) <= 104
     assert sum(entry["count"] for entry in shown) == 3000
+    several = [entry for entry in shown if entry["count"] > 1]
+    assert {entry["reason"] for entry in several} == {"NotJSON", "Tombstone"}
+    for entry in shown:
+        assert entry["message"].startswith("the first of several: ") is (entry in several), entry
 
 
 def test_a_taken_name_is_a_conflict(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from controller import names
 from controller.backlogs import OffsetQueue
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
-from tests.ingest import Ingested, good
+from tests.ingest import GOOD, Ingested, good
 from tests.kube import Kube
 
 pytestmark = pytest.mark.timeout(240)
@@ -164,3 +165,21 @@ def test_many_stuck_users_let_the_position_move_on(ingested: Ingested, start_bri
     assert len(listed(ingested.backlogs())) + created.total() == 2000
     ingested.produce(good(["free"]))
     eventually(lambda: [u for u in ingested.updates() if u["spec"]["user"] == "free"], 3)
+
+
+def test_what_an_earlier_version_has_put_aside_is_made(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """It took any UTF-8 for a key. What is read anew is refused; a backlog's record was taken, so it is made."""
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce([("ana\n", GOOD), *good(["bo"])])
+    ingested.positioned(2)
+    bridge.stop()
+    assert [entry["reason"] for entry in ingested.rejected()] == ["KeyNotText"]
+    put_aside = {"topicId": ingested.entry()["topicId"], "partition": 0, "offsets": OffsetQueue([0]).encode()}
+    spec = {"stream": ingested.name, "user": "ana\n", "partitions": [put_aside | {"count": 1, "first": 0, "last": 0}]}
+    metadata = {"name": names.backlog_name(ingested.name, "ana\n"), "finalizers": [names.BACKLOG_FINALIZER]}
+    ingested.kube.create(ingested.namespace, "userbacklogs", {"metadata": metadata, "spec": spec})
+    bridge.start()
+    eventually(lambda: ingested.offsets() == [(0, 0), (0, 1)], 30)
+    assert ingested.updates()[0]["spec"]["user"] == "ana\n"
+    eventually(lambda: not ingested.backlogs(), 20)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +19,10 @@ from controller.serving import Health
 from tests.background import repeating
 from tests.conftest import StartReplica
 from tests.eventually import eventually, throughout
-from tests.ingest import Ingested, check_links, good
+from tests.ingest import GOOD, Ingested, check_links, good
 from tests.kube import Kube
 from tests.refusing import asked, policy, webhook, webhooks_called
+from tests.schemas import CRDS
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -157,6 +159,52 @@ def test_a_rejected_event_that_is_refused_is_not_given_up(ingested: Ingested, st
     assert sorted(entry["source"]["offset"] for entry in ingested.rejected()) == [0, 2, 3]
     assert bridge.running
     eventually(lambda: ingested.condition()["reason"] == "Consuming", 20)
+
+
+@pytest.fixture
+def older_schema(kube: Kube) -> Iterator[Callable[[], None]]:
+    """The CRD of an earlier version, which knows fewer reasons and no message; called: that of today again."""
+    (today,) = copy.deepcopy(CRDS["rejectedevents"]["spec"]["versions"])
+    earlier = copy.deepcopy(today)
+    spec = earlier["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del spec["properties"]["message"]
+    spec["x-kubernetes-validations"] = [
+        rule for rule in spec["x-kubernetes-validations"] if "message" not in rule["rule"]
+    ]
+    spec["properties"]["reason"]["pattern"] = "^(NotJSON|Tombstone)$"
+    columns = earlier["additionalPrinterColumns"]
+    earlier["additionalPrinterColumns"] = [each for each in columns if each["name"] != "Message"]
+
+    def serve(version: dict[str, Any]) -> None:
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rejectedevents.enrichment.dev"
+        patch = [{"op": "replace", "path": "/spec/versions/0", "value": version}]
+        kube.call("PATCH", path, patch, headers={"Content-Type": "application/json-patch+json"})
+
+    serve(earlier)
+    yield lambda: serve(today)
+    serve(today)
+
+
+def test_a_schema_without_messages_takes_all_but_the_reasons_that_it_does_not_know(
+    ingested: Ingested, start_bridge: StartReplica, older_schema: Callable[[], None]
+) -> None:
+    """Those wait until it is upgraded, and keep nobody else waiting."""
+    start_bridge()
+    ingested.apply()
+    eventually(lambda: asked(ingested.kube, ingested.namespace, "rejectedevents", reason="KeyNotText") == 422, 20)
+    ingested.produce([("ana", b"{")] * 300)
+    ingested.positioned(300)
+    assert sum(entry["count"] for entry in ingested.rejected()) == 300 > len(ingested.rejected())
+    assert not any("message" in entry for entry in ingested.rejected())
+    ingested.produce([(b"ana\n", GOOD), *good(["ana"]), ("bo", None)])
+    ingested.reason("CreatesRefused", 20)
+    assert "the RejectedEvent of partition 0, offset 300" in ingested.condition()["message"]
+    eventually(lambda: ingested.offsets() == [(0, 301)], 10)
+    assert ingested.entry()["position"] == 300
+    older_schema()
+    ingested.positioned(303, 40)
+    found = {entry["source"]["offset"]: entry for entry in ingested.rejected()}
+    assert found[300]["reason"] == "KeyNotText" and "line feed" in found[300]["message"]
 
 
 def _shows_no_json(ingested: Ingested) -> bool:

@@ -112,15 +112,6 @@ def test_a_queued_update_is_taken_out_before_its_turn(stream: Processing, verb: 
     assert steps(stream.calls()) == [("ana", 1, "profile"), *whole("ana", 1), *whole("ana", 3)]
 
 
-def test_an_unknown_request_is_ignored(stream: Processing) -> None:
-    stream.apply(suspend={"processing": True})
-    name = stream.add()
-    stream.ask(name, "explode")
-    stream.until(name, "Waiting", "StreamSuspended")
-    stream.change(suspend={"processing": False})
-    stream.until(name, "Succeeded")
-
-
 def test_failures_are_retried_and_counted_for_each_step(stream: Processing) -> None:
     stream.rules(
         {"step": "permissions", "action": "fail", "count": 2},

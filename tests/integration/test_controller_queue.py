@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -206,14 +205,6 @@ def test_kubectl_waits_for_the_condition(stream: Processing) -> None:
     assert stream.phases()[name] == "Succeeded"
 
 
-def events(stream: Processing) -> list[tuple[str, str, str]]:
-    """(object, type, reason) of the Kubernetes Events of the namespace, by time."""
-    path = f"/apis/events.k8s.io/v1/namespaces/{stream.namespace}/events"
-    found: list[dict[str, Any]] = stream.kube.call("GET", path)["items"]
-    found.sort(key=lambda event: event["eventTime"])
-    return [(event["regarding"]["name"], event["type"], event["reason"]) for event in found]
-
-
 def test_kubernetes_events_tell_of_holds_failures_and_suspensions(stream: Processing) -> None:
     stream.rules({"user": "held", "action": "reject"})
     stream.apply(onRejected="Hold", suspend={"users": ["late"]})
@@ -233,7 +224,7 @@ def test_kubernetes_events_tell_of_holds_failures_and_suspensions(stream: Proces
     }
 
     def told() -> bool:
-        assert set(events(stream)) == expected, json.dumps(events(stream))
+        assert set(stream.events()) == expected, json.dumps(stream.events())
         return True
 
     eventually(told)

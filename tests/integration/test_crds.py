@@ -167,14 +167,27 @@ def test_a_rejected_event_only_grows(api: Applier) -> None:
         with pytest.raises(Refused, match="can only grow"):
             api.apply(REJECTED, more | less)
     for other in ({"spec.reason": "NoKey"}, {"spec.key": ABSENT}, {"spec.pointer": ""}, {"spec.source.offset": 41}):
-        with pytest.raises(Refused, match=r"only count and source\.lastOffset may"):
+        with pytest.raises(Refused, match=r"only count, source\.lastOffset and message may"):
             api.apply(REJECTED, more | other)
+
+
+def test_the_message_of_a_rejected_event_changes_with_its_count_alone(api: Applier) -> None:
+    """That one object was written by an earlier version, without a message, takes nothing from it."""
+    message, shared = {"spec.message": "no JSON"}, {"spec.message": "the first of several: no JSON", "spec.count": 3}
+    for name, first in (("new", message), ("old", {})):
+        named = {"metadata.name": name}
+        api.apply(REJECTED, named | first)
+        for other in ({"spec.message": "well"}, {"spec.message": ABSENT if first else "no JSON"}):
+            with pytest.raises(Refused, match="message can only change where several records share the object"):
+                api.apply(REJECTED, named | other)
+        assert api.apply(REJECTED, named | shared)["spec"]["message"] == shared["spec.message"]
 
 
 @pytest.mark.parametrize(
     ("changes", "want"),
     [
-        ({"spec.reason": "Ugly"}, "spec.reason: Unsupported value"),
+        ({"spec.reason": "no reason"}, "spec.reason in body should match"),
+        ({"spec.message": "m" * 1025}, "spec.message: Too long"),
         ({"spec.value": "A" * 5465}, "spec.value: Too long"),
         ({"spec.value": "not base64!"}, "spec.value in body should match"),
         ({"spec.count": 0}, "spec.count in body should be greater than or equal to 1"),
@@ -225,13 +238,16 @@ def test_updates_are_listed_as_a_story(api: Applier) -> None:
 
 
 def test_the_other_kinds_are_listed(api: Applier) -> None:
-    for manifest in (STREAM, REJECTED, BACKLOG):
-        api.apply(manifest)
+    rejected = {"metadata.labels": {"enrichment.dev/user": "ana"}, "spec.message": "the value is empty"}
+    for manifest, changes in ((STREAM, {}), (REJECTED, rejected), (BACKLOG, {})):
+        api.apply(manifest, changes)
     want = "NAME TOPIC READY CONSUMING PROCESSING QUEUED WAITING HELD REJECTED AGE"
     assert columns(api("get", "us")) == want.split()
     header, row = api("get", "re").splitlines()
-    assert header.split() == "NAME STREAM REASON POINTER PARTITION OFFSET COUNT AGE".split()
-    assert row.split()[1:-1] == ["user-updates", "NotJSON", "0", "42", "1"]
+    assert header.split() == "NAME STREAM KEY REASON POINTER PARTITION OFFSET COUNT AGE".split()
+    assert row.split()[1:-1] == ["user-updates", "ana", "NotJSON", "0", "42", "1"]
+    header, row = api("get", "re", "-o", "wide").splitlines()
+    assert "MESSAGE" in header and "the value is empty" in row
     header, row = api("get", "ub").splitlines()
     assert header.split() == "NAME STREAM USER PARTITION RECORDS FIRST AGE".split()
     assert row.split()[1:-1] == ["user-updates", "userid1", "0", "3", "7"]

@@ -14,13 +14,14 @@ from tests.kube import Kube
 from tests.records import GOOD, TRACEPARENT, make_record
 
 EVERY_ASCII = "".join(map(chr, range(1, 128)))
+PRINTABLE_ASCII = "".join(map(chr, range(32, 127)))
 HOSTILE = [
-    ("NUL", make_record(GOOD | {"profile": "\x00"}, key=b"\x00")),
-    ("every ASCII character", make_record(GOOD | {"profile": EVERY_ASCII}, key=EVERY_ASCII.encode())),
-    ("line and paragraph separators", make_record(GOOD | {"profile": "\u2028\u2029\x85"}, key="\u2028".encode())),
+    ("NUL", make_record(GOOD | {"profile": "\x00"})),
+    ("every ASCII character", make_record(GOOD | {"profile": EVERY_ASCII}, key=PRINTABLE_ASCII.encode())),
+    ("line and paragraph separators", make_record(GOOD | {"profile": "\u2028\u2029\x85"}, key="\u2028\u2029".encode())),
     ("noncharacters", make_record(GOOD | {"profile": "\ufffe\uffff\U0010ffff"}, key="\uffff".encode())),
     ("replacement character", make_record(GOOD | {"profile": "\ufffd"}, key="\ufffd".encode())),
-    ("byte order mark", make_record(GOOD | {"profile": "\ufeff"}, key="\ufeff".encode())),
+    ("byte order mark", make_record(GOOD | {"profile": "\ufeff"}, key="a\ufeff".encode())),
     ("right to left", make_record(GOOD | {"profile": "\u202eabc"}, key="\u202eabc".encode())),
     ("a label's worst", make_record(key=b"-._-")),
     ("longest key", make_record(key="\U0001f600".encode() * 256)),
@@ -31,6 +32,8 @@ HOSTILE = [
     ("no key", make_record(key=None)),
     ("empty key", make_record(key=b"")),
     ("key of bytes", make_record(key=bytes(range(256)))),
+    ("key of control characters", make_record(key=EVERY_ASCII.encode())),
+    ("byte order mark before the key", make_record(key="\ufeffana".encode())),
     ("tombstone", make_record(None)),
     ("large", make_record(bytes(range(256)) * (1 << 13), key=b"k" * 5000)),
     ("empty value", make_record(b"")),

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any, cast
 
-from controller.engine.announcing import BURST, Announcer, TokenBucket
+from controller.engine.announcing import BURST, Announcer
+from controller.recorder import EventRecorder
 from controller.streams import Suspend
 from tests.builders import make_stream
 
@@ -21,22 +22,23 @@ class Written:
         self.regarding.append(manifest["regarding"]["name"])
 
 
-async def announced(whole: TokenBucket, *times: int) -> list[int]:
+async def announced(whole: int, *times: int) -> list[int]:
     """How many Events of each stream are written, of so many that there are to write."""
     written = Written()
+    recorder = EventRecorder(cast(Any, written), "controller", "controller", burst=whole)
     running = make_stream()
     stopped = replace(running, suspend=Suspend(processing=True))
     for number, count in enumerate(times):
-        announcer = Announcer(cast(Any, written), "controller", whole)
+        announcer = Announcer(recorder)
         for _ in range(count):
             announcer.stream_changed(replace(stopped, name=str(number)), running)
-        await asyncio.gather(*announcer._recorder._writes)
+        await asyncio.gather(*recorder._writes)
     return [written.regarding.count(str(number)) for number in range(len(times))]
 
 
 def test_a_noisy_stream_has_its_own_bucket() -> None:
-    assert asyncio.run(announced(TokenBucket(1000, 0), 100, 3)) == [BURST, 3]
+    assert asyncio.run(announced(1000, 100, 3)) == [BURST, 3]
 
 
 def test_many_streams_have_one_together() -> None:
-    assert asyncio.run(announced(TokenBucket(40, 0), *[10] * 8)) == [10, 10, 10, 10, 0, 0, 0, 0]
+    assert asyncio.run(announced(40, *[10] * 8)) == [10, 10, 10, 10, 0, 0, 0, 0]

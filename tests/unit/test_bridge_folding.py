@@ -25,7 +25,7 @@ def test_the_first_hundred_of_any_minute_have_their_own() -> None:
 def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
     folding = Folding()
     assert folding.current(KIND, 5, now=0) is None
-    folding.put(KIND, Fold("name", 5, 5, 1, since=0).with_record(9, 3))
+    folding.put(KIND, Fold("name", 5, 5, 1, since=0, message="no JSON").with_record(9, 3))
     shared = folding.current(KIND, 10, now=59)
     assert shared is not None and (shared.last_offset, shared.count) == (9, 4)
     assert folding.current(KIND, 4, now=1) is None
@@ -37,7 +37,8 @@ def test_an_object_is_shared_for_a_minute_by_what_comes_later() -> None:
 def test_a_write_that_is_tried_again_counts_no_record_twice() -> None:
     def rejected(offset: int) -> Rejected:
         source = {"topicId": "id", "partition": 0, "offset": offset, "lastOffset": offset}
-        manifest = {"metadata": {"name": f"name-{offset}"}, "spec": {"reason": "NotJSON", "source": source, "count": 1}}
+        spec = {"reason": "NotJSON", "message": f"no JSON, {offset}", "source": source, "count": 1}
+        manifest = {"metadata": {"name": f"name-{offset}"}, "spec": spec}
         return Rejected(manifest, Partition(0), lambda: None)
 
     group = [rejected(offset) for offset in (5, 6, 9)]
@@ -45,6 +46,9 @@ def test_a_write_that_is_tried_again_counts_no_record_twice() -> None:
         fold, manifest = fold_of(group)
         assert (fold.name, fold.offset, fold.last_offset, fold.count) == ("name-5", 5, 9, 3)
         assert (manifest["spec"]["count"], manifest["spec"]["source"]["lastOffset"]) == (3, 9)
+        assert (manifest["spec"]["message"], fold.message) == ("the first of several: no JSON, 5", "no JSON, 5")
+    alone, manifest = fold_of(group[:1])
+    assert manifest["spec"]["message"] == alone.message == "no JSON, 5"
 
 
 def test_what_was_shown_before_is_known() -> None:

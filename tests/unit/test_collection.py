@@ -185,7 +185,7 @@ async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monk
     context = SimpleNamespace(
         cluster=Server(), stream=make_stream(), shard=Shard(), lease=lease, retention=Retention(), now=lambda: at(10)
     )
-    collection = Collection(cast(Any, context))
+    collection = Collection(cast(Any, context), lambda update: None)
     status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
     gone, stays = (make_update(sequence=n, manual=True, status=status) for n in (1, 2))
     Server.items = [make_body(gone), make_body(stays)]
@@ -210,7 +210,7 @@ async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
         async def get(self, *_: Any) -> None:
             raise NotFound("it is gone")
 
-    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())))
+    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())), lambda update: None)
     collection._listed = True
     status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
     update = make_update(status=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,8 +73,10 @@ def test_phases_and_reasons_are_those_of_the_types() -> None:
     assert set(status["phase"]["enum"]) == set(Phase)
     assert set(condition["reason"]["enum"]) == set(Reason)
     assert set(status["step"]["enum"]) == {step.name for step in STEPS} == set(FIELDS)
-    reasons = schema("rejectedevents")["properties"]["spec"]["properties"]["reason"]["enum"]
-    assert reasons == [reason.value for reason in RejectionReason]
+    reason = schema("rejectedevents")["properties"]["spec"]["properties"]["reason"]
+    told = reason["description"].partition(" order: ")[2].partition(". ")[0]
+    assert re.findall(r"(?:^|; )(\w+)", told) == [reason.value for reason in RejectionReason]
+    assert all(re.search(reason["pattern"], known.value) for known in RejectionReason)
 
 
 def test_lengths_are_those_of_the_readers() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller import names
 from controller.events import (
     FIELDS,
     MAX_FIELD_LENGTH,
@@ -92,11 +93,12 @@ def test_a_rejected_event_to_the_letter() -> None:
         "metadata": {
             "name": "user-updates-4f1f9a-p00000-0000000000000000042",
             "namespace": "shop",
-            "labels": {"enrichment.dev/stream": "user-updates"},
+            "labels": {"enrichment.dev/stream": "user-updates", "enrichment.dev/user": "ana"},
         },
         "spec": {
             "stream": "user-updates",
             "reason": "InvalidPayload",
+            "message": "profile is a number, not a string",
             "pointer": "/profile",
             "source": {
                 "topic": "t",
@@ -118,7 +120,21 @@ def test_what_is_absent_is_left_out() -> None:
     spec = build(make_record(None, key=None))["spec"]
     assert {"key", "value", "pointer"}.isdisjoint(spec)
     assert build(make_record(None, key=b""))["spec"]["key"] == ""
+    assert names.USER_LABEL not in build(make_record(None, key=b""))["metadata"]["labels"]
     assert {"after", "traceparent"}.isdisjoint(build(make_record())["spec"]["source"])
+
+
+@pytest.mark.parametrize(
+    ("key", "want"),
+    [
+        (b"ana", "ana"),
+        (b"\0\0\0\0\7\x0euserid1", "userid1-915aa0172a9c2cc1"),
+        (b"ana\xff", "ana-9ea0c0626ac15091"),
+        (b"k" * 5000, f"{'k' * 40}-"),
+    ],
+)
+def test_a_key_is_told_to_people_as_far_as_it_can_be_read(key: bytes, want: str) -> None:
+    assert build(make_record({}, key=key))["metadata"]["labels"]["enrichment.dev/user"].startswith(want)
 
 
 def test_an_expired_record_has_no_size() -> None:

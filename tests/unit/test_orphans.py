@@ -11,6 +11,7 @@ from controller import errors
 from controller.cluster import Body, Listing
 from controller.engine import orphans
 from controller.engine.orphans import Orphans
+from controller.recorder import EventRecorder
 from tests.builders import make_body, make_update
 
 
@@ -33,13 +34,13 @@ class Server:
         self.marked.append(name)
         if len(self.marked) == len(self.updates):
             self.all_marked.set()
-        return {}
+        return {"metadata": {"resourceVersion": "101"}}
 
 
 async def test_a_refused_one_keeps_no_other_waiting_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.0)
     server = Server(refusals=2)
-    found = Orphans(cast(Any, server), lambda key: False)
+    found = Orphans(cast(Any, server), EventRecorder(cast(Any, server), "controller", "me"), lambda key: False)
     found.notice(("default", "user-updates"))
     async with asyncio.timeout(10):
         await server.all_marked.wait()

@@ -149,7 +149,7 @@ def test_a_finished_one_keeps_nobody_waiting_and_is_not_collected(phase: Phase) 
     update = parse(body)
     assert update.unreadable
     assert update.status.finished
-    collection = Collection(cast(Any, None))
+    collection = Collection(cast(Any, None), lambda update: None)
     collection._listed = True
     collection.add(update)
     assert set(collection.counts.values()) == {0}

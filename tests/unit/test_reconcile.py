@@ -324,35 +324,9 @@ def test_retry_keeps_the_idempotency_key() -> None:
     assert make_update(status=decision.status).idempotency_key("profile") == update.idempotency_key("profile")
 
 
-@pytest.mark.parametrize("verb", ["retry", "restart"])
-def test_retry_and_restart_give_no_phase_to_an_update_behind_the_head(verb: str) -> None:
-    """With a phase it would be the head from then on, before the updates that it has to follow."""
-    update = make_update(sequence=2, request=verb)
-    assert decide(update, make_queue(make_update(sequence=1), update), make_stream(), NOW) == WaitTurn()
-
-
-@pytest.mark.parametrize("verb", ["retry", "restart"])
-def test_retry_and_restart_give_no_phase_to_an_update_with_a_predecessor(verb: str) -> None:
-    update = make_update(after="the-one-before", request=verb)
-    assert decide_alone(update) == AwaitPredecessor("the-one-before")
-
-
-@pytest.mark.parametrize("verb", ["retry", "restart"])
-def test_retry_and_restart_of_what_was_never_called_are_done_by_its_first_call(verb: str) -> None:
-    """They write nothing before it, which would look like a call; nor is it called a second time for them."""
-    update = make_update(request=verb)
-    assert decide_alone(update) == RunStep("profile")
-    assert isinstance(decide_alone(replace(update, spec=replace(update.spec, suspend=True))), RequeueAfter)
-    status = record(update.status, Busy("503"), make_stream(), NOW, NOW, asked=verb)
-    assert (status.handled_request, status.run) == (verb, 0)
-    assert decide_alone(replace(update, status=status)) == RequeueAfter(at(5), status)
-
-
 def test_a_retry_that_came_during_the_first_call_is_acted_upon_after_it() -> None:
-    status = record(Status(), Busy("503"), make_stream(), NOW, NOW, asked="retry:1")
+    status = record(Status(), Busy("503"), make_stream(), NOW, NOW)
     assert isinstance(decide_alone(make_update(status=status, request="retry:2")), Release)
-    skipped = record(Status(), Busy("503"), make_stream(), NOW, NOW, asked="skip")
-    assert isinstance(decide_alone(make_update(status=skipped, request="skip")), Finish)
 
 
 @pytest.mark.parametrize("verb", ["retry", "restart"])
@@ -377,8 +351,3 @@ def test_a_request_is_acted_upon_once_and_again_with_another_token(verb: str) ->
     assert isinstance(decide_alone(make_update(status=status, request=f"{verb}:1")), RequeueAfter)
     assert isinstance(decide_alone(make_update(status=status, request=f"{verb}:2")), Release)
     assert isinstance(decide_alone(make_update(status=status, request=verb)), Release)
-
-
-@pytest.mark.parametrize("request_", [None, "", "RETRY", "retry now", "please:retry", ":retry", "Skip", "skip "])
-def test_other_words_are_no_requests(request_: str | None) -> None:
-    assert decide_alone(make_update(status=BUSY_UNTIL_5, request=request_)) == RequeueAfter(at(5), BUSY_UNTIL_5)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.requests import RefusedRequest
 from controller.updates import (
     FINISHED,
     Phase,
@@ -106,6 +107,7 @@ FROM_A_RECORD: dict[str, Any] = {
         "startTime": "2026-11-23T12:00:00Z",
         "run": 1,
         "handledRequest": "restart",
+        "refusedRequest": {"request": "retyr", "message": "is no verb", "time": "2026-11-23T12:00:00Z"},
         "steps": [
             {
                 "name": "profile",
@@ -166,6 +168,7 @@ def test_an_update_of_a_record_is_read_whole() -> None:
             message="503 from permissions, again at 12:00:07",
             transition_time=NOW,
             handled_request="restart",
+            refused_request=RefusedRequest("retyr", "is no verb", NOW),
         ),
         request="retry:1",
     )
@@ -182,7 +185,7 @@ def test_a_hand_made_update_needs_no_source_no_suspend_and_no_status() -> None:
 
 
 @pytest.mark.parametrize("status", [None, {}])
-@pytest.mark.parametrize("annotations", [None, {}, {"other": "x"}, {"enrichment.dev/request": ""}])
+@pytest.mark.parametrize("annotations", [None, {}, {"other": "x"}])
 def test_what_is_empty_is_as_good_as_absent(status: Any, annotations: Any) -> None:
     body = make_body(make_update())
     body["status"], body["metadata"]["annotations"] = status, annotations
@@ -296,6 +299,7 @@ def test_what_is_unset_is_null_in_the_patch() -> None:
         "steps": [],
         "conditions": None,
         "handledRequest": None,
+        "refusedRequest": None,
         "held": None,
     }
 

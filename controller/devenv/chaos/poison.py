@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 #: The reasons that a record's own bytes can give, in the order in which they are judged.
-REASONS = ("NoKey", "KeyNotUTF8", "Tombstone", "TooLarge", "NotJSON", "InvalidPayload")
+REASONS = ("NoKey", "KeyNotUTF8", "KeyNotText", "Tombstone", "TooLarge", "NotJSON", "InvalidPayload")
 #: Fields that an event must have.
 FIELDS = ("profile", "permissions", "resources")
 
@@ -51,6 +51,11 @@ def _key_not_utf8(number: int, user: bytes, random: Random) -> tuple[bytes | Non
     return b"\xff\xfe" + user, _good(number, random)
 
 
+def _key_not_text(number: int, user: bytes, random: Random) -> tuple[bytes | None, bytes | None]:
+    beginning = random.choice((b"\x00\x00\x00\x00\x07", b"\xef\xbb\xbf", b"\n"))
+    return beginning + user, _good(number, random)
+
+
 def _tombstone(number: int, user: bytes, random: Random) -> tuple[bytes | None, bytes | None]:
     return user, None
 
@@ -82,4 +87,6 @@ def _invalid(number: int, user: bytes, random: Random) -> tuple[bytes | None, by
     )
 
 
-_MAKERS = dict(zip(REASONS, (_no_key, _key_not_utf8, _tombstone, _too_large, _not_json, _invalid), strict=True))
+_MAKERS = dict(
+    zip(REASONS, (_no_key, _key_not_utf8, _key_not_text, _tombstone, _too_large, _not_json, _invalid), strict=True)
+)

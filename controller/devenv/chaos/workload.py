@@ -16,6 +16,8 @@ from controller.devenv.chaos import misbehaviour
 from controller.devenv.chaos.poison import REASONS, event, poison
 
 NAME_CONFLICT = "NameConflict"
+#: Megabytes are sent once.
+SMALL_REASONS = tuple(reason for reason in REASONS if reason != "TooLarge")
 #: Users whose names are no label values, or need encoding on the wire.
 ODD_USERS = ("Zoë/ß ü", "ends-", ".dot", "日本語", "a:b@c,d=e", "x" * 300)
 #: The downstream is busy with this one until all others are done.
@@ -100,13 +102,17 @@ def generate(seed: int, sizes: Sizes) -> Workload:
     partitions = random.choice((1, 1, 2, 3, 4))
     records = tuple(_records(random, sizes, users, partitions))
     good = [record for record in records if record.reason is None and record.user != BLOCKED_USER]
+    served = {record.user for record in good}
     refused = frozenset((each.user, each.offset) for each in random.sample(good, min(len(good), len(good) // 60 + 1)))
     return Workload(
         partitions=partitions,
         records=records,
         hand_made=tuple(_hand_made(random, sizes, users)),
         suspensions=tuple(_suspensions(random, sizes, users)),
-        rules=(*misbehaviour.refusals(random, refused), *misbehaviour.passing(random, users)),
+        rules=(
+            *misbehaviour.refusals(random, refused),
+            *misbehaviour.passing(random, [user for user in users if user in served]),
+        ),
         refused=refused,
         # What is collected cannot be counted when all has come to rest: nothing of a run is.
         spec=_spec(random, len(users)) | {"retention": {"maxFinished": 2 * len(records) + 1000}},
@@ -156,7 +162,7 @@ def _records(random: Random, sizes: Sizes, users: list[str], partitions: int) ->
         user = random.choices(users, weights)[0]
         if random.random() < 0.02:
             user = BLOCKED_USER
-        reason = bad.get(number) or (random.choice(REASONS[:3] + REASONS[4:]) if random.random() < 0.03 else None)
+        reason = bad.get(number) or (random.choice(SMALL_REASONS) if random.random() < 0.03 else None)
         key: bytes | None = user.encode()
         value: bytes | None = json.dumps(event(number, random)).encode()
         if reason in REASONS:

@@ -1,0 +1,55 @@
+"""Requests to finished updates: none can be done, and whoever asked is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from controller import errors
+from controller.engine.checkpoints import Gone, Superseded, write_status
+from controller.engine.context import StreamContext
+from controller.logs import fields
+from controller.reconcile import refusal
+from controller.updates import UserUpdate
+
+logger = logging.getLogger(__name__)
+
+
+class Answering:
+    """Writes the refusals one after the other: there may be thousands, if a person asks for all, and none is urgent."""
+
+    def __init__(self, context: StreamContext) -> None:
+        self._context = context
+        self._asked: dict[str, UserUpdate] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def notice(self, update: UserUpdate) -> None:
+        """A finished update as the API server has it."""
+        if refusal(update, self._context.now()) is None:
+            return
+        self._asked[update.name] = update
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._answer_all())
+
+    def clear(self) -> None:
+        """Somebody else may work on the stream: it is theirs to tell."""
+        self._asked = {}
+        if self._task:
+            self._task.cancel()
+
+    async def _answer_all(self) -> None:
+        while self._asked:
+            update = self._asked.pop(next(iter(self._asked)))
+            try:
+                await self._answer(update)
+            except (Gone, Superseded):
+                pass
+            except errors.ApiError as error:  # it is met again when finished updates are listed
+                logger.warning("Request not answered", extra=fields(update=update.name, cause=str(error)))
+
+    async def _answer(self, update: UserUpdate) -> None:
+        while refused := refusal(update, self._context.now()):
+            before = update.status
+            update = await write_status(self._context, update, refused)
+            if update.status == refused:
+                self._context.announcer.update_changed(update, before)

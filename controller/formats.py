@@ -1,0 +1,202 @@
+"""What a key or value seems to be that is not what was asked for: for the messages that the owner of a producer reads.
+
+Pure. Nothing is decided by it, so a wrong guess costs a misleading word and no record. Whatever the size, the work is
+bounded: a flood of bad records is looked at on the way of the good ones.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any, Final
+
+#: Fields of a message that are looked at, and bytes of a text.
+_ENOUGH_FIELDS: Final = 64
+_ENOUGH_BYTES: Final = 64
+#: A registry counts its schemas from 1 on. Higher ids than this are more likely something else, such as UTF-16.
+_MAX_SCHEMA_ID: Final = (1 << 24) - 1
+#: What Protobuf writes in front of a field of a higher number than three.
+_FIELD_FOUR: Final = 0x20
+#: As schema registries write it: a zero, the id in four bytes, then the message.
+_HEADER_SIZE: Final = 5
+
+BYTE_ORDER_MARK: Final = "begins with a byte order mark"
+_BEGINNINGS: Final = (
+    (codecs.BOM_UTF8, BYTE_ORDER_MARK),
+    (codecs.BOM_UTF32_LE, "is UTF-32"),
+    (codecs.BOM_UTF32_BE, "is UTF-32"),
+    (codecs.BOM_UTF16_LE, "is UTF-16"),
+    (codecs.BOM_UTF16_BE, "is UTF-16"),
+    (b"\x1f\x8b", "is packed by gzip, which is for Kafka to do (compression.type)"),
+    (b"\x28\xb5\x2f\xfd", "is packed by zstd, which is for Kafka to do (compression.type)"),
+    (b"\x04\x22\x4d\x18", "is packed by LZ4, which is for Kafka to do (compression.type)"),
+    (b"\xff\x06\x00\x00sNaPpY", "is packed by Snappy, which is for Kafka to do (compression.type)"),
+    (b"\x82SNAPPY\x00", "is packed by Snappy, which is for Kafka to do (compression.type)"),
+    (b"\x78\x9c", "is packed by zlib, which is for Kafka to do (compression.type)"),
+    (b"PK\x03\x04", "is a zip file"),
+    (b"Obj\x01", "is an Avro file"),
+    (b"\xac\xed\x00\x05", "is a serialized Java object"),
+    (b"\x80\x04\x95", "is a pickled Python object"),
+    (b"\x80\x05\x95", "is a pickled Python object"),
+    (b"eyJ", "looks like JSON in base64"),
+    (b"<", "looks like XML"),
+)
+_GLUE_HEADER = re.compile(rb"\x03[\x00\x05].{16}", re.DOTALL)
+#: A map with a text as its first name.
+_MESSAGE_PACK = re.compile(rb"[\x81-\x8f][\xa1-\xbf\xd9]")
+_CBOR = re.compile(rb"[\xa1-\xb7\xbf][\x61-\x78]")
+_CONTROL_BYTE = re.compile(rb"[\x00-\x1f\x7f]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NAMES_OF_CONTROLS: Final = {"\0": " (NUL)", "\t": " (tab)", "\n": " (line feed)", "\r": " (carriage return)"}
+
+
+def not_text(text: str) -> str | None:
+    """A byte order mark in front, or the first control character (C0, DEL, C1), for people; None: it has neither."""
+    if text.startswith("\ufeff"):
+        return BYTE_ORDER_MARK
+    if found := _CONTROL_CHARACTER.search(text):
+        name = _NAMES_OF_CONTROLS.get(found[0], "")
+        return (
+            f"has the control character U+{ord(found[0]):04X}{name} at character {found.start() + 1} of {len(text):,}"
+        )
+    return None
+
+
+def json_kind(value: Any) -> str:
+    """What a value of JSON is: "a list"; an object may be a dict or a tuple of its members."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case str() if value.lstrip().startswith("{"):
+            return "a string that holds JSON (encoded twice)"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case dict() | tuple():
+            return "an object"
+        case _:
+            return "a number"
+
+
+def description(data: bytes) -> str | None:
+    """What goes behind "the value " or "the key ": "begins with a Schema Registry header, schema 7". None: unknown."""
+    beginning = next((told for beginning, told in _BEGINNINGS if data.startswith(beginning)), None)
+    return beginning or _number(data) or _registered(data) or _wide_text(data) or _binary(data)
+
+
+def _number(data: bytes) -> str | None:
+    """Positive ones begin with zeros, negative ones with ones. So does a short text behind a Schema Registry header."""
+    if len(data) not in (4, 8) or data[0] not in (0, 255) or (_schema(data) and _is_avro(data[_HEADER_SIZE:])):
+        return None
+    return f"is {len(data)} bytes long, as a {8 * len(data)}-bit number is ({int.from_bytes(data, signed=True)})"
+
+
+def _registered(data: bytes) -> str | None:
+    if schema := _schema(data):
+        behind = ", and JSON behind it" if data[_HEADER_SIZE:].lstrip().startswith(b"{") else ""
+        return f"begins with a Schema Registry header, schema {schema}{behind}"
+    if _GLUE_HEADER.match(data):
+        return "begins with an AWS Glue Schema Registry header"
+    return None
+
+
+def _schema(data: bytes) -> int | None:
+    """The id in front of what a schema registry's serializers write."""
+    schema = int.from_bytes(data[1:_HEADER_SIZE])
+    return schema if len(data) > _HEADER_SIZE and data[0] == 0 and 1 <= schema <= _MAX_SCHEMA_ID else None
+
+
+def _wide_text(data: bytes) -> str | None:
+    """Latin letters in two bytes each, without a byte order mark."""
+    even, odd = data[:_ENOUGH_BYTES:2], data[1:_ENOUGH_BYTES:2]
+    if len(data) < 4 or len(data) % 2:
+        return None
+    return "is UTF-16" if (all(even) and not any(odd)) or (all(odd) and not any(even)) else None
+
+
+def _binary(data: bytes) -> str | None:
+    if not _is_binary(data):
+        return None
+    if _MESSAGE_PACK.match(data):
+        return "looks like MessagePack"
+    if _CBOR.match(data):
+        return "looks like CBOR"
+    if len(data) > 4 and int.from_bytes(data[:4], "little") == len(data) and not data[-1]:
+        return "looks like BSON"
+    if _is_avro(data):
+        return "looks like Avro without its schema"
+    if _is_protobuf(data):
+        return "looks like Protobuf"
+    return "is 16 bytes long, as a UUID in binary is" if len(data) == 16 and not _is_utf8(data) else None
+
+
+def _is_binary(data: bytes) -> bool:
+    return _CONTROL_BYTE.search(data) is not None or not _is_utf8(data)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_avro(data: bytes) -> bool:
+    """Texts one behind the other, each with its length in front; empty ones are too easily found."""
+    at = 0
+    try:
+        for _ in range(_ENOUGH_FIELDS):
+            if at == len(data):
+                return at > 0
+            zigzag, at = _varint(data, at)
+            end = at + (zigzag >> 1)
+            if zigzag & 1 or not at < end <= len(data) or _is_binary(data[at:end]):
+                return False
+            at = end
+    except IndexError:
+        return False
+    return True
+
+
+def _is_protobuf(data: bytes) -> bool:
+    """Fields one behind the other, low ones first: number and wire type, then as many bytes as that type has."""
+    at = 0
+    if data[0] >= _FIELD_FOUR:
+        return False
+    try:
+        for _ in range(_ENOUGH_FIELDS):
+            if at == len(data):
+                return at > 0
+            tag, at = _varint(data, at)
+            match tag & 7:
+                case 0:
+                    _, at = _varint(data, at)
+                case 1:
+                    at += 8
+                case 2:
+                    size, at = _varint(data, at)
+                    at += size
+                case 5:
+                    at += 4
+                case _:
+                    return False
+            if tag < 8 or at > len(data):
+                return False
+    except IndexError:
+        return False
+    return True
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first, and where it ends. Raises IndexError where it does not."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at + shift // 7]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at + shift // 7 + 1
+    raise IndexError("a number of over ten bytes")
