@@ -67,7 +67,7 @@ class Engines:
         self._signs = Signs(cluster, namespace, scope)
         self._sharing = Sharing(identity, self._leases, self._signs)
         self._recorder = EventRecorder(cluster, "controller", identity)
-        self._unwatched = Unwatched(cluster, self.observe_update, self._doubt_all)
+        self._unwatched = Unwatched(cluster, scope, self.observe_update, self._doubt_all)
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from controller import errors, names
 from controller.cluster import UPDATES, Body, Cluster
+from controller.config import Scope
 from controller.logs import fields
+from controller.namespaces import for_each
 from controller.updates import Phase
 
 logger = logging.getLogger(__name__)
@@ -25,9 +27,12 @@ REMEMBERED = 10_000
 
 
 class Unwatched:
-    def __init__(self, cluster: Cluster, observe: Callable[[str, Body], None], doubt: Callable[[], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, scope: Scope, observe: Callable[[str, Body], None], doubt: Callable[[], None]
+    ) -> None:
         """`observe` gets what has changed, `doubt` is called where changes may have been missed."""
         self._cluster = cluster
+        self._scope = scope
         self._observe = observe
         self._doubt = doubt
         #: Request and generation of updates that have a request or another spec than they were made with, by uid.
@@ -35,14 +40,17 @@ class Unwatched:
 
     async def follow(self) -> None:
         """For ever, from now on: what is there already, the engines list when they begin."""
+        await for_each(self._scope, self._follow)
+
+    async def _follow(self, namespace: str | None) -> None:
         version, delay = None, FIRST_DELAY
         while True:
             try:
                 if version is None:
-                    version = await self._now()
+                    version = await self._now(namespace)
                     self._doubt()
                 async for event in self._cluster.watch(
-                    UPDATES, resource_version=version, field_selector=SELECTOR, metadata_only=True
+                    UPDATES, namespace, resource_version=version, field_selector=SELECTOR, metadata_only=True
                 ):
                     await self._take(event.type, event.object)
                     version, delay = event.resource_version, FIRST_DELAY
@@ -54,8 +62,8 @@ class Unwatched:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, MAX_DELAY)
 
-    async def _now(self) -> int:
-        async for listing in self._cluster.pages(UPDATES, metadata_only=True, page=1):
+    async def _now(self, namespace: str | None) -> int:
+        async for listing in self._cluster.pages(UPDATES, namespace, metadata_only=True, page=1):
             return listing.resource_version
         raise errors.Unavailable("no answer to a list")
 

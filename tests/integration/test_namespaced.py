@@ -122,6 +122,9 @@ def test_streams_of_the_named_namespaces_are_applied_and_no_others(confined: Con
     for stream in (first, second):
         stream.all_recorded(4)
         confined.ready(stream)
+    finished = first.ingested.updates()[0]["metadata"]["name"]
+    first.processing.ask(finished, "retry")
+    eventually(lambda: first.processing.status(finished).get("refusedRequest"))
     untouched = other.processing.get(name), confined.kube.get(ELSEWHERE, "updatestreams", other.ingested.name)
     assert not any("status" in found or "annotations" in found["metadata"] for found in untouched)
     assert other.processing.leases() == {} and len(other.ingested.updates()) == 1
