@@ -3,9 +3,11 @@
 #   docker build --tag userupdates .
 #   docker build --tag userupdates-dev --target dev .      with the sources, the sample downstream and reloading
 
+# Python 3.11 to 3.14, with glibc.
 ARG PYTHON=python:3.12-slim
 
 FROM ${PYTHON} AS build
+RUN python -c "import sys, sysconfig; 'musl' in (sysconfig.get_config_var('SOABI') or '') and sys.exit('confluent-kafka has no wheel for musl (Alpine): build with --build-arg PYTHON=python:3.12-slim')"
 ARG UV_VERSION=0.13.9
 RUN python -m venv /uv && /uv/bin/pip install --quiet --disable-pip-version-check uv==${UV_VERSION}
 WORKDIR /src

@@ -69,6 +69,7 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff check --fix .
 
 .venv/synced: $(UV) pyproject.toml uv.lock
+	@$(UV) python find --quiet >/dev/null 2>&1 || $(UV) python install --quiet 3.14 || { echo "$(NO_PYTHON)"; exit 1; }
 	$(UV) sync --frozen --no-install-project --quiet --compile-bytecode
 	@touch $@
 
@@ -77,9 +78,12 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --no-install-project --quiet --compile-bytecode --group bench
 	@touch $@
 
+# Some dependencies have wheels for these alone: tests/unit/test_lock.py.
+NO_PYTHON := Missing: Python 3.11 to 3.14, of which uv could fetch none either: sudo apt-get install -y python3.13, or another way to one on the PATH
+
 # uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.
 $(UV):
-	@command -v python3 >/dev/null || { echo "Missing: python3 (3.11 or newer): sudo apt-get install -y python3 python3-venv"; exit 1; }
+	@command -v python3 >/dev/null || { echo "Missing: python3 (3.11 to 3.14): sudo apt-get install -y python3 python3-venv"; exit 1; }
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "Missing: venv for python3: sudo apt-get install -y python3-venv"; exit 1; }
 	@rm -rf .tools
 	python3 -m venv .tools/uv-$(UV_VERSION)
