@@ -306,6 +306,8 @@ class UserUpdate:
     request: str | None = None
     #: Set on a placeholder for an object that was not understood: it keeps its place in the queue, and never runs.
     unreadable: Unreadable | None = None
+    #: Somebody has deleted it, and a finalizer of somebody else keeps the object for now.
+    deleted: bool = False
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UserUpdate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from controller import errors
 from controller.cluster import UPDATES, Body, Cluster
@@ -17,21 +18,25 @@ _logged: dict[str, int] = {}
 
 
 def parse(body: Body) -> UserUpdate:
-    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each version."""
+    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each version.
+
+    One that is `deleted` is to be called no more: nothing takes a deletion back.
+    """
     try:
-        return UserUpdate.from_body(body)
+        update = UserUpdate.from_body(body)
     except NOT_UNDERSTOOD as error:
         update = UserUpdate.placeholder(body, error)
         _log_once(update, error)
-        return update
+    return replace(update, deleted=True) if "deletionTimestamp" in body["metadata"] else update
 
 
 async def read(cluster: Cluster, namespace: str, name: str) -> UserUpdate | None:
-    """The update as the API server has it; None where it is gone. Raises other ApiErrors."""
+    """The update as the API server has it; None where it is gone, or has been deleted. Raises other ApiErrors."""
     try:
-        return parse(await cluster.get(UPDATES, namespace, name))
+        found = parse(await cluster.get(UPDATES, namespace, name))
     except errors.NotFound:
         return None
+    return None if found.deleted else found
 
 
 def _log_once(update: UserUpdate, error: Exception) -> None:

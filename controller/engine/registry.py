@@ -45,7 +45,7 @@ class Registry:
             return
         if lane and lane.has_in_hand(update):
             return
-        if update.status.finished:
+        if update.status.finished or update.deleted:
             self.forget(update)
         else:
             self._put(update)

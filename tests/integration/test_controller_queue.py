@@ -168,6 +168,27 @@ def test_deleting_a_waiting_head_frees_the_queue_at_once(stream: Processing) -> 
     stream.until(second, "Succeeded", within=5)
 
 
+@pytest.mark.parametrize("seconds", [0, 1], ids=["waiting", "in a call"])
+def test_a_deleted_update_that_a_finalizer_keeps_is_called_no_more(
+    stream: Processing, controller: Replica, seconds: int
+) -> None:
+    """As with `--cascade=foreground`, or where a tool keeps what it has not saved yet."""
+    first, second = stream.record("ana", 1, LONG_AGO), stream.record("ana", 2, LONG_AGO, after=1)
+    stream.rules({"sequence": 1, "action": "slow", "seconds": 1} if seconds else {"sequence": 1, "action": "busy"})
+    stream.kube.patch(stream.namespace, "userupdates", first, {"metadata": {"finalizers": ["example.com/keep"]}})
+    stream.apply(every={"busyDelaySeconds": 1})
+    stream.called(1)
+    stream.delete(first)
+    stream.until(second, "Succeeded", within=10)
+    called = len(stream.calls())
+    controller.kill()
+    controller.start()
+    stream.until(stream.record("ana", 3, LONG_AGO, after=2), "Succeeded")
+    assert [call.sequence for call in stream.calls()[called:]] == [3, 3, 3]
+    stream.kube.patch(stream.namespace, "userupdates", first, {"metadata": {"finalizers": None}})
+    assert stream.violations(finished=[("ana", 2), ("ana", 3)]) == []
+
+
 def test_an_update_that_somebody_else_finished_is_let_go(stream: Processing) -> None:
     stream.rules({"sequence": 1, "action": "busy"})
     stream.apply(every={"busyDelaySeconds": 60})
