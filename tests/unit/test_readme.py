@@ -16,6 +16,7 @@ import controller
 import controller.bridge.metrics
 import controller.engine.metrics
 from controller.adoption import RESTORED
+from controller.names import API_VERSION
 from controller.updates import Reason
 from tests.schemas import closed, schema
 from tests.transcripts import README, missing, shown
@@ -71,7 +72,8 @@ def functions(path: Path) -> set[str]:
 
 #: What `make up` puts into the addresses that a manifest leaves open.
 ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
-EXAMPLES = [yaml.safe_load(string.Template(block).substitute(ADDRESSES)) for block in blocks("yaml")]
+MANIFESTS = [yaml.safe_load(string.Template(block).substitute(ADDRESSES)) for block in blocks("yaml")]
+EXAMPLES = [manifest for manifest in MANIFESTS if manifest.get("apiVersion") == API_VERSION]
 
 
 @pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda each: each["kind"])
