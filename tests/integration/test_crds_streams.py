@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from confluent_kafka import Consumer
 from controller.devenv.environment import Environment
 from controller.kafka import KafkaError, client_config
 from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, FETCH_DEFAULTS, NUMBERS, WORDS
+from controller.names import UID_ANNOTATION
 from controller.streams import KafkaSpec
 from tests.applying import ABSENT, SOURCE, STREAM, Applier, Refused
 from tests.eventually import eventually
 from tests.kube import Kube
-from tests.schemas import schema
+from tests.schemas import nodes
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/updatestreams.enrichment.dev"
 
@@ -36,6 +38,16 @@ GOOD_STREAMS = [
     ("retry", {"spec.steps.profile.retry": {"initialSeconds": 0.1, "maxSeconds": 2, "factor": 1.5, "maxAttempts": 3}}),
     ("policies", {"spec.onRejected": "Hold", "spec.onExhausted": "Continue", "spec.checkpoints": "Coalesced"}),
     ("as many calls as shards", {"spec.shards": 16, "spec.steps.resources.concurrency": 16}),
+    (
+        "the first and the last port",
+        {"spec.steps.profile.url": "http://a:1/", "spec.kafka.bootstrapServers": "a:65535,b:1"},
+    ),
+    ("the whole of a name", {"spec.steps.profile.url": "http://a_b.svc.cluster.local./x/%C3%A9/é?a=$1&b=(c);d"}),
+    ("an address", {"spec.steps.profile.url": "http://10.0.0.1", "spec.kafka.bootstrapServers": "10.0.0.1:9092"}),
+    ("a Secret's name", {"spec.steps.profile.secretRef": {"name": "a.b-c.0"}}),
+    ("few objects", {"spec.limits": {"maxObjects": 1}}),
+    ("short delays", {"spec.steps.profile.retry": {"maxSeconds": 0.5}}),
+    ("one delay", {"spec.steps.profile.retry": {"initialSeconds": 300, "maxSeconds": 300}}),
     ("suspended", {"spec.suspend": {"ingest": True, "processing": True, "users": ["a", "b"]}}),
     ("Kafka's log-in", {"spec.kafka.config": {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}}),
 ]
@@ -64,6 +76,8 @@ def test_a_stream_is_filled_with_the_defaults(api: Applier) -> None:
 
 CONFIG = "spec.kafka.config"
 URL = "spec.steps.profile.url"
+SERVERS = "spec.kafka.bootstrapServers"
+NOT_AN_ADDRESS = "its host must be a name or an IP address"
 BAD_STREAMS = [
     ("name with a dot", {"metadata.name": "user.updates"}, "must be a DNS label"),
     ("long name", {"metadata.name": "a" * 64}, "must be a DNS label"),
@@ -92,6 +106,46 @@ BAD_STREAMS = [
     ("URL without a host", {URL: "http:///a"}, "must be an http:// or https:// URL with a host"),
     ("URL with a space", {URL: "http://a/b c"}, "without spaces or '#'"),
     ("URL with a fragment", {URL: "http://a/b#c"}, "without spaces or '#'"),
+    ("URL with a space beyond ASCII", {URL: "http://a/b\u3000c"}, "without spaces or '#'"),
+    ("URL with a control character", {URL: "http://a/b\x7f"}, "without spaces or '#'"),
+    ("URL with a hole in its host", {URL: "http://a..b/"}, "must be an http:// or https:// URL with a host"),
+    ("URL of a long name", {URL: f"http://{'a' * 64}/"}, "must be an http:// or https:// URL with a host"),
+    ("URL whose port is too high", {URL: "http://a:99999/"}, "its port must be from 1 to 65535"),
+    ("URL whose port is just too high", {URL: "http://a:65536"}, "its port must be from 1 to 65535"),
+    ("URL of port 0", {URL: "http://[::1]:0?a"}, "its port must be from 1 to 65535"),
+    ("URL of a huge port", {URL: "http://a:1234567/"}, "its port must be from 1 to 65535"),
+    ("URL of half an address", {URL: "http://10.0.1/"}, NOT_AN_ADDRESS),
+    ("URL of a number", {URL: "http://2130706433/"}, NOT_AN_ADDRESS),
+    ("URL of no address", {URL: "https://256.1.1.1/"}, NOT_AN_ADDRESS),
+    ("URL of no IPv6 address", {URL: "https://[::1::]:1/"}, NOT_AN_ADDRESS),
+    ("URL with a placeholder", {URL: "http://a/{user}"}, "placeholders such as {user} or %s are not filled in"),
+    ("URL with another placeholder", {URL: "http://a/%s/profile"}, "placeholders such as {user} or %s"),
+    ("URL with half an escape", {URL: "http://a/?b=%2"}, "placeholders such as {user} or %s"),
+    ("URL with a backslash", {URL: "http://a/b\\c"}, "must be a URL as it is called"),
+    ("brokers with a hole", {SERVERS: "a..b:9092"}, "must be host:port"),
+    ("brokers and a comma", {SERVERS: "a:9092,"}, "must be host:port"),
+    (
+        "a Secret's name",
+        {"spec.kafka.secretRef": {"name": "My_Secret"}},
+        "must be the name of a Secret in the stream's",
+    ),
+    ("a path for a Secret", {"spec.steps.profile.secretRef": {"name": "a/b"}}, "must be the name of a Secret in"),
+    (
+        "delays that begin above the longest",
+        {"spec.steps.resources.retry": {"initialSeconds": 100, "maxSeconds": 10}},
+        "spec.steps.resources.retry.initialSeconds: Invalid value: initialSeconds must be at most maxSeconds",
+    ),
+    (
+        "delays that begin above the default",
+        {"spec.steps.profile.retry": {"initialSeconds": 61}},
+        "raise maxSeconds (60 where it is not given) as well",
+    ),
+    (
+        "more for a user than for all",
+        {"spec.limits": {"maxObjects": 10, "maxPerUser": 11}},
+        "spec.limits.maxPerUser: Invalid value: maxPerUser must be at most maxObjects",
+    ),
+    ("a user whom no record has", {"spec.suspend.users": ["é" * 513]}, "no user is longer than 1,024 bytes"),
     ("no time", {"spec.steps.profile.timeoutSeconds": 0}, "timeoutSeconds in body should be greater than 0"),
     ("next to no time", {"spec.steps.profile.busyDelaySeconds": 1e-9}, "busyDelaySeconds in body should be greater"),
     ("retry at once", {"spec.steps.profile.retry": {"initialSeconds": 0}}, "initialSeconds in body should be greater"),
@@ -148,22 +202,21 @@ def passes(api: Applier, changes: dict[str, Any]) -> bool:
 
 @contextmanager
 def without_rules(kube: Kube) -> Iterator[None]:
-    """The CRD of a version that knew no bounds."""
-    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/kafka/properties"
-    fields = schema("updatestreams")["properties"]["spec"]["properties"]["kafka"]["properties"]
-    rules = {
-        f"{path}/{name}/x-kubernetes-validations": fields[name]["x-kubernetes-validations"]
-        for name in ("config", "bootstrapServers")
-    }
+    """The CRD of a version that knew no rules beyond types and bounds."""
+    whole = kube.call("GET", CRD)["spec"]["versions"]
+    bare = deepcopy(whole)
+    for _, node in nodes(bare[0]["schema"]["openAPIV3Schema"], ""):
+        node.pop("x-kubernetes-validations", None)
 
-    def change(*operations: dict[str, Any]) -> None:
-        kube.call("PATCH", CRD, list(operations), headers={"Content-Type": "application/json-patch+json"})
+    def change(versions: list[Any]) -> None:
+        patch = [{"op": "replace", "path": "/spec/versions", "value": versions}]
+        kube.call("PATCH", CRD, patch, headers={"Content-Type": "application/json-patch+json"})
 
-    change(*({"op": "remove", "path": where} for where in rules))
+    change(bare)
     try:
         yield
     finally:
-        change(*({"op": "add", "path": where, "value": value} for where, value in rules.items()))
+        change(whole)
 
 
 def test_every_value_within_the_bounds_of_a_property_passes_and_none_beyond(api: Applier) -> None:
@@ -197,15 +250,35 @@ def test_librdkafka_takes_every_combination_of_bounds() -> None:
         Consumer({**whole, "group.id": "g", "group.instance.id": "i", "log_level": 0}).close()
 
 
-def test_what_was_stored_before_there_were_bounds_can_be_written(api: Applier, kube: Kube) -> None:
-    """The bridge refuses it, and says so: the status of such a stream, and the rest of its spec, may be changed."""
-    stored = {CONFIG: {"fetch.wait.max.ms": "0"}, "spec.kafka.bootstrapServers": "kafka:99999"}
+#: What was taken before there was a rule for it.
+STORED: dict[str, Any] = {
+    CONFIG: {"fetch.wait.max.ms": "0"},
+    SERVERS: "kafka:99999",
+    URL: "http://a..b:99999/{user}",
+    "spec.steps.permissions.url": "http://256.1.1.1/",
+    "spec.steps.resources.retry": {"initialSeconds": 100, "maxSeconds": 10},
+    "spec.steps.resources.secretRef": {"name": "My_Secret"},
+    "spec.limits": {"maxObjects": 10, "maxPerUser": 11},
+    "spec.suspend.users": ["é" * 513],
+}
+
+
+def test_what_was_stored_before_there_were_rules_can_be_written(api: Applier, kube: Kube, namespace: str) -> None:
+    """The processes refuse it, and say so: the status of such a stream, and the rest of its spec, may be changed."""
     with without_rules(kube):
-        eventually(lambda: passes(api, stored), 20)  # a changed CRD takes a moment
-        api.apply(STREAM, stored)
-    eventually(lambda: not passes(api, stored), 20)
+        eventually(lambda: passes(api, STORED), 20)  # a changed CRD takes a moment
+        api.apply(STREAM, STORED)
+    eventually(lambda: not passes(api, STORED), 20)
     api.status("updatestreams", "user-updates", {"partitions": [partition(10)]})
-    assert api.apply(STREAM, {**stored, "spec.limits.maxObjects": 10})
+    for change in (
+        {"spec": {"suspend": {"processing": True}}},
+        {"metadata": {"annotations": {UID_ANNOTATION: "x"}}},
+        {"spec": {"steps": {"profile": {"concurrency": 5}, "resources": {"timeoutSeconds": 3}}}},
+    ):
+        kube.patch(namespace, "updatestreams", "user-updates", change)
+    with pytest.raises(Refused, match="placeholders such as"):
+        api.apply(STREAM, STORED | {URL: "http://a:1/{user}"})
+    assert api.apply(STREAM, STORED | {URL: "http://a:1/"})
 
 
 def partition(position: int, **changes: Any) -> dict[str, Any]:
