@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from controller import names
+from controller import names, requests
 from controller.devenv.environment import Environment
 from controller.devenv.manifests import DEPLOY
 from tests.applying import SOURCE, STREAM, UPDATE, changed
@@ -168,6 +169,46 @@ def test_no_stream_goes_with_an_uninstall(kube: Kube, namespace: str) -> None:
     assert LABELLED.items() <= installed["metadata"]["labels"].items()
     eventually(lambda: refused(STREAM), COMPILED)
     eventually(lambda: refused(UPDATE), COMPILED)
+
+
+ASKED = {"metadata.annotations": {names.REQUEST_ANNOTATION: "retyr"}}
+
+
+@pytest.mark.usefixtures("policies")
+def test_what_cannot_be_asked_for_is_refused_and_what_can_is_not(kube: Kube, namespace: str) -> None:
+    def asked(name: str, request: str | None, **metadata: Any) -> httpx.Response:
+        path = kube.path(namespace, "userupdates", name)
+        body = {"metadata": {"annotations": {names.REQUEST_ANNOTATION: request}, **metadata}}
+        return kube.client.patch(path, json=body, params=DRY, headers=MERGE_PATCH)
+
+    by_hand = kube.create(namespace, "userupdates", changed(UPDATE, {}))["metadata"]["name"]
+    eventually(lambda: asked(by_hand, "retyr").status_code == 422, COMPILED)
+    assert (
+        "'retyr' is nothing that can be asked for; retry, restart, skip and cancel are" in asked(by_hand, "retyr").text
+    )
+    for wrong in ("", "RETRY", "retry ", " retry", "retry2", ":retry", "skip\n", "retry:" + "2" * 59, "skip;cancel"):
+        assert asked(by_hand, wrong).status_code == 422, wrong
+    for verb in requests.VERBS:
+        for right in (verb, f"{verb}:2", f"{verb}:" + "2" * (requests.MAX_REQUEST - len(verb) - 1)):
+            assert asked(by_hand, right).is_success, right
+    # Made before there was the policy, or restored: all else of it can be written, and the request taken back.
+    mistyped = kube.create(namespace, "userupdates", changed(UPDATE, {"metadata.name": "mistyped", **ASKED}))
+    name = mistyped["metadata"]["name"]
+    assert asked(name, "retyr", labels={"mine": "x"}).is_success
+    assert asked(name, None).is_success
+    assert asked(name, "retyr:2").status_code == 422
+
+
+def test_the_policy_names_the_verbs_that_the_controller_knows() -> None:
+    (policy,) = [
+        each for each in documents("admission.yaml") if each["spec"].get("variables", [{}])[0].get("name") == "request"
+    ]
+    (validation,) = policy["spec"]["validations"]
+    (verbs,) = re.findall(r"\^\((.+?)\)", validation["expression"])
+    assert set(verbs.split("|")) == set(requests.VERBS)
+    for told in (validation["message"], validation["messageExpression"]):
+        assert all(verb in told for verb in requests.VERBS)
+    assert f"<= {requests.MAX_REQUEST}" in validation["expression"]
 
 
 ALLOWED = {
