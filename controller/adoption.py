@@ -14,6 +14,7 @@ from controller import names
 from controller.cluster import STREAMS, Cluster
 from controller.errors import ApiError, Conflict, NotFound, Unavailable
 from controller.logs import fields
+from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
 
@@ -46,7 +47,7 @@ async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
         logger.warning("Annotation refused: a restored copy would run", extra=fields(stream=where, cause=str(error)))
 
 
-async def report_restored(cluster: Cluster, stream: UpdateStream) -> None:
+async def report_restored(cluster: Cluster, recorder: EventRecorder, stream: UpdateStream) -> None:
     """Say in the condition Processing that the stream is not worked on. Raises NotFound when it is gone."""
-    status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
+    status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
     await status.deny("Processing", RESTORED, RESTORED_MESSAGE, stream.generation)

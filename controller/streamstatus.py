@@ -20,6 +20,8 @@ from prometheus_client import Counter
 from controller import times
 from controller.cluster import STREAMS, Body, Cluster
 from controller.errors import ApiError, Conflict, Expired, NotFound, Unavailable
+from controller.recorder import EventRecorder
+from controller.transitions import Transitions
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,17 @@ class _PendingChange:
 class StreamStatus:
     """The status of one stream as one process writes it."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, uid: str) -> None:
+    def __init__(self, cluster: Cluster, recorder: EventRecorder, namespace: str, name: str, uid: str) -> None:
         self._cluster = cluster
+        self._transitions = Transitions(recorder, namespace, name, uid)
         self._namespace = namespace
         self._name = name
         self._uid = uid
         self._pending: list[_PendingChange] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
+        #: As it was before a write whose answer was lost.
+        self._unsure: dict[str, Any] | None = None
         #: As the watch has shown it last.
         self._seen: dict[str, Any] | None = None
 
@@ -157,7 +162,17 @@ class StreamStatus:
         for change in changes:
             after = change(after)
         if patch := _patch(before, after):
-            await self._cluster.patch_status(STREAMS, self._namespace, self._name, patch, version)
+            self._unsure = before if self._unsure is None else self._unsure
+            try:
+                await self._cluster.patch_status(STREAMS, self._namespace, self._name, patch, version)
+            except Unavailable:
+                raise
+            except ApiError:
+                self._unsure = None
+                raise
+        if self._unsure is not None:
+            self._transitions.written(self._unsure, after)
+            self._unsure = None
         return after
 
     async def _read(self) -> tuple[dict[str, Any], int]:
@@ -169,6 +184,7 @@ class StreamStatus:
 
 async def report_unreadable(
     cluster: Cluster,
+    recorder: EventRecorder,
     kind: Literal["Consuming", "Processing"],
     body: Body,
     cause: Exception,
@@ -183,7 +199,7 @@ async def report_unreadable(
         f"this version does not understand the spec ({type(cause).__name__}: {cause}): {stands}."
         " Upgrade bridge and controller, or change it back"
     )
-    status = StreamStatus(cluster, metadata["namespace"], metadata["name"], metadata["uid"])
+    status = StreamStatus(cluster, recorder, metadata["namespace"], metadata["name"], metadata["uid"])
     await status.deny(kind, UNREADABLE, message[:1024], metadata.get("generation", 0))
 
 

@@ -55,7 +55,7 @@ class Ingest:
         self._stream = stream
         # Streams of several topics may share a group: each is a member of its own in it.
         self._instance = f"{identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
-        self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
+        self._status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
         self._consumption: Consumption | None = None
         self._changed = asyncio.Event()
         self._counted = metrics.Counted()

@@ -180,7 +180,7 @@ class Streams:
             await asyncio.wait(before)  # they may have something to tell too, which is over then
         try:
             with contextlib.suppress(NotFound):
-                await report_unreadable(self._cluster, "Consuming", body, error)
+                await report_unreadable(self._cluster, self._recorder, "Consuming", body, error)
         finally:
             self._forget_refusals(key)
 

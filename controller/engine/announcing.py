@@ -53,17 +53,14 @@ class Announcer:
         self._announce(regarding, "Normal", "WaitsForCall", step, note)
 
     def stream_changed(self, stream: UpdateStream, before: UpdateStream) -> None:
-        """Tell of a stream whose processing or users were suspended or resumed."""
+        """Tell of users who were suspended or resumed in a stream; of the whole stream its conditions tell."""
         regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
-        if stream.suspend.processing != before.suspend.processing:
-            reason = "Suspended" if stream.suspend.processing else "Resumed"
-            self._announce(regarding, "Normal", reason, "Processing", f"processing {reason.lower()}")
         for word, users in (
             ("Suspended", stream.suspend.users - before.suspend.users),
             ("Resumed", before.suspend.users - stream.suspend.users),
         ):
             if users:
-                self._announce(regarding, "Normal", word, "Processing", f"{word.lower()} for {len(users)} users")
+                self._announce(regarding, "Normal", word, "Processing", f"{word.lower()}: {len(users)} of its users")
 
     def _tell(self, update: UserUpdate, kind: Type, reason: str, note: str) -> None:
         """The log has no `note`: it may repeat what the downstream said, and with that what is in the record."""

@@ -219,7 +219,7 @@ class Engines:
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
         if key in self._engines:
             self._stop(key)
-        self._report(key, report_restored(self._cluster, stream))
+        self._report(key, report_restored(self._cluster, self._recorder, stream))
 
     def _set_unreadable(self, key: tuple[str, str], body: Body, error: Exception) -> None:
         """Stop work on the stream: by its earlier spec something might be done that the new one forbids.
@@ -241,7 +241,7 @@ class Engines:
                 "UpdateStream not understood: its updates wait. Upgrade the controller, or change it back",
                 extra=fields(stream="/".join(key), cause=repr(error)),
             )
-            self._report(key, report_unreadable(self._cluster, "Processing", body, error))
+            self._report(key, report_unreadable(self._cluster, self._recorder, "Processing", body, error))
 
     def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
         """Write a condition in the background, after the engine before it, which may have something to say too."""

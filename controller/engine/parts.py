@@ -35,7 +35,7 @@ class Parts:
         on_gone: Callable[[], None],
     ) -> None:
         """`on_gone` is called when the stream turns out to have been deleted."""
-        self._status = StreamStatus(cluster, stream.namespace, stream.name, stream.uid)
+        self._status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
         shared = Shared(
             cluster=cluster,
             downstream=downstream,

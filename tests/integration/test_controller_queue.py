@@ -242,6 +242,7 @@ def test_kubernetes_events_tell_of_holds_failures_and_suspensions(stream: Proces
         (late, "Normal", "Suspended"),
         (late, "Normal", "Resumed"),
         (stream.stream, "Normal", "Resumed"),
+        (stream.stream, "Normal", "Processing"),
     }
 
     def told() -> bool:

@@ -12,6 +12,7 @@ from controller.bridge.positions import MAX_ENTRIES
 from controller.cluster import STREAMS, Cluster
 from controller.devenv.environment import Environment
 from controller.errors import ApiError, Forbidden, Invalid, NotFound
+from controller.recorder import EventRecorder
 from controller.streamstatus import REFUSED, StreamStatus
 from tests.ingest import Ingested
 from tests.kube import Kube
@@ -35,7 +36,8 @@ async def status(
     monkeypatch.setenv("KUBECONFIG", str(environment.kubeconfig))
     async with Cluster.connect() as cluster:
         body = await cluster.get(STREAMS, ingested.namespace, ingested.name)
-        yield StreamStatus(cluster, ingested.namespace, ingested.name, body["metadata"]["uid"])
+        recorder = EventRecorder(cluster, "bridge", "test")
+        yield StreamStatus(cluster, recorder, ingested.namespace, ingested.name, body["metadata"]["uid"])
 
 
 def at(position: Any) -> Any:

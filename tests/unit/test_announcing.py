@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import Any, cast
 
-from controller.engine.announcing import BURST, Announcer
+import pytest
+
+from controller.engine.announcing import BURST, Announcer, transition
 from controller.recorder import EventRecorder
 from controller.streams import Suspend
-from tests.builders import make_stream
+from controller.updates import Phase, Reason, Status
+from tests.builders import held_status, make_stream, make_update
 
 
 class Written:
@@ -27,7 +31,7 @@ async def announced(whole: int, *times: int) -> list[int]:
     written = Written()
     recorder = EventRecorder(cast(Any, written), "controller", "controller", burst=whole)
     running = make_stream()
-    stopped = replace(running, suspend=Suspend(processing=True))
+    stopped = replace(running, suspend=Suspend(users=frozenset({"ana"})))
     for number, count in enumerate(times):
         announcer = Announcer(recorder)
         for _ in range(count):
@@ -42,3 +46,37 @@ def test_a_noisy_stream_has_its_own_bucket() -> None:
 
 def test_many_streams_have_one_together() -> None:
     assert asyncio.run(announced(40, *[10] * 8)) == [10, 10, 10, 10, 0, 0, 0, 0]
+
+
+async def test_of_an_update_a_line_and_an_event_without_what_the_downstream_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    written = Written()
+    recorder = EventRecorder(cast(Any, written), "controller", "controller")
+    announcer, held = Announcer(recorder), held_status(Reason.REJECTED, message="422 from profile: dev is no profile")
+    update = make_update()
+    announcer.update_changed(replace(update, status=held), update.status)
+    announcer.update_changed(replace(update, status=replace(held, message="in other words")), held)
+    skipped = replace(held, phase=Phase.SKIPPED, reason=Reason.SKIPPED_BY_REQUEST, held=None)
+    announcer.update_changed(replace(update, status=skipped), held)
+    await asyncio.gather(*recorder._writes)
+    assert written.regarding == [update.name] * 2
+    assert [record.getMessage() for record in caplog.records] == ["Update held", "Update skipped"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    shared = {"stream": "default/user-updates", "update": update.name, "step": "profile"}
+    assert [vars(record)["fields"] for record in caplog.records] == [
+        {**shared, "reason": "Rejected"},
+        {**shared, "reason": "SkippedByRequest"},
+    ]
+
+
+def test_what_is_suspended_otherwise_or_has_no_stream_is_not_resumed() -> None:
+    suspended = Status(phase=Phase.WAITING, reason=Reason.SUSPENDED)
+    for reason in (Reason.STREAM_SUSPENDED, Reason.STREAM_MISSING):
+        assert transition(suspended, replace(suspended, reason=reason)) is None
+    assert transition(suspended, replace(suspended, reason=Reason.DOWNSTREAM_BUSY)) == ("Normal", "Resumed")
+    assert transition(suspended, replace(suspended, phase=Phase.RUNNING, reason=Reason.RUNNING)) == (
+        "Normal",
+        "Resumed",
+    )

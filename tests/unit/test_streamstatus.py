@@ -50,7 +50,7 @@ STATUSES = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2))
 
 @given(STATUSES, STATUSES)
 def test_a_change_is_wanted_where_it_changes_what_was_seen(seen: dict[str, int], wanted: dict[str, int]) -> None:
-    status = StreamStatus(cast(Any, None), "default", "events", "uid")
+    status = StreamStatus(cast(Any, None), cast(Any, None), "default", "events", "uid")
     assert status.would_change(lambda _: wanted), "nothing was seen yet"
     status.observe({"metadata": {"uid": "another"}, "status": wanted})
     assert status.would_change(lambda _: wanted), "nor was this one"
