@@ -12,7 +12,7 @@ OMITTED = "…"
 
 #: What differs from run to run, and what it becomes.
 _VARYING = (
-    (re.compile(r"^(user\S+) [ 123bx!·]+$"), r"\1 <its calls>"),
+    (re.compile(r"^(user\S+) [ 123+bx!·]+$"), r"\1 <its calls>"),
     (re.compile(r"^ [ KS]+$"), "<marks>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\S+Z"), "<time>"),
     (re.compile(r"-[0-9a-f]{6}-p(\d{5})-"), r"-<topic>-p\1-"),

@@ -14,7 +14,11 @@ WIDTH = 72
 #: Seconds of the narrowest column.
 NARROWEST = 0.2
 
-LEGEND = "1 2 3 call of profile, permissions, resources; b told busy; x failed; ! cut off; · waiting for its time"
+WAITS, SEVERAL = "·", "+"
+LEGEND = (
+    "1 2 3 call of profile, permissions, resources; + several calls; b told busy; x failed; ! cut off;"
+    " · waiting for its time"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,22 @@ def _scale(calls: Sequence[Call]) -> _Scale:
 
 
 def _row(calls: Sequence[Call], scale: _Scale) -> str:
-    """In each column what filled most of it; how a call ended stands where it ended."""
+    """In each column what filled most of it; how a call ended stands where it ended.
+
+    A call that fills no column most would look left out: where it began, `+` says that there is more than one.
+    """
     cells = [" "] * scale.columns
     most = [0.0] * scale.columns
-    for begin, end, letter in _spans(calls):
+    spans = list(_spans(calls))
+    shown: list[int | None] = [None] * scale.columns
+    for index, (begin, end, letter) in enumerate(spans):
         for column in range(scale.column(begin), scale.column(end) + 1):
             share = scale.overlap(column, begin, end)
             if share > most[column]:
-                cells[column], most[column] = letter, share
+                cells[column], most[column], shown[column] = letter, share, index
+    for index, (begin, _, letter) in enumerate(spans):
+        if index not in shown and letter != WAITS:
+            cells[scale.column(begin)] = SEVERAL
     for call in calls:
         if (letter := _ending(call)) != " ":
             cells[scale.column(_end(call))] = letter
@@ -80,7 +92,7 @@ def _spans(calls: Sequence[Call]) -> Iterable[tuple[int, int, str]]:
     delayed_from: int | None = None
     for call in calls:
         if delayed_from is not None:
-            yield delayed_from, call.time_ns, "·"
+            yield delayed_from, call.time_ns, WAITS
         yield call.time_ns, _end(call), str(STEPS.index(call.step) + 1)
         delayed_from = _end(call) if _ending(call) in "bx" else None
 
