@@ -13,7 +13,7 @@ import logging
 from controller import names
 from controller.cluster import STREAMS, Cluster
 from controller.errors import ApiError, Conflict, NotFound, Unavailable
-from controller.logs import fields
+from controller.logs import retrying
 from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
 from controller.streamstatus import StreamStatus
@@ -44,7 +44,7 @@ async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
         raise
     except ApiError as error:
         where = f"{stream.namespace}/{stream.name}"
-        logger.warning("Annotation refused: a restored copy would run", extra=fields(stream=where, cause=str(error)))
+        retrying(logger, "Annotation refused: a restored copy would run", error, stream=where)
 
 
 async def report_restored(cluster: Cluster, recorder: EventRecorder, stream: UpdateStream) -> None:

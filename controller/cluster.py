@@ -19,6 +19,7 @@ from yarl import URL
 
 from controller import access, errors, names
 from controller.access import Access, Trust
+from controller.outages import Outage
 
 Body: TypeAlias = dict[str, Any]
 
@@ -86,6 +87,7 @@ class Cluster:
 
     def __init__(self, access: Access, connections: int) -> None:
         self._access = access
+        self._outage = Outage()
         # Leases have connections of their own: a renewal must not queue behind the writes that it guards. So have
         # watches, which hold theirs for good: the streams of one process may have more of them than the pool has.
         # Nor must what reads and collects wait behind the hundreds of writes of a flood: finished updates piled up.
@@ -289,6 +291,7 @@ class Cluster:
                 ssl=self._access.tls,
             ) as response:
                 self.trust.answered()
+                self._outage.answered()
                 if response.status >= 300:
                     if response.status == 401:
                         self._access.refused()
@@ -299,6 +302,7 @@ class Cluster:
             # answer that is not JSON.
             self.trust.failed(error)
             cause = str(error) or type(error).__name__
+            self._outage.unanswered(cause)
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
     def _session(self, method: str, path: str, query: Mapping[str, str] | None) -> aiohttp.ClientSession:

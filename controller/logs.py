@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
+from controller.errors import Unavailable
+
 Format = Literal["text", "json"]
+
+
+#: Seconds for which a line that is written sparingly is not written again.
+QUIET_SECONDS = 60.0
+#: Such lines that are remembered.
+REMEMBERED = 1000
+#: When each was written last (monotonic), and how often it would have been since.
+_written: dict[Hashable, tuple[float, int]] = {}
 
 
 def configure(level: str, form: Format) -> None:
     """Send all logs to standard error. Libraries speak only of warnings: they would log each object otherwise."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.addFilter(_is_no_attempt_of_kopf)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("kopf", "aiohttp", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -29,6 +42,38 @@ def configure(level: str, form: Format) -> None:
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
     """`logger.info("Stream started", extra=fields(stream="a/b"))`."""
     return {"fields": values}
+
+
+def retrying(logger: logging.Logger, message: str, error: BaseException, /, **values: Any) -> bool:
+    """A warning of what the API server refuses, and what is tried again: once a minute for each kind of answer.
+
+    Where it has not answered at all, `outages` tells that, once for all who asked. Whether there is a warning.
+    """
+    cause = str(error) or repr(error)
+    if isinstance(error, TimeoutError) or (isinstance(error, Unavailable) and error.status == 0):
+        logger.debug(message, extra=fields(**values, cause=cause))
+        return False
+    kind = type(error).__name__, getattr(error, "status", None), getattr(error, "reason", None)
+    return sparingly(logger, message, (values.get("stream"), kind), **values, cause=cause)
+
+
+def sparingly(logger: logging.Logger, message: str, kind: Hashable, /, **values: Any) -> bool:
+    """A warning, once a minute for each `kind` of it; whether there is one. `repeated`: how many there were between."""
+    now, key = time.monotonic(), (logger.name, message, kind)
+    at, repeated = _written.get(key, (float("-inf"), 0))
+    if now - at < QUIET_SECONDS:
+        _written[key] = at, repeated + 1
+        return False
+    if len(_written) >= REMEMBERED:
+        _written.clear()
+    _written[key] = now, 0
+    logger.warning(message, extra=fields(**values, **({"repeated": repeated} if repeated else {})))
+    return True
+
+
+def _is_no_attempt_of_kopf(record: logging.LogRecord) -> bool:
+    """kopf writes a line, or two, for each request that fails, with the number that it has given the attempt."""
+    return not (record.name.startswith("kopf") and record.getMessage().startswith("Request attempt"))
 
 
 class _TextFormatter(logging.Formatter):

@@ -21,7 +21,7 @@ from kubernetes.aio import config
 
 from controller import errors, names, times
 from controller.cluster import LEASES, Body, Cluster
-from controller.logs import fields
+from controller.logs import fields, retrying
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class Presence:
         self._renewed = time.monotonic()
         #: Why the last renewal failed; empty: it did not.
         self._error = ""
+        #: Whether the log says so.
+        self._told = False
 
     @property
     def trouble(self) -> str:
@@ -81,12 +83,12 @@ class Presence:
                 async with asyncio.timeout(TIMEOUT):
                     await self._renew()
             except (errors.ApiError, TimeoutError) as error:
-                self._failed(str(error) or "no answer in time")
+                self._failed(error)
             else:
                 self._renewed = sent
-                if self._error:
+                if self._told:
                     logger.info("Sign of life renewed again", extra=fields(lease=self._path))
-                self._error = ""
+                self._error, self._told = "", False
             await asyncio.sleep(RENEW_SECONDS * random.uniform(0.9, 1.0))
 
     async def leave(self) -> None:
@@ -97,12 +99,13 @@ class Presence:
         except errors.NotFound:
             pass
         except (errors.ApiError, TimeoutError) as error:
-            logger.warning("Sign of life not taken back", extra=fields(lease=self._path, cause=str(error)))
+            retrying(logger, "Sign of life not taken back", error, lease=self._path)
 
-    def _failed(self, error: str) -> None:
-        if error != self._error:  # once, not every ten seconds
-            logger.warning("Sign of life not renewed", extra=fields(lease=self._path, cause=error))
-        self._error = error
+    def _failed(self, error: Exception) -> None:
+        cause = str(error) or "no answer in time"
+        if cause != self._error:  # once, not every ten seconds
+            self._told |= retrying(logger, "Sign of life not renewed", error, lease=self._path)
+        self._error = cause
 
     async def _renew(self) -> None:
         """No version: the name is ours alone, and there is nothing in it that two could disagree about."""
@@ -137,7 +140,7 @@ async def list_leases(
             listing = await cluster.list(LEASES, namespace, label_selector=label, metadata_only=metadata_only)
         except errors.ApiError as error:
             if not failing:
-                logger.warning("Leases not listed", extra=fields(label=label, namespace=namespace, cause=str(error)))
+                retrying(logger, "Leases not listed", error, label=label, namespace=namespace)
             failing = True
         else:
             failing = False

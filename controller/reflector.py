@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 
 from controller.cluster import Cluster, Listing, Resource, WatchEvent
 from controller.errors import ApiError, Expired
-from controller.logs import fields
+from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def reflect(
             await asyncio.sleep(FIRST_DELAY)
         except ApiError as error:
             if (cause := str(error)) != told:
-                logger.warning("Watch broke", extra=fields(kind=resource.plural, namespace=namespace, cause=cause))
+                retrying(logger, "Watch broke", error, kind=resource.plural, namespace=namespace)
             told = cause
             if failed:
                 failed(error)

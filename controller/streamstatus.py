@@ -20,6 +20,7 @@ from prometheus_client import Counter
 from controller import times
 from controller.cluster import STREAMS, Body, Cluster
 from controller.errors import ApiError, Conflict, Expired, NotFound, Unavailable
+from controller.logs import retrying
 from controller.recorder import EventRecorder
 from controller.transitions import Transitions
 
@@ -143,12 +144,12 @@ class StreamStatus:
                     continue  # whoever was faster is done by now
                 asked = None
             except (Unavailable, Expired) as error:
-                logger.warning("Status of stream %s/%s not written: %s", self._namespace, self._name, error)
+                retrying(logger, "Status of a stream not written", error, stream=f"{self._namespace}/{self._name}")
                 asked = error.retry_after
             except NotFound:
                 raise
             except ApiError as error:
-                logger.warning("Status of stream %s/%s refused: %s", self._namespace, self._name, error)
+                retrying(logger, "Status of a stream refused", error, stream=f"{self._namespace}/{self._name}")
                 REFUSED.labels(self._namespace, self._name).inc()
                 raise
             await asyncio.sleep(min(asked or delay, MAX_ASKED))

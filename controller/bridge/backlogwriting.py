@@ -25,6 +25,7 @@ from controller.cluster import BACKLOGS, Body, Cluster
 from controller.crashpoints import reach
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
 from controller.kafka import KafkaError, Topic
+from controller.logs import retrying
 from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class BacklogWriter:
             # The backlog may not be given up yet: whoever lets the partition go does that.
             self.brake.forget(backlog)
         except ApiError as error:
-            logger.warning("UserBacklog not written: %s", error)
+            retrying(logger, "UserBacklog not written", error, backlog=self._name(backlog))
             what = f"the UserBacklog {self._name(backlog)}"
             backlog.again = time.monotonic() + self.brake.failed(backlog, error, what)
 

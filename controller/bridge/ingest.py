@@ -97,7 +97,7 @@ class Ingest:
         try:
             await self._status.apply(change)
         except ApiError as error:
-            logger.warning("Condition not written", extra=self._fields(cause=str(error)))
+            logs.retrying(logger, "Condition not written", error, stream=self._label)
 
     def verify(self) -> None:
         """The API server was lost sight of: it may have been restored from a snapshot."""
@@ -128,7 +128,7 @@ class Ingest:
             except (Over, Outdated) as error:
                 logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
             except ApiError as error:
-                logger.warning("Stream waits for the API server", extra=self._fields(cause=str(error)))
+                logs.retrying(logger, "Stream waits for the API server", error, stream=self._label)
                 await self._pause()
             except Exception:
                 logger.exception("Consumption failed", extra=self._fields())
@@ -190,7 +190,7 @@ class Ingest:
                     return
             except (ApiError, kafka.KafkaError) as error:
                 # What works is not stopped for a Secret that is away.
-                logger.warning("Secret not read again", extra=self._fields(cause=str(error)))
+                logs.retrying(logger, "Secret not read again", error, stream=self._label)
 
     async def _secrets(self) -> dict[str, str]:
         """Raises ApiError, or KafkaError: SecretMissing, ConfigRefused where an entry is no text."""
@@ -226,4 +226,8 @@ class Ingest:
             pass
 
     def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
-        return logs.fields(stream=f"{self._stream.namespace}/{self._stream.name}", **values)
+        return logs.fields(stream=self._label, **values)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._stream.namespace}/{self._stream.name}"

@@ -10,6 +10,7 @@ from controller import names
 from controller.bridge.census import Census, Key
 from controller.cluster import BACKLOGS, Cluster
 from controller.errors import ApiError, Conflict, NotFound
+from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ async def release_orphans(cluster: Cluster, backlogs: Census, exists: Callable[[
             except (NotFound, Conflict):
                 pass
             except ApiError as error:
-                logger.warning("UserBacklog not let go: %s", error)
+                retrying(logger, "UserBacklog not let go", error, backlog=f"{namespace}/{name}")
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -17,6 +17,7 @@ from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import REJECTED, Body, Cluster
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
 from controller.events import Record, Rejection, RejectionReason, rejected_event_manifest
+from controller.logs import retrying
 from controller.names import USER_LABEL, record_name
 from controller.streams import UpdateStream
 
@@ -265,7 +266,7 @@ class Rejecter:
             rejected.done()
 
     def _put_off(self, write: Write, error: ApiError) -> None:
-        logger.warning("RejectedEvent not written: %s", error)
+        retrying(logger, "RejectedEvent not written", error, stream=f"{self._stream.namespace}/{self._stream.name}")
         self._leave(write)
         if not write.group:
             return
@@ -359,7 +360,9 @@ class Rejecter:
                 await self._delete(metadata["name"])
             self._kept = min(len(by_age), KEPT)
         except ApiError as error:
-            logger.warning("Old RejectedEvents not deleted: %s", error)
+            retrying(
+                logger, "Old RejectedEvents not deleted", error, stream=f"{self._stream.namespace}/{self._stream.name}"
+            )
 
     async def _delete(self, name: str) -> None:
         try:

@@ -8,7 +8,7 @@ import logging
 from controller import errors
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
-from controller.logs import fields
+from controller.logs import retrying
 from controller.reconcile import refusal
 from controller.updates import UserUpdate
 
@@ -45,7 +45,7 @@ class Answering:
             except (Gone, Superseded):
                 pass
             except errors.ApiError as error:  # it is met again when finished updates are listed
-                logger.warning("Request not answered", extra=fields(update=update.name, cause=str(error)))
+                retrying(logger, "Request not answered", error, update=update.name)
 
     async def _answer(self, update: UserUpdate) -> None:
         while refused := refusal(update, self._context.now()):

@@ -15,7 +15,7 @@ from datetime import datetime
 from controller import errors, requests
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
-from controller.logs import fields
+from controller.logs import retrying
 from controller.outcomes import NotCalled, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import Decision, Finish, Release, RunStep
@@ -162,7 +162,7 @@ class Call:
             except Superseded:
                 return
             except errors.ApiError as error:
-                logger.warning("Request not acted upon yet", extra=fields(update=update.name, cause=str(error)))
+                retrying(logger, "Request not acted upon yet", error, update=update.name)
                 return
             finally:
                 self._writing = None

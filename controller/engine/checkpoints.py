@@ -18,7 +18,7 @@ from controller.cluster import UPDATES
 from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.engine.parsing import read
-from controller.logs import fields
+from controller.logs import retrying
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
@@ -130,5 +130,5 @@ async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
 
 
 def _complain(update: UserUpdate, error: Exception) -> None:
-    cause = str(error) or repr(error)
-    logger.warning("Status not written, trying again", extra=fields(update=update.name, cause=cause))
+    stream = f"{update.namespace}/{update.spec.stream}"
+    retrying(logger, "Status not written, trying again", error, stream=stream, update=update.name)

@@ -29,7 +29,7 @@ from controller.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.engine import metrics
 from controller.engine.context import StreamContext
 from controller.engine.parsing import parse
-from controller.logs import fields
+from controller.logs import retrying
 from controller.streams import Retention
 from controller.updates import FINISHED, Phase, UserUpdate
 
@@ -250,7 +250,7 @@ class Collection:
                 await self._list()
             return await self._due({each.name for each in going})
         except errors.ApiError as error:
-            logger.warning("Finished updates not collected", extra=fields(cause=str(error)))
+            retrying(logger, "Finished updates not collected", error)
             return []
 
     async def _due(self, going: set[str]) -> list[Finished]:
@@ -311,7 +311,7 @@ class Collection:
         if failed := next(filter(None, done), None):
             if not isinstance(failed, errors.ApiError):
                 raise failed
-            logger.warning("Finished updates not collected", extra=fields(cause=str(failed)))
+            retrying(logger, "Finished updates not collected", failed)
 
     async def _delete(self, each: Finished) -> None:
         crashpoints.reach("controller.collecting")

@@ -26,7 +26,7 @@ from controller.engine.registry import Registry
 from controller.engine.reporting import report, report_refused
 from controller.engine.sharing import KEPT_SECONDS
 from controller.engine.waking import Waking
-from controller.logs import fields
+from controller.logs import fields, retrying
 from controller.sharding import Shard
 from controller.streams import UpdateStream
 from controller.updates import UserUpdate, unfinished_selector
@@ -196,7 +196,7 @@ class Engine:
         except errors.NotFound:
             self._registry.forget(update)
         except errors.ApiError as error:
-            logger.warning("Update not read; the next list will tell", extra=fields(cause=str(error)))
+            retrying(logger, "Update not read; the next list will tell", error)
         else:
             self._check_label(body)
             self._merge(parse(body))
@@ -266,7 +266,7 @@ class Engine:
         try:
             await adopt(self._context.cluster, self._context.stream)
         except errors.ApiError as error:
-            logger.warning("Stream not adopted, trying again", extra=fields(cause=str(error)))
+            retrying(logger, "Stream not adopted, trying again", error)
             return False
         return True
 
@@ -300,7 +300,7 @@ class Engine:
                         updates.append(parse(body))
                 version = page.resource_version
         except errors.ApiError as error:
-            logger.warning("Updates not listed, trying again", extra=fields(stream=stream.name, cause=str(error)))
+            retrying(logger, "Updates not listed, trying again", error, stream=stream.name)
             return False
         if asked != (self._context.lease.tenure, self._registry.listed):
             return False  # another tenure has begun, or a newer list came first: this one could revive what is done

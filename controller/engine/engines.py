@@ -25,7 +25,7 @@ from controller.engine.parts import Parts
 from controller.engine.sharing import Sharing
 from controller.engine.signs import Signs
 from controller.engine.unwatched import Unwatched
-from controller.logs import fields
+from controller.logs import fields, retrying
 from controller.namespaces import Namespaces, for_each
 from controller.recorder import EventRecorder
 from controller.streams import UpdateStream
@@ -126,16 +126,16 @@ class Engines:
     async def _list_streams(self) -> dict[str | None, Listing]:
         """Of each namespace that answers."""
         each = self.namespaces.scope.each
-        found = await asyncio.gather(*(self._list(namespace, logging.WARNING) for namespace in each))
+        found = await asyncio.gather(*(self._list(namespace) for namespace in each))
         return {namespace: listing for namespace, listing in zip(each, found, strict=True) if listing}
 
-    async def _list(self, namespace: str | None, level: int, *, metadata_only: bool = False) -> Listing | None:
+    async def _list(self, namespace: str | None, *, metadata_only: bool = False) -> Listing | None:
         try:
             listing = await self._cluster.list(STREAMS, namespace, metadata_only=metadata_only)
         except errors.ApiError as error:
             self.namespaces.failed(namespace, error)
             if namespace is None or not isinstance(error, errors.Forbidden):
-                logger.log(level, "Streams not listed, trying again", extra=fields(cause=str(error)))
+                retrying(logger, "Streams not listed, trying again", error)
             return None
         self.namespaces.listed(namespace)
         return listing
@@ -158,7 +158,7 @@ class Engines:
         while True:
             seconds = SWEEP_SECONDS if namespace in self.namespaces.readable else UNREAD_SECONDS
             await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
-            if listing := await self._list(namespace, logging.DEBUG, metadata_only=True):
+            if listing := await self._list(namespace, metadata_only=True):
                 self._remove_missing(namespace, listing)
 
     async def _give(self, count: int) -> list[Lease]:

@@ -21,7 +21,7 @@ import kopf
 
 from controller import errors, eventloop
 from controller.cluster import Body, Cluster
-from controller.logs import fields
+from controller.logs import fields, retrying
 from controller.names import GROUP, VERSION
 from controller.namespaces import Namespaces
 from controller.proxies import proxy_for
@@ -72,7 +72,7 @@ async def watch(
             else:
                 logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
         except errors.ApiError as error:
-            logger.warning("The API server is not reached", extra=fields(cause=str(error)))
+            retrying(logger, "The API server is not reached", error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESTART_SECONDS):
                 await stop.wait()
@@ -94,7 +94,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namesp
         try:
             eventloop.run(operator.run())
         except BaseException as error:  # whatever ends it, it is started again
-            logger.warning("kopf gave up, starting it again", extra=fields(cause=repr(error)))
+            retrying(logger, "kopf gave up, starting it again", error)
         finally:
             with contextlib.suppress(RuntimeError):  # our loop may be closed by now
                 loop.call_soon_threadsafe(over.set)

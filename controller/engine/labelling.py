@@ -11,7 +11,7 @@ import logging
 
 from controller import errors, names
 from controller.cluster import UPDATES, Body, Cluster
-from controller.logs import fields
+from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
@@ -46,4 +46,4 @@ class Labels:
             except (errors.NotFound, errors.Conflict):
                 pass
             except errors.ApiError as error:
-                logger.warning("Label not set", extra=fields(update=metadata["name"], cause=str(error)))
+                retrying(logger, "Label not set", error, update=metadata["name"])

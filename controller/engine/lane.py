@@ -23,7 +23,7 @@ from controller.engine.credentials import CallCredentials
 from controller.engine.parsing import read
 from controller.engine.predecessors import PREDECESSOR_SECONDS, settled
 from controller.engine.unwritten import QUICK_SECONDS, Unwritten
-from controller.logs import fields
+from controller.logs import fields, retrying
 from controller.outcomes import Done, NotCalled, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import (
@@ -174,7 +174,7 @@ class Lane:
             self.closed = True
         except errors.ApiError as error:
             self._requeue(PREDECESSOR_SECONDS)
-            logger.warning("The API server refused, trying again", extra=fields(cause=str(error)))
+            retrying(logger, "The API server refused, trying again", error)
         except Exception:
             self._requeue(ERROR_SECONDS)
             logger.exception("Unexpected error, trying again", extra=fields(seconds=ERROR_SECONDS))

@@ -20,7 +20,7 @@ from controller import crashpoints, errors, names, times
 from controller.cluster import LEASES, Body, Cluster
 from controller.engine.leases import DURATION, POLL_PERIOD, TIMEOUT
 from controller.engine.sharing import Sharing
-from controller.logs import fields
+from controller.logs import fields, retrying, sparingly
 from controller.sharding import Shard
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Lease:
             self._failing = time.monotonic()
         if (cause := str(error) or "no answer in time") != self._error:
             what = "renewed" if self.held else "acquired"
-            logger.warning(f"Lease not {what}", extra=fields(lease=self._path, cause=cause))
+            retrying(logger, f"Lease not {what}", error, stream=self._path)
         self._error = cause
         self._answered = answered
 
@@ -217,7 +217,7 @@ class Lease:
             if self._ours(spec) and spec.get("acquireTime") == self._acquired:
                 await self._put(body, {"holderIdentity": "", "leaseDurationSeconds": 1})
         except errors.ApiError as error:
-            logger.warning("Lease not released", extra=fields(lease=self._path, cause=str(error)))
+            retrying(logger, "Lease not released", error, lease=self._path)
 
     @property
     def _path(self) -> str:
@@ -293,7 +293,7 @@ class Lease:
         if self.held:  # the timer came a moment early
             self._lapse = asyncio.get_running_loop().call_later(0.01, self._notice_lapse)
             return
-        logger.warning("Lease lapsed: calls in flight are cut", extra=fields(lease=self._path))
+        sparingly(logger, "Lease lapsed: calls in flight are cut", None, lease=self._path)
         self._lapsed.set()
 
     @property

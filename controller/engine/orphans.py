@@ -15,7 +15,7 @@ from controller import errors
 from controller.cluster import UPDATES, Cluster
 from controller.engine.announcing import Announcer
 from controller.engine.parsing import parse
-from controller.logs import fields
+from controller.logs import retrying
 from controller.queueing import UserQueue
 from controller.reconcile import Finish, RequeueAfter, decide, refusal
 from controller.recorder import EventRecorder
@@ -53,7 +53,7 @@ class Orphans:
         try:
             await self._mark(*key)
         except Exception as error:  # whatever it is, it is not to be the last look
-            logger.warning("Updates without a stream not marked", extra=fields(stream=key, cause=repr(error)))
+            retrying(logger, "Updates without a stream not marked", error, stream=key)
             self.notice(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
@@ -89,7 +89,7 @@ class Orphans:
             raise
         except errors.ApiError as error:
             if not isinstance(error, errors.Conflict | errors.NotFound):
-                logger.warning("Update not marked", extra=fields(update=update.name, cause=str(error)))
+                retrying(logger, "Update not marked", error, update=update.name)
             self.notice((update.namespace, update.spec.stream))
             return
         written = update.with_status(status, int(body["metadata"]["resourceVersion"]))

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 #: All that kopf does not watch: not absent, not Waiting.
 SELECTOR = f"status.phase!=,status.phase!={Phase.WAITING}"
-FIRST_DELAY, MAX_DELAY = 0.1, 5.0
+FIRST_DELAY, MAX_DELAY = 0.1, 15.0
 #: Updates of which it is remembered what people have changed.
 REMEMBERED = 10_000
 

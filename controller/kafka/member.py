@@ -31,6 +31,7 @@ from controller.kafka.told import (
     record_cost,
 )
 from controller.kafka.topics import Topic
+from controller.logs import sparingly
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class GroupMember:
         elif code in REASONS:
             self._tell(Refused(explained(error, self._topic.name)))
         else:
-            logger.warning("Kafka says: %s", error.str())
+            sparingly(logger, "Kafka says", (self._topic.name, code), topic=self._topic.name, message=error.str())
 
     def _begin(self, wanted: dict[tuple[int, int], int]) -> None:
         # What was revoked since the loop decided to begin is another member's, or, assigned again, begins anew: read
