@@ -52,7 +52,6 @@ def test_the_bridge_tells_of_each_change_once(
     told(ingested, ingested.name, missing)
     bridge.kill()
     bridge.start()
-    ingested.apply(suspend={"ingest": False})
     topics.create(environment.bootstrap_servers, topic, 1)
     well = ("Normal", "Consuming", "Consuming=True: records are read")
     told(ingested, ingested.name, missing, well)
