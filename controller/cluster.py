@@ -301,7 +301,7 @@ class Cluster:
             # RuntimeError: uvloop's word for a connection that broke off while it was being made. ValueError: an
             # answer that is not JSON.
             self.trust.failed(error)
-            cause = str(error) or type(error).__name__
+            cause = _cause(error)
             self._outage.unanswered(cause)
             raise errors.Unavailable(f"{method} {path}: {cause}") from error
 
@@ -311,6 +311,14 @@ class Cluster:
         if query and "watch" in query:
             return self._watches
         return self._aside if method in ("GET", "DELETE") else self._writes
+
+
+def _cause(error: Exception) -> str:
+    """For people. aiohttp's own words of a refused connection show the TLS context as Python does."""
+    if type(error) in (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError):
+        assert isinstance(error, aiohttp.ClientConnectorError)
+        return f"no connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+    return str(error) or type(error).__name__
 
 
 def object_key(body: Body) -> tuple[str, str]:

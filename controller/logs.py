@@ -54,7 +54,8 @@ def retrying(logger: logging.Logger, message: str, error: BaseException, /, **va
         logger.debug(message, extra=fields(**values, cause=cause))
         return False
     kind = type(error).__name__, getattr(error, "status", None), getattr(error, "reason", None)
-    return sparingly(logger, message, (values.get("stream"), kind), **values, cause=cause)
+    where = values.get("stream") or values.get("lease")
+    return sparingly(logger, message, (where, kind), **values, cause=cause)
 
 
 def sparingly(logger: logging.Logger, message: str, kind: Hashable, /, **values: Any) -> bool:

@@ -159,7 +159,7 @@ class Lease:
             self._failing = time.monotonic()
         if (cause := str(error) or "no answer in time") != self._error:
             what = "renewed" if self.held else "acquired"
-            retrying(logger, f"Lease not {what}", error, stream=self._path)
+            retrying(logger, f"Lease not {what}", error, lease=self._path)
         self._error = cause
         self._answered = answered
 
