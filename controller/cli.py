@@ -105,14 +105,15 @@ def _parser() -> argparse.ArgumentParser:
             metavar="HOST:PORT",
             help="where /metrics, /healthz and /readyz are served",
         )
+        process.set_defaults(namespaces=[])
         process.add_argument(
             "--namespaces",
             type=_namespaces,
             action="extend",
-            default=[],
+            default=argparse.SUPPRESS,  # of the help, which would show it as []
             metavar="NAME[,NAME…]",
-            help="work on UpdateStreams of these namespaces alone, the same for all replicas; may be repeated. "
-            "Without it: of all namespaces",
+            help="work on UpdateStreams of these namespaces alone, the same for all replicas; may be repeated "
+            "(default: all)",
         )
         process.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
         process.add_argument("--log-format", choices=["text", "json"], default="text")

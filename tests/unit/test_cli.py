@@ -81,3 +81,11 @@ def test_what_is_no_name_of_a_namespace_is_refused_at_the_start(
         cli.main([process, f"--namespaces={wrong}"])
     assert ended.value.code == 2
     assert f"argument --namespaces: {wrong.rpartition(',')[2]!r} is no name of a namespace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("process", ["bridge", "run"])
+def test_help_says_what_each_option_is_without_being_set(process: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([process, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "may be repeated (default: all)" in told and "(default: [])" not in told
