@@ -225,11 +225,11 @@ class Status:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Status:
-        conditions = body.get("conditions") or [{}]
-        condition = conditions[0]
-        phase = Phase(body["phase"]) if body.get("phase") else None
+        conditions: list[dict[str, Any]] = body.get("conditions") or [{}]
+        if (condition := conditions[0]).get("type", "Succeeded") != "Succeeded":  # a newer version's comes first
+            condition = next((each for each in conditions if each["type"] == "Succeeded"), {})
         return cls(
-            phase=phase,
+            phase=(phase := Phase(body["phase"]) if body.get("phase") else None),
             step=body.get("step"),
             attempts=body.get("attempts", 0),
             misconfigured_count=body.get("misconfiguredCount", 0),

@@ -143,10 +143,11 @@ def condition(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "want"),
     [
-        ({"phase": "Done"}, "status.phase: Unsupported value"),
-        ({"conditions": [condition(reason="Tired")]}, "status.conditions[0].reason: Unsupported value"),
-        ({"conditions": [condition(type="Ready")]}, "status.conditions[0].type: Unsupported value"),
-        ({"conditions": [condition(), condition()]}, "status.conditions: Too many: 2: must have at most 1 item"),
+        ({"phase": "is done"}, 'status.phase: Invalid value: "is done"'),
+        ({"conditions": [condition(reason="a b")]}, 'status.conditions[0].reason: Invalid value: "a b"'),
+        ({"conditions": [condition(reason="a" * 65)]}, "status.conditions[0].reason: Too long"),
+        ({"conditions": [condition(status="Maybe")]}, "status.conditions[0].status: Unsupported value"),
+        ({"conditions": [condition(), condition()]}, "status.conditions[1]: Duplicate value"),
         ({"conditions": []}, "should have at least 1 items"),
         ({"attempts": -1}, "attempts in body should be greater than or equal to 0"),
         ({"nextAttemptTime": "soon"}, "nextAttemptTime in body must be of type date-time"),

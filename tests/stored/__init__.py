@@ -1,1 +1,1 @@
-"""Objects as each released version has stored them: what a later version must be able to read."""
+"""Objects as each released version has stored them, and its kinds: for later versions to read and write."""

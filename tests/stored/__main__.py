@@ -1,4 +1,5 @@
-"""`python -m tests.stored`: write what this version stores to `tests/stored/VERSION.yaml`, by running it.
+"""`python -m tests.stored`: write what this version stores to `tests/stored/VERSION.yaml`, by running it, and its kinds
+to `tests/stored/crds/VERSION.yaml`.
 
 Once before each release. Bridge, controller, Kafka and API server are real; the downstream misbehaves so that updates
 are in every phase, one of them in the middle of its steps.
@@ -16,6 +17,7 @@ import yaml
 
 from controller.devenv import broker, lifecycle
 from controller.devenv.environment import Environment
+from controller.devenv.kubectl import CRDS
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
 from tests.kube import Kube
@@ -48,6 +50,8 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
     path = Path(__file__).with_name(f"{version('userupdates')}.yaml")
     path.write_text(yaml.safe_dump_all(objects, sort_keys=False), encoding="utf-8")
+    kinds = "\n---\n".join(path.read_text(encoding="utf-8").strip() for path in sorted(CRDS.glob("*.yaml")))
+    (path.parent / "crds" / path.name).write_text(f"{kinds}\n", encoding="utf-8")
 
 
 def _play(environment: Environment, kube: Kube) -> list[dict[str, Any]]:

@@ -350,3 +350,10 @@ def test_a_status_is_read_back_as_it_was_written_and_keeps_to_the_schema(status:
 @given(statuses(), statuses())
 def test_a_patch_leaves_nothing_of_the_status_before_it(before: Status, status: Status) -> None:
     assert stored(status, stored(before)) == stored(status)
+
+
+def test_the_condition_is_found_among_those_of_a_later_version() -> None:
+    body = make_body(make_update(status=FINAL))
+    succeeded = body["status"]["conditions"]
+    body["status"]["conditions"] = [succeeded[0] | {"type": "Overtaken", "reason": "ByAnother"}, *succeeded]
+    assert UserUpdate.from_body(body).status == FINAL
