@@ -18,8 +18,8 @@ from controller.engine.context import StreamContext
 from controller.logs import retrying
 from controller.outcomes import NotCalled, Outcome
 from controller.queueing import UserQueue
-from controller.reconcile import Decision, Finish, Release, RunStep
-from controller.updates import Status, UserUpdate
+from controller.reconcile import Decision, Finish, Release, RequeueAfter, RunStep
+from controller.updates import Reason, Status, UserUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 UNCALLABLE_SECONDS = 10.0
 #: Seconds of waiting for a step's concurrency before the status says so.
 SLOT_PATIENCE = 1.0
+SUSPENSION = "the suspension takes effect"
 
 
 class Call:
@@ -36,6 +37,7 @@ class Call:
         "_beside",
         "_context",
         "_decide",
+        "_endpoint",
         "_gone",
         "_keep",
         "_queue",
@@ -66,6 +68,8 @@ class Call:
         self._context, self._queue = context, queue
         self._decide, self._keep, self._gone = decide, keep, gone
         self._update, self._step, self._until = update, step, until
+        #: As it is called: a corrected url is not to wait for the wrong one's time-out.
+        self._endpoint = context.stream.steps[step]
         self._task = asyncio.current_task()
         self._sent = self._taken_back = False
         #: What has been told of.
@@ -118,15 +122,19 @@ class Call:
         if not self._taken_back and asked is not None:
             self._tell(update, f"request {asked!r} is looked at")
         if not self._taken_back and update.spec.suspend:
-            self._tell(update, "the suspension takes effect")
+            self._tell(update, SUSPENSION)
 
     def look(self) -> None:
         """Something about the user or the stream has changed."""
         if not self.under_way:
             return
         known = self._queue.get(self._update.name)
-        if known and not isinstance(self._decide(known), RunStep):
+        decision = self._decide(known) if known else None
+        if self._context.stream.steps[self._step] != self._endpoint or not isinstance(decision, RunStep | None):
             self._take_back()
+        suspended = isinstance(decision, RequeueAfter) and decision.status.reason is Reason.SUSPENDED
+        if known and suspended and not self._taken_back:
+            self._tell(known, SUSPENSION)
         if (self._beside is None or self._beside.done()) and self._next():
             self._beside = asyncio.get_running_loop().create_task(self._write_beside())
 

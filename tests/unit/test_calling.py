@@ -22,7 +22,7 @@ class Context:
     """Takes what is announced."""
 
     def __init__(self) -> None:
-        self.announcer = self
+        self.announcer, self.stream = self, make_stream()
         self.told: list[str] = []
 
     def postponed(self, update: UserUpdate, step: str, what: str, until: datetime) -> None:
@@ -45,7 +45,7 @@ class Calling:
         self.call = Call(
             self.context,
             self.queue,
-            lambda update: decide(update, self.queue, make_stream(), NOW),
+            lambda update: decide(update, self.queue, self.context.stream, NOW),
             lambda update, before: None,
             lambda update: None,
             self.update,
@@ -103,3 +103,24 @@ async def test_what_the_queue_no_longer_wants_called_is_taken_back(calling: Call
     calling.queue.push(replace(calling.update, spec=spec))
     calling.call.look()
     assert await calling.task is None
+
+
+async def test_one_with_a_url_that_was_corrected_is_taken_back(calling: Calling) -> None:
+    steps = calling.context.stream.steps
+    corrected = {**steps, "profile": replace(steps["profile"], url="http://127.0.0.1:8081/profile")}
+    calling.context.stream = replace(calling.context.stream, steps=corrected)
+    calling.call.look()
+    assert await calling.task is None
+
+
+async def test_of_a_user_who_is_suspended_during_a_call_it_is_told_once(calling: Calling) -> None:
+    calling.call.sending()
+    calling.context.stream = make_stream(suspend_users=["ana"])
+    for _ in range(3):
+        calling.call.look()
+    assert calling.context.told == ["the suspension takes effect"]
+    calling.context.stream = make_stream(suspend_processing=True)
+    calling.call.look()
+    calling.answer.set_result(BUSY)
+    assert await calling.task == BUSY
+    assert len(calling.context.told) == 1, "of the whole stream its condition tells"
