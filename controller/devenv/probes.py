@@ -14,6 +14,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from controller.devenv.layout import HOST
+
 Probe = Callable[[], str | None]
 
 #: librdkafka would log each refused connection of a broker that is only starting.
@@ -46,15 +48,15 @@ def http(url: str, *, headers: Mapping[str, str] | None = None, ca: Path | None 
 
 
 def kafka(bootstrap_servers: str) -> Probe:
-    """Ready when the broker answers a metadata request with at least one broker."""
-
-    host, _, port = bootstrap_servers.split(",")[0].rpartition(":")
+    """Ready when one of the brokers answers a metadata request with at least one broker."""
 
     def probe() -> str | None:
         try:
-            socket.create_connection((host, int(port)), timeout=2).close()
-        except (OSError, ValueError) as failed:
-            return f"{bootstrap_servers}: {failed}"
+            addresses = [_address(server) for server in bootstrap_servers.split(",")]
+        except ValueError as malformed:
+            return str(malformed)
+        if all(unreached := [_unreached(address) for address in addresses]):
+            return f"{bootstrap_servers}: {unreached[0]}"
         try:
             metadata = admin(bootstrap_servers).list_topics(timeout=2)
         except KafkaException as failed:
@@ -62,6 +64,23 @@ def kafka(bootstrap_servers: str) -> Probe:
         return None if metadata.brokers else f"{bootstrap_servers} knows no broker"
 
     return probe
+
+
+def _address(server: str) -> tuple[str, int]:
+    """Raises ValueError, with what it should be."""
+    host, _, port = server.strip().rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"{server!r} is not HOST:PORT, such as {HOST}:9092")
+    return host.strip("[]"), int(port)
+
+
+def _unreached(address: tuple[str, int]) -> str | None:
+    """Why there is no connection."""
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError as failed:
+        return str(failed)
+    return None
 
 
 def admin(bootstrap_servers: str) -> AdminClient:
