@@ -72,6 +72,12 @@ def lease_name(stream: str, shard: int = 0, shards: int = 1) -> str:
     return f"updatestream-{stream}" if shards == 1 else f"updatestream-{stream}.{shards}-{shard}"
 
 
+def stream_of_lease(name: str) -> str:
+    """The stream whose controller holds a Lease of that name; empty where it is another kind of Lease."""
+    prefix, _, rest = name.partition("-")
+    return rest.partition(".")[0] if prefix == "updatestream" else ""
+
+
 def process_lease_name(component: str, identity: str) -> str:
     """The Lease by which others see that a process lives; an identity may be any text, a name may not."""
     if len(identity) <= 200 and _SUBDOMAIN.match(identity):

@@ -14,12 +14,13 @@ from typing import Any
 
 from controller import errors
 from controller.adoption import report_restored
-from controller.cluster import STREAMS, Body, Cluster, Listing
+from controller.cluster import STREAMS, Body, Cluster, Listing, object_key
 from controller.config import Scope
 from controller.downstream import Downstream
 from controller.engine import metrics
 from controller.engine.lease import Lease
 from controller.engine.leases import Leases
+from controller.engine.leftovers import delete_leftovers
 from controller.engine.orphans import Orphans
 from controller.engine.parts import Parts
 from controller.engine.sharing import Sharing
@@ -160,6 +161,8 @@ class Engines:
             await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
             if listing := await self._list(namespace, metadata_only=True):
                 self._remove_missing(namespace, listing)
+                leases = [entry for entry in self._leases.labelled if self.namespaces.scope.of(entry[0]) == namespace]
+                await delete_leftovers(self._cluster, leases, {object_key(body) for body in listing.items})
 
     async def _give(self, count: int) -> list[Lease]:
         """Give away at most so many; first of streams of which more shards are here, then where least goes on."""

@@ -69,6 +69,11 @@ class Leases:
         """Whether the watch shows it. One that an earlier version made has no label, and is never shown."""
         return (namespace, name) in self._there
 
+    @property
+    def labelled(self) -> list[tuple[str, str, Sighting]]:
+        """Namespace, name and last version of all that are there, by the watch."""
+        return [(*key, self._seen[key]) for key in self._there]
+
     def observe(self, body: Body) -> Sighting:
         """What was read, by its version."""
         metadata, spec = body["metadata"], body.get("spec") or {}

@@ -22,14 +22,14 @@ ALLOWED = [
     ("controller", "get list watch patch delete", "userupdates.enrichment.dev"),
     ("controller", "patch", "userupdates.enrichment.dev/status"),
     ("controller", "list", "userbacklogs.enrichment.dev"),
-    ("controller", "get list watch create update", "leases.coordination.k8s.io"),
+    ("controller", "get list watch create update delete", "leases.coordination.k8s.io"),
     ("controller", "get", "secrets"),
     ("controller", "create", "events.events.k8s.io"),
 ]
 DENIED = [
     ("bridge", "get update", "rejectedevents.enrichment.dev"),
     ("bridge", "patch", "events.events.k8s.io"),
-    ("controller", "patch delete", "leases.coordination.k8s.io"),
+    ("controller", "patch deletecollection", "leases.coordination.k8s.io"),
     ("bridge", "update patch delete deletecollection", "userupdates.enrichment.dev"),
     ("bridge", "update patch", "userupdates.enrichment.dev/status"),
     ("bridge", "create update delete", "updatestreams.enrichment.dev"),

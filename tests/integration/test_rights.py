@@ -269,6 +269,14 @@ def tells_of_a_suspension(stage: Stage) -> Goal:
     return told
 
 
+def deletes_what_a_stream_has_left(stage: Stage) -> Goal:
+    """A Lease that nobody holds, of a stream that is not there."""
+    lease = {"metadata": {"name": names.lease_name("gone"), "labels": {names.STREAM_LABEL: "gone"}}}
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{stage.processing.namespace}/leases"
+    stage.kube.call("POST", path, lease)
+    return lambda: not stage.kube.call("GET", path)["items"]
+
+
 def signs_of(stage: Stage) -> dict[str, str]:
     """Component by identity, of the Leases by which processes show that they live."""
     query = {"labelSelector": names.COMPONENT_LABEL}
@@ -300,6 +308,7 @@ SPECIAL: dict[tuple[str, str, str], Callable[[Stage], Goal]] = {
     ("controller", "delete", "userupdates"): collects,
     ("controller", "patch", "userupdates"): labels_what_is_made_by_hand,
     ("controller", "list", "userbacklogs"): collects,
+    ("controller", "delete", "leases"): deletes_what_a_stream_has_left,
     ("controller", "get", "secrets"): applies_with_a_secret,
     ("controller", "create", "events"): tells_of_a_suspension,
     ("bridge", "create", "own leases"): shows_that_it_lives,

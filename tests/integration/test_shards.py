@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -265,3 +266,24 @@ def test_a_suspension_is_told_of_once(stream: Processing, start_controller: Star
         return True
 
     eventually(told)
+
+
+def test_the_leases_of_a_stream_go_with_it_and_no_others(stream: Processing, start_controller: StartReplica) -> None:
+    for letter in "ab":
+        start_controller(f"controller-{letter}")
+    stream.apply(shards=2)
+    stream.all_held(2)
+    stream.change(shards=1)
+    stream.all_held(1)
+    made = {names.lease_name(stream.stream, shard, count) for count in (1, 2) for shard in range(count)}
+    held = stream.acquired()
+    other = replace(stream, stream=f"{stream.stream}-x")  # its name begins like the first one's
+    other.apply()
+    other.all_held(1)
+    stream.kube.delete(stream.namespace, "updatestreams", stream.stream)
+    eventually(lambda: not stream.leases().keys() & made, 40)
+    assert other.holders(1) != [""]
+    stream.apply()
+    stream.all_held(1)
+    assert stream.acquired() > held
+    stream.until(stream.add(), "Succeeded")
