@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from controller import kafka, names
+from controller import kafka
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
+from controller.bridge.joining import Joining
 from controller.bridge.lanes import Waiting
 from controller.bridge.membership import watch_assignment
 from controller.bridge.overflow import Overflow
@@ -84,12 +85,8 @@ class Consumption:
     def __init__(self, context: Context) -> None:
         cluster, stream, topic = context.cluster, context.stream, context.topic
         group, counts, share = stream.kafka.group_id, context.counts, context.share
-        #: Whether the group has given this member its partitions, if only none.
-        self.joined = False
         self._topic = topic
-        self._presence = context.presence
-        self._counted = context.counted
-        self._lookup = context.lookup
+        self._presence, self._lookup, self._counted = context.presence, context.lookup, context.counted
         self._partitions = Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(cluster, stream, self._partitions)
@@ -99,8 +96,17 @@ class Consumption:
         )
         self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
+        self._joining = Joining(stream, lambda: self._topic.partitions, lambda: self._member.said)
         self._steering = Steering(
-            self._dispatch, self._rejecter, self._writer, self._overflow, self._partitions, self._member, counts, share
+            self._dispatch,
+            self._rejecter,
+            self._writer,
+            self._overflow,
+            self._partitions,
+            self._member,
+            self._joining,
+            counts,
+            share,
         )
         self._reporter = Reporter(context.status, topic, self._partitions, self._condition, counts, self._certain)
         self._assignment = Assignment(
@@ -116,7 +122,7 @@ class Consumption:
             self._reporter,
             self._member,
             self._refuse,
-            self._steering.troubles,
+            self._joining.troubles,
             context.recorder,
         )
         self._rereading = Rereading(
@@ -131,16 +137,25 @@ class Consumption:
             share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
-        self._on_the_way = 0
+        self._missing = self._on_the_way = 0
         self._arrived = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._missing = 0
         self._begun = self._seen = time.monotonic()
 
     @property
     def stream(self) -> UpdateStream:
         return self._dispatch.stream
+
+    @property
+    def settled(self) -> bool:
+        """The group has given this member its partitions, if only none, or the condition says why it does not."""
+        return self._joining.joined or self._steering.condition() is not None
+
+    @property
+    def put_aside(self) -> tuple[int, int]:
+        """Users with a backlog of partitions that are this replica's, and the records in these."""
+        return len(self._overflow), self._overflow.records
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec that needs no new consumer: limits and suspensions act at once."""
@@ -162,14 +177,7 @@ class Consumption:
             self._check_topic(),
             self._commit(),
             self._measure(),
-            watch_assignment(
-                self._lookup,
-                self.stream.kafka.group_id,
-                names.member_suffix(self.stream.namespace, self.stream.name),
-                lambda: self._topic.partitions,
-                self._group_members,
-                self._member.rejoin,
-            ),
+            watch_assignment(self._lookup, self._joining, self._member.rejoin),
             self._look(),
         ):
             self._spawn(work)
@@ -206,13 +214,16 @@ class Consumption:
     def _on_event(self, event: kafka.Event) -> None:
         match event:
             case kafka.Assigned(numbers, serial):
-                self.joined = True
+                self._joining.assigned()
                 self._steering.refused = None
                 if numbers:
                     self._spawn(self._assignment.take_up(self._partitions.assign(numbers, serial)))
                     self._count_replicas()
-            case kafka.Revoked(numbers, released):
+            case kafka.Revoked(numbers, lost, released):
+                if lost:
+                    self._joining.lost()
                 gone = self._partitions.revoke(numbers)
+                self._joining.fetched(numbers)
                 self._dispatch.forget(gone)
                 self._overflow.forget(gone)
                 self._rejecter.forget()
@@ -220,18 +231,21 @@ class Consumption:
                 self._count_replicas()
             case kafka.Fetched(items, size):
                 self._steering.refused = None
+                self._joining.served()
+                self._joining.fetched({item.partition for item in items})
                 self._on_the_way += size
                 self._fetched += [(p, item) for item in items if (p := self._partitions.get(item.partition))]
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
+                self._joining.served()
                 self._partitions.committed(offsets, sent)
             case kafka.CommitRefused(message):
                 self._partitions.commit_refused = message
             case kafka.OutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
-            case kafka.Refused(refusal):
-                self._steering.refused = refusal
+            case kafka.Refused(refusal, partition_number):
+                self._joining.refused(refusal, partition_number)
             case kafka.Failed(reason, message):
                 self._end(kafka.KafkaError(reason, message))
 
@@ -337,18 +351,6 @@ class Consumption:
         assert partition.tracker is not None
         partition.tracker.done(offset)
 
-    def _troubled(self, who: str, error: kafka.KafkaError | None) -> None:
-        """Some partitions are not read; None: none of them is in trouble any more."""
-        if error is not None:
-            self._steering.troubles[who] = error
-        else:
-            self._steering.troubles.pop(who, None)
-
-    def _group_members(self, unassigned: set[int], others: Mapping[int, str]) -> None:
-        group, topic = self.stream.kafka.group_id, self._topic.name
-        self._troubled("unassigned", kafka.unassigned(group, topic, sorted(unassigned)) if unassigned else None)
-        self._troubled("shared", kafka.shared(group, topic, others) if others else None)
-
     def _refuse(self, error: kafka.KafkaError | None) -> None:
         self._steering.refused = error
 
@@ -380,8 +382,7 @@ class Consumption:
                 logger.debug("Lag not measured: %s", error)
             else:
                 silent = {p.number for p in self._there} - ends.keys()
-                lasting = sorted(silent & before)
-                self._troubled("silent", kafka.unanswered(self._topic.name, lasting) if lasting else None)
+                self._joining.silent(silent & before)
                 before = silent
                 for partition in self._partitions:
                     partition.answers = partition.number in ends

@@ -65,7 +65,7 @@ class Ingest:
     @property
     def settled(self) -> bool:
         """The group has assigned what it has for this replica, or the stream's condition says why it did not."""
-        return self._refused or (self._consumption is not None and self._consumption.joined)
+        return self._refused or (self._consumption is not None and self._consumption.settled)
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from controller import kafka, logs
+from controller.bridge.joining import Joining
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +27,10 @@ REJOIN_SECONDS = 20.0
 MAX_REJOIN_SECONDS = 300.0
 
 
-async def watch_assignment(
-    lookup: kafka.TopicLookup,
-    group: str,
-    own: str,
-    partitions: Callable[[], int],
-    told: Callable[[set[int], Mapping[int, str]], None],
-    rejoin: Callable[[], None],
-) -> None:
-    """Until cancelled. Names of the stream's members end with `own`; `partitions` counts the topic's.
+async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, rejoin: Callable[[], None]) -> None:
+    """Until cancelled. `joining` is told what each look at the group shows, or what keeps it from view.
 
-    `told` gets those that no member had twice in a row, and those that others had, with the names of these.
+    And which partitions no member had twice in a row, and which others had, with the names of these.
 
     Each member asks to join again by itself. For the coordinator only that of the group's leader is a reason to
     rebalance; for the others it repeats what it has said. Nothing is revoked by either: docs/decisions/0048.
@@ -48,25 +42,27 @@ async def watch_assignment(
     while True:
         await asyncio.sleep(pause)
         try:
-            assigned = await lookup.assigned(group)
+            found = await lookup.group(joining.group)
         except kafka.KafkaError as error:
             logger.debug("Assignment not looked at: %s", error)
+            joining.look(error)
             continue
-        if assigned is None:  # it is being counted again
+        joining.look(found)
+        if not found.stable:  # it is being counted again
             continue
-        wanted = set(range(partitions()))
+        wanted = joining.wanted
         # A static member keeps partitions that a topic made again no longer has, which does no harm.
-        missing = wanted - assigned.keys()
+        missing = wanted - found.holders.keys()
         lasting, before = missing & before, missing
-        others = {number: name for number, name in assigned.items() if number in wanted and not name.endswith(own)}
+        others = {number: name for number, name in joining.strangers(found).items() if number in wanted}
         staying = {number: name for number, name in others.items() if number in others_before}
         others_before = others
         pause = SOON_SECONDS if missing or others else LOOK_SECONDS
-        told(lasting, staying)
+        joining.told(lasting, staying)
         if not missing:
             delay, not_before = REJOIN_SECONDS, 0.0
         elif lasting and time.monotonic() >= not_before:
-            numbers = logs.fields(group=group, partitions=sorted(lasting))
+            numbers = logs.fields(group=joining.group, partitions=sorted(lasting))
             logger.warning("Partitions are assigned to nobody: joining again", extra=numbers)
             rejoin()
             not_before = time.monotonic() + delay

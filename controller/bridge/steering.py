@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
+from controller.bridge.joining import Joining
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
 from controller.bridge.rejecting import Rejecter
@@ -44,6 +45,7 @@ class Steering:
         overflow: Overflow,
         partitions: Partitions,
         member: GroupMember,
+        joining: Joining,
         counts: Callable[[], Counts],
         share: Callable[[], float],
     ) -> None:
@@ -53,15 +55,14 @@ class Steering:
         self._overflow = overflow
         self._partitions = partitions
         self._member = member
+        self._joining = joining
         #: Of the memory that a stream may use when there are few: see `streams.share`.
         self._share = share
         self._spilling = Spilling(dispatch, overflow, partitions, counts, writer.may_begin)
-        #: What the brokers refuse for now.
+        #: Why the topic cannot be described for now.
         self.broker_error: KafkaError | None = None
-        #: What they refuse this member, until it is assigned or sent something.
+        #: What keeps partitions from being begun, until one is.
         self.refused: KafkaError | None = None
-        #: What keeps some partitions from being read, by who found it; the others go on.
-        self.troubles: dict[object, KafkaError] = {}
         self.paused = False
         #: Memory of offsets that are not written yet, as last looked at.
         self._unsaved = 0
@@ -106,15 +107,19 @@ class Steering:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
         if error := self.broker_error or self.refused:
             return self._no(error.reason, str(error))
+        alone = not len(self._partitions)
+        if error := self._joining.error(alone=alone):
+            return self._no(error.reason, str(error))
         if self._uncommitted:
             said = self._partitions.commit_refused or "the group's coordinator answers none"
             return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is true")
-        if error := next(iter(self.troubles.values()), None):
+        if error := next(iter(self._joining.troubles.values()), None):
             return self._no(error.reason, str(error))
-        if not len(self._partitions):
-            return None
+        if alone:
+            waits = self._joining.waits[:MAX_MESSAGE]
+            return Consuming(None, "Joining", waits, self._dispatch.stream.generation) if waits else None
         if self._overflow.full:
             return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._starving:
@@ -140,7 +145,7 @@ class Steering:
         RejectedEvents that are refused leave room for backlogs, as no user waits for them. Where it is backlogs that
         cannot be written, their writer says how many more may be begun.
         """
-        trouble = self._suspended or self.broker_error or self.refused
+        trouble = self._suspended or self.broker_error or self.refused or self._joining.error(alone=False)
         return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
 
     @property

@@ -108,7 +108,7 @@ def with_listener(
         "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,{name}:{protocol},CONTROLLER:PLAINTEXT",
     }
     properties |= {f"listener.name.{name.lower()}.{key}": value for key, value in (options or {}).items()}
-    return replace(_overridden(command, properties), ports=(*command.ports, own))
+    return replace(with_properties(command, properties), ports=(*command.ports, own))
 
 
 def with_passwords(
@@ -142,10 +142,10 @@ def with_rules(command: Command) -> Command:
         "allow.everyone.if.no.acl.found": "true",
         "super.users": "User:ANONYMOUS",
     }
-    return _overridden(command, properties)
+    return with_properties(command, properties)
 
 
-def _overridden(command: Command, properties: Mapping[str, str]) -> Command:
+def with_properties(command: Command, properties: Mapping[str, str]) -> Command:
     """A broker with these properties instead of those in its file."""
     overrides = [part for key, value in properties.items() for part in ("--override", f"{key}={value}")]
     return replace(command, argv=(*command.argv, *overrides))

@@ -21,7 +21,7 @@ from controller.kafka.told import (
     Revoked,
     record_cost,
 )
-from controller.kafka.topics import Range, Topic, TopicLookup, shared, unanswered, unassigned
+from controller.kafka.topics import Group, Range, Topic, TopicLookup, not_taken_in, shared, unanswered, unassigned
 
 __all__ = [
     "HOLD_SECONDS",
@@ -35,6 +35,7 @@ __all__ = [
     "Event",
     "Failed",
     "Fetched",
+    "Group",
     "GroupMember",
     "KafkaError",
     "OutOfRange",
@@ -47,6 +48,7 @@ __all__ = [
     "Topic",
     "TopicLookup",
     "client_config",
+    "not_taken_in",
     "record_cost",
     "shared",
     "unanswered",

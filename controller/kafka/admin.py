@@ -29,10 +29,13 @@ class Admin:
         # A client ends with the last reference to it: none but this one and those of requests under way may be kept.
         self._client: AdminClient | None = made(AdminClient, self._config)
 
-    async def ask(self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]], topic: str) -> dict[Any, Any]:
+    async def ask(
+        self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]], topic: str, group: str = ""
+    ) -> dict[Any, Any]:
         """The answers by what was asked for, without what is refused or not answered.
 
-        Raises KafkaError, with the reasons of that topic, where nothing is answered.
+        Raises KafkaError, with the reasons of that topic, where nothing is answered. `group`, where given, is that
+        whose coordinator is asked.
         """
         found = await self._answers(request)
         refused = [each.args[0] for each in found.values() if isinstance(each, ck.KafkaException)]
@@ -40,7 +43,7 @@ class Admin:
             cause = refused[0]
             if cause.code() == ck.KafkaError._TIMED_OUT:
                 cause = self._trouble.last or cause
-            raise explained(cause, topic)
+            raise explained(cause, topic, group)
         self._trouble.last = None
         return {key: each for key, each in found.items() if not isinstance(each, ck.KafkaException)}
 
@@ -121,9 +124,11 @@ REASONS = {
     ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED: "NotAuthorized",
     ck.KafkaError.GROUP_AUTHORIZATION_FAILED: "NotAuthorized",
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: "NotAuthorized",
     ck.KafkaError._AUTHENTICATION: "NotAuthenticated",
     ck.KafkaError._SSL: "NotAuthenticated",
     ck.KafkaError.SASL_AUTHENTICATION_FAILED: "NotAuthenticated",
+    ck.KafkaError.UNSUPPORTED_SASL_MECHANISM: "NotAuthenticated",
     ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL: "GroupRefused",
     ck.KafkaError.INVALID_SESSION_TIMEOUT: "GroupRefused",
     ck.KafkaError.GROUP_MAX_SIZE_REACHED: "GroupRefused",
@@ -141,12 +146,34 @@ _LEADERLESS = (
 )
 
 
-def explained(error: ck.KafkaError, topic: str) -> KafkaError:
-    """The reason and the cure, for the stream's condition."""
-    leaderless = LEADERLESS if error.code() in _LEADERLESS else "BrokerUnreachable"
-    reason = REASONS.get(error.code(), leaderless)
+#: What a coordinator, or the lack of one, says while it can do nothing for its groups; librdkafka waits without a word.
+_NO_COORDINATOR = (
+    ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+    ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    ck.KafkaError.NOT_COORDINATOR,
+    ck.KafkaError._WAIT_COORD,
+    ck.KafkaError._TIMED_OUT,
+)
+
+
+def explained(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
+    """The reason and the cure, for the stream's condition. `group`: where its coordinator was asked."""
+    said = _ATTEMPT.sub("", error.str())
+    if group and error.code() in _NO_COORDINATOR:
+        cure = "see the topic __consumer_offsets and the brokers that have it"
+        return KafkaError("CoordinatorUnavailable", f"no coordinator serves group {group} ({said}): {cure}")
+    reason = REASONS.get(error.code()) or _other_reason(error.code())
     if reason == "TopicMissing":
         return KafkaError(reason, f"topic {topic} does not exist; it is consumed as soon as it is there")
     if reason == "GroupRefused":
         return KafkaError(reason, f"{error.str()}: see who else is in the group, and the brokers' settings for groups")
-    return KafkaError(reason, f"{_ATTEMPT.sub('', error.str())}: see spec.kafka and its Secret")
+    if reason == "BrokerRefused":
+        return KafkaError(reason, f"{said}: see the brokers' logs")
+    return KafkaError(reason, f"{said}: see spec.kafka and its Secret")
+
+
+def _other_reason(code: int) -> str:
+    """A code below that of UNKNOWN, -1, is librdkafka's own, of a connection; any other is a broker's answer."""
+    if code in _LEADERLESS:
+        return LEADERLESS
+    return "BrokerUnreachable" if code < ck.KafkaError.UNKNOWN else "BrokerRefused"

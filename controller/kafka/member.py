@@ -14,7 +14,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from controller.events import Record
-from controller.kafka.admin import REASONS, explained
+from controller.kafka.admin import explained
 from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, MAX_QUEUED, REQUEST_SECONDS, made, queue_size
 from controller.kafka.told import (
     Assigned,
@@ -31,7 +31,6 @@ from controller.kafka.told import (
     record_cost,
 )
 from controller.kafka.topics import Topic
-from controller.logs import sparingly
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +67,9 @@ class GroupMember:
         What librdkafka itself reads ahead is fixed here, by the streams that there are now.
         """
         self._topic = topic
+        self._group = group
+        #: What librdkafka said last of a connection, for people; empty: nothing yet.
+        self.said = ""
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._commands: deque[Callable[[], None]] = deque()
@@ -195,10 +197,9 @@ class GroupMember:
             self._tell(OutOfRange(partition))
         elif code == ck.KafkaError._FATAL:  # a consumer is told here that it is of no use any more, not by error_cb
             self._fail(error)
-        elif code in REASONS:
-            self._tell(Refused(explained(error, self._topic.name)))
         else:
-            sparingly(logger, "Kafka says", (self._topic.name, code), topic=self._topic.name, message=error.str())
+            refused = explained(error, self._topic.name, self._group)
+            self._tell(Refused(refused, partition if partition >= 0 else None))
 
     def _begin(self, wanted: dict[tuple[int, int], int]) -> None:
         # What was revoked since the loop decided to begin is another member's, or, assigned again, begins anew: read
@@ -265,7 +266,7 @@ class GroupMember:
 
     def _on_lost(self, consumer: ck.Consumer, partitions: list[ck.TopicPartition]) -> None:
         if partitions:
-            self._tell(Revoked(tuple(p.partition for p in partitions)))
+            self._tell(Revoked(tuple(p.partition for p in partitions), lost=True))
         self._unassign(consumer, partitions)
 
     def _commit_last(self, consumer: ck.Consumer, event: Revoked) -> None:
@@ -284,6 +285,7 @@ class GroupMember:
             self._owned.pop(partition.partition, None)
 
     def _on_error(self, error: ck.KafkaError) -> None:
+        self.said = error.str()
         if error.fatal():
             self._fail(error)
 

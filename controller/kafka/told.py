@@ -31,6 +31,8 @@ class Revoked:
     """Partitions that are no longer this member's once `released` has its result, the last offsets to commit."""
 
     partitions: tuple[int, ...]
+    #: The member is no longer in the group, and joins again.
+    lost: bool = False
     released: Future[Mapping[int, int]] = field(default_factory=Future, compare=False)
 
 
@@ -77,6 +79,8 @@ class Refused:
     """The brokers refuse this member something; it goes on asking."""
 
     error: KafkaError
+    #: Which it cannot fetch; None: it is not about a single one.
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import confluent_kafka as ck
@@ -29,6 +29,20 @@ class Range:
 
     low: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group, as far as one topic goes."""
+
+    #: In Kafka's words: STABLE, EMPTY, PREPARING_REBALANCING …
+    state: str
+    #: Its members have their partitions; else these are given anew.
+    stable: bool
+    #: Names of its members: instance id, or client id.
+    members: Sequence[str]
+    #: Partitions of the topic that a member has, and its name.
+    holders: Mapping[int, str]
 
 
 class TopicLookup:
@@ -70,32 +84,31 @@ class TopicLookup:
         wanted = list(partitions)
         request = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(self._topic, p) for p in wanted])
         found = await self._admin.ask(
-            lambda client: client.list_consumer_group_offsets([request], request_timeout=REQUEST_SECONDS), self._topic
+            lambda client: client.list_consumer_group_offsets([request], request_timeout=REQUEST_SECONDS),
+            self._topic,
+            group,
         )
         answer = found[group].topic_partitions
         for refused in (p.error for p in answer if p.error is not None):
-            raise explained(refused, self._topic)
+            raise explained(refused, self._topic, group)
         if silent := without_answer(wanted, {p.partition for p in answer}):
             raise unanswered(self._topic, silent)
         return {p.partition: p.offset for p in answer if p.offset >= 0}
 
-    async def assigned(self, group: str) -> dict[int, str] | None:
-        """Partitions of the topic that the coordinator has given to a member, and its name: instance id, or client id.
-
-        None while it gives them anew.
-        """
+    async def group(self, group: str) -> Group:
+        """The group as its coordinator sees it."""
         found = await self._admin.ask(
-            lambda client: client.describe_consumer_groups([group], request_timeout=REQUEST_SECONDS), self._topic
+            lambda client: client.describe_consumer_groups([group], request_timeout=REQUEST_SECONDS), self._topic, group
         )
         answer = found[group]
-        if answer.state != ck.ConsumerGroupState.STABLE:
-            return None
-        return {
+        holders = {
             each.partition: member.group_instance_id or member.client_id
             for member in answer.members
             for each in member.assignment.topic_partitions
             if each.topic == self._topic
         }
+        members = sorted(member.group_instance_id or member.client_id for member in answer.members)
+        return Group(answer.state.name, answer.state == ck.ConsumerGroupState.STABLE, members, holders)
 
     async def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
         asked = {ck.TopicPartition(self._topic, partition): spec for partition in partitions}
@@ -135,6 +148,13 @@ def shared(group: str, topic: str, others: Mapping[int, str]) -> KafkaError:
         f"of topic {topic} other members of group {group} have these partitions: {numbers}; this stream gets no record"
         f" of them. They are: {members}. Give each a group of its own",
     )
+
+
+def not_taken_in(name: str, group: Group, said: str) -> str:
+    """What the stream's condition says while the group has no place for this member. `said`: by librdkafka, last."""
+    members = ", ".join(group.members[:5]) or "none"
+    words = f"group {name} has not taken this bridge in yet: it is {group.state}, its members are {members}"
+    return f"{words}. The Kafka client said last: {said}" if said else words
 
 
 def unanswered(topic: str, partitions: Iterable[int]) -> KafkaError:

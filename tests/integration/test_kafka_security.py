@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,20 @@ def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
     assert ingested.condition()["reason"] in ("NotAuthenticated", "BrokerUnreachable")
 
 
+def test_a_group_that_may_not_be_used_is_told_of(
+    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+) -> None:
+    secured.listen(PASSWORD)
+    put_secret(ingested, secured.credentials(PASSWORD))
+    with denied(ingested, ResourceType.GROUP):
+        start_bridge()
+        ingested.apply(kafka=secured.kafka)
+        ingested.reason("NotAuthorized", 30)
+        assert "Group authorization failed" in ingested.condition()["message"]
+    ingested.produce(good(["ana"]))
+    ingested.positioned(1, 30)
+
+
 def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
     ingested: Ingested, start_bridge: StartReplica, secured: Secured
 ) -> None:
@@ -163,9 +178,17 @@ def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
     ingested.apply(kafka=secured.kafka)
     ingested.produce(good(["ana"]))
     ingested.positioned(1, 30)
+    with denied(ingested, ResourceType.TOPIC):
+        ingested.reason("NotAuthorized", 30)
+    eventually(lambda: ingested.condition()["status"] == "True", 20)
+
+
+@contextmanager
+def denied(ingested: Ingested, kind: Any) -> Iterator[None]:
+    """The bridge may not read the topic, or use the group of the same name."""
     client = AdminClient({"bootstrap.servers": ingested.bootstrap})
     rule = (
-        ResourceType.TOPIC,
+        kind,
         ingested.topic,
         ResourcePatternType.LITERAL,
         f"User:{USER}",
@@ -173,11 +196,10 @@ def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
         AclOperation.READ,
         AclPermissionType.DENY,
     )
-    denied, filtered = AclBinding(*rule), AclBindingFilter(*rule)
-    client.create_acls([denied])[denied].result(10)
-    ingested.reason("NotAuthorized", 30)
+    binding, filtered = AclBinding(*rule), AclBindingFilter(*rule)
+    client.create_acls([binding])[binding].result(10)
+    yield
     client.delete_acls([filtered])[filtered].result(10)
-    eventually(lambda: ingested.condition()["status"] == "True", 20)
 
 
 def told(ingested: Ingested, word: str) -> None:
