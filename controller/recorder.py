@@ -93,6 +93,7 @@ class EventRecorder:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def reference(kind: str, namespace: str, name: str, uid: str) -> Body:
-    """An Event's `regarding`."""
-    return {"apiVersion": names.API_VERSION, "kind": kind, "namespace": namespace, "name": name, "uid": uid}
+def reference(kind: str, namespace: str, name: str, uid: str = "") -> Body:
+    """An Event's `regarding`; without a uid it is whatever had that name."""
+    known = {"uid": uid} if uid else {}
+    return {"apiVersion": names.API_VERSION, "kind": kind, "namespace": namespace, "name": name, **known}

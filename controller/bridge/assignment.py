@@ -118,8 +118,10 @@ class Assignment:
                 await self._partitions.settled(gone)
                 await self._writer.idle()
                 await self._reporter.write()
+        except NotFound:
+            logger.info("Partitions let go: their stream was deleted", extra=self._fields(gone))
         except (TimeoutError, ApiError, positions.Outdated) as error:
-            logger.warning("Partitions let go without their last positions: %r", error)
+            logger.warning("Partitions let go without their last positions: %r", error, extra=self._fields(gone))
         self._partitions.left(gone)
         if not released.done():
             released.set_result({p.number: p.recorded for p in gone if p.recorded is not None})
@@ -291,7 +293,8 @@ class Assignment:
 
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream
-        return logs.fields(stream=f"{stream.namespace}/{stream.name}", partitions=[p.number for p in partitions])
+        numbers = [partition.number for partition in partitions]
+        return logs.fields(stream=f"{stream.namespace}/{stream.name}", **({"partitions": numbers} if numbers else {}))
 
 
 def _reset(stream: UpdateStream) -> str:

@@ -21,7 +21,7 @@ from controller.bridge.reporting import Consuming, Counts, unless_unseen
 from controller.cluster import SECRETS, Body, Cluster
 from controller.errors import ApiError, NotFound
 from controller.presence import Presence
-from controller.recorder import EventRecorder
+from controller.recorder import EventRecorder, reference
 from controller.streams import UpdateStream
 from controller.streamstatus import NO_BRIDGE, UNREADABLE, Change, StreamStatus, condition
 
@@ -103,6 +103,22 @@ class Ingest:
         """The API server was lost sight of: it may have been restored from a snapshot."""
         if self._consumption is not None:
             self._consumption.verify()
+
+    def tell_deleted(self) -> None:
+        """Say what becomes of the records that wait in backlogs, now that the stream was deleted."""
+        users, records = self._consumption.put_aside if self._consumption is not None else (0, 0)
+        if not records:
+            return
+        stream = self._stream
+        whose = "one user" if users == 1 else f"{users:,} users"
+        note = (
+            f"the stream was deleted while {records:,} records of {whose} waited in UserBacklogs. They become"
+            f" updates when it is applied again under its name, with group {stream.kafka.group_id}, as long as its"
+            " UserBacklogs are there. Once these are deleted too, the records are given up"
+        )
+        logger.warning("%s", note, extra=self._fields())
+        regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
+        self._recorder.event(regarding, "Warning", "RecordsWaiting", "Deleting", note)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -77,7 +77,7 @@ class Streams:
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
-        orphans = release_orphans(self._cluster, self._backlogs, self._exists)
+        orphans = release_orphans(self._cluster, self._backlogs, self._exists, self._recorder)
         controllers = self._controllers.follow(self._look_for_controllers)
         return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans, controllers]
 
@@ -205,7 +205,10 @@ class Streams:
         return min(1.0, FULL_SHARES / max(len(self._running), 1))
 
     def _forget(self, key: Key) -> None:
+        """The stream was deleted."""
         self._unreadable.pop(key, None)
+        if key in self._running:
+            self._running[key][0].tell_deleted()
         self._end(key)
         self._forget_refusals(key)
 

@@ -110,13 +110,42 @@ def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bri
     eventually(lambda: not ingested.backlogs(), 20)
 
 
-def test_a_backlog_of_a_gone_stream_can_be_deleted(ingested: Ingested, start_bridge: StartReplica) -> None:
-    start_bridge()
+def events(ingested: Ingested) -> dict[str, str]:
+    """The note of each Event by its reason."""
+    path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
+    return {event["reason"]: event["note"] for event in ingested.kube.call("GET", path)["items"]}
+
+
+def test_a_backlog_of_a_gone_stream_can_be_deleted_and_what_is_given_up_is_told(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 100))
-    (backlog,) = eventually(ingested.backlogs, 30)
+    ingested.positioned(100)
     ingested.kube.delete(ingested.namespace, "updatestreams", ingested.name)
+    assert "95 records of one user" in eventually(lambda: events(ingested).get("RecordsWaiting", ""))
+    assert not set(events(ingested)) - {"RecordsWaiting"}
+    (backlog,) = ingested.backlogs()
     ingested.kube.delete(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])
+    eventually(lambda: not ingested.backlogs(), 20)
+    assert "95 records" in eventually(lambda: events(ingested).get("RecordsGivenUp", ""))
+    log = bridge.log.read_text()
+    assert "Partitions let go: their stream was deleted" in log
+    assert log.count("WARNING") == 2, "what waits, and what is given up"
+
+
+def test_a_stream_that_is_applied_again_goes_on_with_its_backlogs(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 50))
+    ingested.positioned(50)
+    ingested.kube.delete(ingested.namespace, "updatestreams", ingested.name)
+    eventually(lambda: "RecordsWaiting" in events(ingested))
+    ingested.apply()
+    assert finish_all(ingested, 50, 40) == list(range(50))
     eventually(lambda: not ingested.backlogs(), 20)
 
 

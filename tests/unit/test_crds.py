@@ -35,6 +35,13 @@ def test_everything_is_typed_and_described(node: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("node", EVERYTHING)
+def test_every_default_is_shown_by_kubectl_explain(node: dict[str, Any]) -> None:
+    if (default := node.get("default")) not in (None, {}, []):
+        shown = str(default).lower() if isinstance(default, bool) else default
+        assert f"Default: {shown}." in node["description"]
+
+
+@pytest.mark.parametrize("node", EVERYTHING)
 def test_everything_is_bounded(node: dict[str, Any]) -> None:
     assert BOUNDS[node["type"]] <= node.keys()
     if node["type"] == "object":
