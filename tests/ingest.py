@@ -147,8 +147,8 @@ def check_links(updates: Iterable[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def group_consumer(bootstrap: str, group: str, **config: str) -> Iterator[ck.Consumer]:
-    consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": group, **config})
+def group_consumer(bootstrap: str, group: str) -> Iterator[ck.Consumer]:
+    consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     try:
         yield consumer
     finally:

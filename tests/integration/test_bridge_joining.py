@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -61,15 +64,31 @@ def test_a_group_without_a_coordinator(ingested: Ingested, start_bridge: StartRe
     ingested.positioned(1, 30)
 
 
+#: A member that says when it has its partitions.
+STRANGER = """
+import sys, confluent_kafka
+servers, name = sys.argv[1:]
+way = {"partition.assignment.strategy": "cooperative-sticky", "client.id": "stranger"}
+consumer = confluent_kafka.Consumer({"bootstrap.servers": servers, "group.id": name, **way})
+consumer.subscribe([name])
+while not consumer.assignment():
+    consumer.poll(0.1)
+print("assigned", flush=True)
+while True:
+    consumer.poll(0.1)
+"""
+
+
 def test_a_member_that_holds_up_the_rebalance(ingested: Ingested, start_bridge: StartReplica) -> None:
-    """No error is known: librdkafka waits, as the coordinator does."""
-    config = {"partition.assignment.strategy": "cooperative-sticky", "client.id": "stranger"}
-    with group_consumer(ingested.bootstrap, ingested.topic, **config) as other:
-        other.subscribe([ingested.topic])
-        eventually(lambda: (other.poll(0.1), other.assignment())[1], 20)
-        start_bridge()
-        ingested.apply()  # from here on the other one does not poll
-        told(ingested, "Joining", "PREPARING_REBALANCING")
-        assert "stranger" in ingested.condition()["message"]
-    ingested.produce(good(["ana"]))
-    ingested.positioned(1, 30)
+    """No error is known: librdkafka waits, as the coordinator does, until the session of who is frozen ends."""
+    arguments = [sys.executable, "-c", STRANGER, ingested.bootstrap, ingested.topic]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as stranger:
+        try:
+            assert stranger.stdout and stranger.stdout.readline() == b"assigned\n"
+            stranger.send_signal(signal.SIGSTOP)
+            ingested.apply()
+            start_bridge()
+            told(ingested, "Joining", "PREPARING_REBALANCING")
+            assert "stranger" in ingested.condition()["message"]
+        finally:
+            stranger.kill()
