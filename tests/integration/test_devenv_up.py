@@ -15,6 +15,8 @@ import pytest
 
 from controller.devenv import lifecycle
 from controller.devenv.environment import INFRASTRUCTURE, Environment
+from controller.devenv.errors import CommandFailed
+from tests.applying import UPDATE
 from tests.eventually import eventually
 from tests.transcripts import README
 
@@ -156,6 +158,20 @@ def test_the_readmes_stream_is_applied_as_it_stands(checkout: Checkout, tmp_path
     path.write_text(next(each for each in readme("yaml") if "kind: UpdateStream" in each))
     assert "user-updates: ready" in checkout.up("--stream", str(path))
     assert checkout.environment.kubectl.json("get", "us", "user-updates")["spec"]["steps"]["resources"]["concurrency"]
+
+
+def test_policies_are_in_force_as_in_a_cluster(checkout: Checkout) -> None:
+    checkout.up()
+    kubectl = checkout.environment.kubectl
+    kubectl("create", "-f", "-", stdin=UPDATE)
+
+    def said() -> str:
+        try:
+            return kubectl("annotate", "uu", "by-hand", "--dry-run=server", "enrichment.dev/request=retyr")
+        except CommandFailed as refused:
+            return str(refused)
+
+    eventually(lambda: "'retyr' is nothing that can be asked for" in said(), 60)
 
 
 def test_sample_stays_as_the_person_made_it(checkout: Checkout) -> None:
