@@ -274,8 +274,9 @@ def _cause(error: BaseException, step: str) -> str:
             return f"connection closed by {step} before it answered"
         case aiohttp.ClientPayloadError():
             return f"connection to {step} broke off in the middle of the answer"
-        case aiohttp.ClientResponseError():
-            return f"the answer of {step} is not HTTP"
+        case aiohttp.ClientResponseError() as cause:
+            # The parser's words; what it shows of the answer stands behind a colon.
+            return f"the answer of {step} is not HTTP ({cause.message.partition(':')[0]})"
         case OSError():
             return f"connection reset by {step}"
         case cause:

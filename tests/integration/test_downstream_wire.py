@@ -216,8 +216,15 @@ async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
     ("sent", "want"),
     [
         (b"", "connection closed by profile before it answered"),
-        (b"220 mail.example ESMTP\r\n", "the answer of profile is not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the answer of profile is not HTTP"),
+        (b"220 mail.example ESMTP\r\n", "the answer of profile is not HTTP (Bad status line)"),
+        (
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+            "the answer of profile is not HTTP (Got more than 65536 bytes when reading)",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+            "the answer of profile is not HTTP (Duplicate Content-Length)",
+        ),
         (
             b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"x" * 10_000 + b"\r\n") * 7 + b"Content-Length: 0\r\n\r\n",
             "200 from profile, but its headers are longer than 64 KiB",
@@ -228,7 +235,7 @@ async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-            "the answer of profile is not HTTP",
+            "the answer of profile is not HTTP (Invalid character in chunk size)",
         ),
         (b"HTTP/1.1 777 Odd\r\nContent-Length: 0\r\n\r\n", "777 from profile"),
         (
@@ -236,7 +243,17 @@ async def raw_server(*chunks: bytes) -> AsyncIterator[str]:
             "200 from profile, but the answer is longer than 64 KiB",
         ),
     ],
-    ids=["nothing", "not-http", "huge-header", "huge-headers", "cut-off", "bad-chunk", "odd-status", "endless"],
+    ids=[
+        "nothing",
+        "not-http",
+        "huge-header",
+        "two-lengths",
+        "huge-headers",
+        "cut-off",
+        "bad-chunk",
+        "odd-status",
+        "endless",
+    ],
 )
 async def test_bytes_that_no_http_server_sends(sent: bytes, want: str) -> None:
     async with raw_server(sent) as url, Downstream() as client:
