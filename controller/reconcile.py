@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
 
-from controller import requests
+from controller import requests, times
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.queueing import UserQueue
 from controller.requests import RefusedRequest
@@ -144,7 +144,7 @@ def record(
             return _done(status, StepRecord(step, result, status.attempts + 1, started, now), now)
         case Busy(message, retry_after):
             delay = retry_after if retry_after is not None else stream.steps[step].busy_delay_seconds
-            at = now + timedelta(seconds=_lengthened(delay, jitter))
+            at = _due(now, delay, jitter)
             waiting = _waiting(status, Reason.DOWNSTREAM_BUSY, _again(message, at), now, step, at)
             return replace(waiting, busy_count=status.busy_count + 1)
         case Rejected(message):
@@ -181,9 +181,10 @@ def backoff_seconds(retry: RetrySpec, failures: int) -> float:
         return retry.max_seconds
 
 
-def _lengthened(delay: float, jitter: float) -> float:
-    """A delay in seconds with its jitter, `jitter` being from 0 to 1."""
-    return delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
+def _due(now: datetime, delay: float, jitter: float) -> datetime:
+    """After a delay in seconds with its jitter, `jitter` being from 0 to 1. To the millisecond, as people read it."""
+    lengthened = delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
+    return times.whole_milliseconds(now + timedelta(seconds=lengthened))
 
 
 def _called(status: Status, started: datetime) -> Status:
@@ -223,7 +224,7 @@ def _failed(
     elif 0 < retry.max_attempts <= failed.attempts - failed.misconfigured_count:
         used_up = f"{message}, after {failed.attempts} attempts"
         return _final(failed, Reason.EXHAUSTED, used_up, stream.on_exhausted, now)
-    at = now + timedelta(seconds=_lengthened(backoff_seconds(retry, failed.attempts), jitter))
+    at = _due(now, backoff_seconds(retry, failed.attempts), jitter)
     reason = Reason.STEP_MISCONFIGURED if misconfigured else Reason.BACKING_OFF
     return _waiting(failed, reason, _again(message, at), now, failed.step, at)
 

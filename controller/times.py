@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def from_text(text: str) -> datetime:
@@ -20,3 +20,14 @@ def to_text(time: datetime) -> str:
     """`2026-11-23T12:00:07.123456Z`."""
     utc = time if time.tzinfo is UTC else time.astimezone(UTC)
     return f"{utc.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"  # a third of strftime's cost
+
+
+def whole_milliseconds(time: datetime) -> datetime:
+    """The first whole millisecond that is not earlier."""
+    return time + timedelta(microseconds=-time.microsecond % 1000)
+
+
+def to_short_text(time: datetime) -> str:
+    """As `to_text`, without microseconds where they are 0: `2026-11-23T12:00:07.123Z`."""
+    text = to_text(time)
+    return text if time.microsecond % 1000 else f"{text[:-4]}Z"

@@ -254,7 +254,7 @@ class Status:
             "attempts": self.attempts,
             "misconfiguredCount": self.misconfigured_count or None,
             "busyCount": self.busy_count,
-            "nextAttemptTime": times.to_text(self.next_attempt_time) if self.next_attempt_time else None,
+            "nextAttemptTime": times.to_short_text(self.next_attempt_time) if self.next_attempt_time else None,
             "startTime": times.to_text(self.start_time) if self.start_time else None,
             "run": self.run,
             "steps": [record.for_status() for record in self.steps],

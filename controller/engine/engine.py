@@ -311,17 +311,16 @@ class Engine:
     def _of_shard(self, bodies: list[Body]) -> Iterable[Body]:
         """Those of our users."""
         shard = self._context.shard
-        if shard.count == 1:
-            return bodies
-        own = [body for body in bodies if shard.owns(body["spec"]["user"])]
+        own = bodies if shard.count == 1 else [body for body in bodies if shard.owns(body["spec"]["user"])]
         for body in own:
             self._check_label(body)
         return own
 
     def _check_label(self, body: Body) -> None:
-        """Only where the stream is divided: else nobody selects by it, and it costs a write."""
-        if self._context.shard.count > 1:
-            self._context.shared.labels.check(body)
+        """Those of records have all that people select by, and the bucket is for streams that are divided alone."""
+        divided = self._context.shard.count > 1
+        if divided or "source" not in body["spec"]:
+            self._context.shared.labels.check(body, divided=divided)
 
     async def _resync(self) -> None:
         while True:

@@ -1,7 +1,8 @@
-"""The label by which controllers that share a stream select: set where a person who made an update has left it out.
+"""The labels that a person who made an update by hand has left out.
 
-Nothing but the speed of lists rests on it; whose an update is, is told by its user. So it is set without a Lease, and
-what fails is left to the next look at the update.
+By the bucket controllers that share a stream select; nothing but the speed of lists rests on it, since whose an update
+is, is told by its user. By the user people select, and kubectl shows it, as a user may have a thousand characters. So
+both are set without a Lease, and what fails is left to the next look at the update.
 """
 
 from __future__ import annotations
@@ -28,18 +29,24 @@ class Labels:
         #: By the update's uid.
         self._writes: dict[str, asyncio.Task[None]] = {}
 
-    def check(self, body: Body) -> None:
-        """An update as it was seen."""
-        uid, wanted = body["metadata"]["uid"], str(names.bucket(body["spec"]["user"]))
-        if (body["metadata"].get("labels") or {}).get(names.BUCKET_LABEL) == wanted or uid in self._writes:
+    def check(self, body: Body, *, divided: bool) -> None:
+        """An update as it was seen, of a stream that several controllers share or not."""
+        metadata, spec = body["metadata"], body["spec"]
+        labels, wanted = metadata.get("labels") or {}, {}
+        if divided and labels.get(names.BUCKET_LABEL) != (bucket := str(names.bucket(spec["user"]))):
+            wanted[names.BUCKET_LABEL] = bucket
+        if "source" not in spec and names.USER_LABEL not in labels:
+            wanted[names.USER_LABEL] = names.user_label(spec["user"])
+        uid = metadata["uid"]
+        if not wanted or uid in self._writes:
             return
-        write = asyncio.get_running_loop().create_task(self._set(body["metadata"], wanted))
+        write = asyncio.get_running_loop().create_task(self._set(metadata, wanted))
         self._writes[uid] = write
         write.add_done_callback(lambda _: self._writes.pop(uid))
 
-    async def _set(self, metadata: Body, wanted: str) -> None:
+    async def _set(self, metadata: Body, wanted: dict[str, str]) -> None:
         # With the uid: another update of its name, made since, may be another user's.
-        patch = {"metadata": {"uid": metadata["uid"], "labels": {names.BUCKET_LABEL: wanted}}}
+        patch = {"metadata": {"uid": metadata["uid"], "labels": wanted}}
         async with self._slots:
             try:
                 await self._cluster.patch(UPDATES, metadata["namespace"], metadata["name"], patch)

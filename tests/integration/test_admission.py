@@ -102,6 +102,7 @@ def test_the_controller_labels_updates_and_changes_nothing_else(
     with controller.client:
         eventually(lambda: patched({"spec": {"suspend": True}}) == 403, COMPILED)
         assert patched({"metadata": {"labels": {names.BUCKET_LABEL: "7"}}}) == 200
+        assert patched({"metadata": {"labels": {names.USER_LABEL: "ana"}}}) == 200, "where it is missing"
         for other in (
             {"labels": {"mine": "y"}},
             {"labels": {"mine": None}},

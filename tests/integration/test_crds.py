@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from controller import names
 from controller.devenv.environment import Environment
 from controller.devenv.errors import CommandFailed
 from tests.applying import ABSENT, BACKLOG, REJECTED, SOURCE, STREAM, TRACEPARENT, UPDATE, Applier, Refused, changed
@@ -229,18 +230,28 @@ def test_kubectl_says_what_is_wrong(api: Applier) -> None:
 
 
 def test_updates_are_listed_as_a_story(api: Applier) -> None:
-    api.apply(UPDATE)
-    next_time = "2099-01-01T12:00:07.250000Z"
-    waiting = {"phase": "Waiting", "step": "profile", "attempts": 2, "nextAttemptTime": next_time}
+    long = "user" * 75
+    labels = {names.USER_LABEL: names.user_label(long)}
+    api.apply(UPDATE, {"spec.user": long, "metadata.labels": labels})
+    next_time = "2099-01-01T12:00:07.250Z"
+    waiting = {"phase": "Waiting", "step": "profile", "attempts": 2, "busyCount": 3, "nextAttemptTime": next_time}
     api.status("userupdates", "by-hand", waiting | {"conditions": [condition()]})
     header, row = api("get", "uu").splitlines()
     assert header.split() == "NAME USER SEQ PHASE STEP TRIES NEXT REASON AGE".split()
-    assert row.split()[:-1] == ["by-hand", "userid1", "1", "Waiting", "profile", "2", next_time, "BackingOff"]
+    user = labels[names.USER_LABEL]
+    assert row.split()[:-1] == ["by-hand", user, "1", "Waiting", "profile", "2", next_time, "BackingOff"]
+    assert len(header) <= 150, "a user of 300 characters made it 400 wide"
+    api.status("userupdates", "by-hand", {"held": "Exhausted", "conditions": [condition(reason="Held")]})
+    header, row = api("get", "uu", "-o", "wide").splitlines()
+    assert header.split() == "NAME STREAM USER SEQ PHASE STEP TRIES BUSY NEXT REASON HELD AGE".split()
+    want = ["user-updates", user, "1", "Waiting", "profile", "2", "3", next_time, "Held", "Exhausted"]
+    assert row.split()[1:-1] == want
 
 
 def test_the_other_kinds_are_listed(api: Applier) -> None:
-    rejected = {"metadata.labels": {"enrichment.dev/user": "ana"}, "spec.message": "the value is empty"}
-    for manifest, changes in ((STREAM, {}), (REJECTED, rejected), (BACKLOG, {})):
+    labels = {"metadata.labels": {names.USER_LABEL: "ana"}}
+    rejected = labels | {"spec.message": "the value is empty"}
+    for manifest, changes in ((STREAM, {}), (REJECTED, rejected), (BACKLOG, labels)):
         api.apply(manifest, changes)
     want = "NAME TOPIC READY CONSUMING PROCESSING QUEUED WAITING HELD REJECTED AGE"
     assert columns(api("get", "us")) == want.split()
@@ -250,8 +261,8 @@ def test_the_other_kinds_are_listed(api: Applier) -> None:
     header, row = api("get", "re", "-o", "wide").splitlines()
     assert "MESSAGE" in header and "the value is empty" in row
     header, row = api("get", "ub").splitlines()
-    assert header.split() == "NAME STREAM USER PARTITION RECORDS FIRST AGE".split()
-    assert row.split()[1:-1] == ["user-updates", "userid1", "0", "3", "7"]
+    assert header.split() == "NAME USER STREAM RECORDS OLDEST AGE".split()
+    assert row.split()[1:-1] == ["ana", "user-updates", "3", "7"]
     listed = api("get", "enrichment", "-o", "name").split()
     assert [name.split(".")[0] for name in listed] == ["rejectedevent", "updatestream", "userbacklog"]
 
@@ -259,7 +270,7 @@ def test_the_other_kinds_are_listed(api: Applier) -> None:
 def test_the_contracts_fields_are_selectable(api: Applier) -> None:
     api.apply(UPDATE)
     api.apply(UPDATE, {"metadata.name": "waits", "spec.user": "userid2", "spec.stream": "other"})
-    api.status("userupdates", "waits", {"phase": "Waiting"})
+    api.status("userupdates", "waits", {"phase": "Waiting", "step": "profile", "held": "Rejected"})
     api.apply(REJECTED)
     api.apply(BACKLOG)
 
@@ -270,6 +281,8 @@ def test_the_contracts_fields_are_selectable(api: Applier) -> None:
     assert selected("uu", "status.phase=") == [by_hand]
     assert selected("uu", "status.phase=Waiting") == [waits]
     assert selected("uu", "status.phase!=Running,status.phase!=Succeeded") == [by_hand, waits]
+    assert selected("uu", "status.held!=") == selected("uu", "status.step=profile") == [waits]
+    assert selected("uu", "status.held=Exhausted") == []
     assert selected("uu", "spec.user=userid2") == [waits]
     assert selected("uu", "spec.stream=user-updates") == [by_hand]
     assert selected("re", "spec.stream=user-updates,spec.reason=NotJSON") == ["rejectedevent.enrichment.dev/rejected"]

@@ -143,13 +143,27 @@ def label(stream: Processing, name: str, value: str) -> None:
     stream.kube.patch(stream.namespace, "userupdates", name, body)
 
 
-def test_updates_made_by_hand_get_their_label(stream: Processing, start_controller: StartReplica) -> None:
+def test_updates_made_by_hand_get_their_labels(stream: Processing, start_controller: StartReplica) -> None:
     start_controller()
     stream.apply(shards=4)
     made = {stream.add(user): user for user in OF_SHARD}
     stream.all_finished()
     eventually(lambda: rightly_labelled(stream, made))
+    assert {name: labels(stream, name).get(names.USER_LABEL) for name in made} == made
     assert stream.violations(finished=[(user, 1) for user in OF_SHARD]) == []
+
+
+def test_an_update_made_by_hand_gets_the_label_of_its_user(stream: Processing, start_controller: StartReplica) -> None:
+    """By it people select, and kubectl shows whose it is; one that somebody has set stays. None is for a shard."""
+    stream.apply()
+    before, marked = stream.add("ana/1", name="before"), stream.add("bo", name="marked")
+    mine = {"metadata": {"labels": {names.USER_LABEL: "mine"}}}
+    stream.kube.patch(stream.namespace, "userupdates", marked, mine)
+    start_controller()
+    want = {before: names.user_label("ana/1"), marked: "mine", stream.add("cy"): "cy"}
+    stream.all_finished()
+    wanted = {name: {names.USER_LABEL: label} for name, label in want.items()}
+    eventually(lambda: {name: labels(stream, name) for name in want} == wanted)
 
 
 @pytest.mark.parametrize("wrong", ["the next shard's", "no bucket's"])

@@ -70,3 +70,13 @@ def test_any_text_is_a_time_in_utc_or_none(text: str) -> None:
         assert times.from_text(text).tzinfo is UTC
     except ValueError:
         pass
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)))
+def test_a_time_is_rounded_up_to_a_millisecond_and_shown_so(naive: datetime) -> None:
+    time = naive.replace(tzinfo=UTC)
+    rounded = times.whole_milliseconds(time)
+    assert timedelta(0) <= rounded - time < timedelta(milliseconds=1)
+    text = times.to_short_text(rounded)
+    assert len(text) == len("2026-11-23T12:00:07.123Z") and times.from_text(text) == rounded
+    assert times.from_text(times.to_short_text(time)) == time, "an earlier version's is kept as it is"
