@@ -159,11 +159,13 @@ class StreamContext:
         return self.stream.namespace, self.stream.name
 
     async def step_credentials(self, step: str) -> CallCredentials | NotCalled:
-        """What the step's Secret gives; NotCalled where that is missing or refused. Raises errors.ApiError."""
+        """What the step's Secret gives; NotCalled where that is missing or of no use. Raises errors.ApiError."""
         if (secret := self.stream.steps[step].secret_name) is None:
             return CallCredentials()
         found = await self.shared.credentials.read(secret)
-        return found or NotCalled(f"there is no Secret {secret} for {step}, or no right to read it")
+        if found is None:
+            return NotCalled(f"there is no Secret {secret} for {step}, or no right to read it")
+        return NotCalled(f"{step} cannot be called: {found.message}") if isinstance(found, NotCalled) else found
 
     def count_call(self, step: str, outcome: Outcome, before: UserUpdate, started: datetime, ended: datetime) -> None:
         """`before` is the update as it was called."""

@@ -173,7 +173,7 @@ class Lane:
         except Superseded:
             self.closed = True
         except errors.ApiError as error:
-            self._requeue(PREDECESSOR_SECONDS)
+            self._requeue(PREDECESSOR_SECONDS * random.uniform(1.0, 2.0))  # thousands may have met it together
             retrying(logger, "The API server refused, trying again", error)
         except Exception:
             self._requeue(ERROR_SECONDS)

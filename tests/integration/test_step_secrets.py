@@ -82,11 +82,11 @@ def _common_name(peer: Any) -> str:
     return str(dict(pair for part in peer.get("subject", ()) for pair in part).get("commonName", ""))
 
 
-def put(stream: Processing, **entries: str) -> None:
-    """Make or change the Secret of the stream's steps."""
+def put(stream: Processing, kind: str = "Opaque", **entries: str) -> None:
+    """Make or change the Secret of the stream's steps; the type is for making it."""
     path = f"/api/v1/namespaces/{stream.namespace}/secrets"
     if stream.kube.client.get(f"{path}/downstream").status_code == 404:
-        stream.kube.call("POST", path, {"metadata": {"name": "downstream"}, "stringData": entries})
+        stream.kube.call("POST", path, {"metadata": {"name": "downstream"}, "type": kind, "stringData": entries})
     else:
         stream.kube.call("PATCH", f"{path}/downstream", {"stringData": entries}, headers=MERGE_PATCH)
 
@@ -148,7 +148,8 @@ def test_a_rotated_client_certificate_is_used_without_a_restart(
         }
 
     monday, tuesday = certificate("monday"), certificate("tuesday")
-    put(stream, **monday)
+    combined = monday["tls.key"] + monday["tls.crt"]  # cert-manager's additionalOutputFormats
+    put(stream, "kubernetes.io/tls", **monday, **{"tls-combined.pem": combined})
     apply(stream, f"https://127.0.0.1:{guarded.port}/")
     controller = start_controller("", "--log-level", "debug")
     stream.until(stream.add("ana", 1), "Succeeded")
