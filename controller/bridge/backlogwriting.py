@@ -17,7 +17,7 @@ import orjson
 
 from controller import names
 from controller.backlogs import OffsetQueue
-from controller.bridge import metrics
+from controller.bridge import finalizers, metrics
 from controller.bridge.brake import Brake
 from controller.bridge.overflow import Backlog, Others, Overflow, Queue
 from controller.bridge.partitions import Lost, Partition, Partitions
@@ -275,11 +275,14 @@ class BacklogWriter:
     async def _write(self, backlog: Backlog, entries: list[Body]) -> Body:
         if backlog.body is None:
             return await self._cluster.create(BACKLOGS, self._stream.namespace, self._manifest(backlog, entries))
-        # The finalizer is written again: whoever took it off by hand has lost nothing by that.
-        version = backlog.body["metadata"]["resourceVersion"]
-        metadata = {"resourceVersion": version}
         if "deletionTimestamp" not in backlog.body["metadata"]:
-            metadata |= {"finalizers": [names.BACKLOG_FINALIZER]}
+            # Whoever took the finalizer off by hand has lost nothing by that.
+            metadata = finalizers.with_own(backlog.body)
+        elif finalizers.has_own(backlog.body):
+            metadata = {"resourceVersion": backlog.body["metadata"]["resourceVersion"]}
+        else:  # it goes at any moment, with all that is written into it; the API server takes no new finalizer
+            kept = ", ".join(finalizers.others(backlog.body))
+            raise Conflict(f"{self._name(backlog)} is being deleted, and kept by finalizers of others: {kept}")
         patch = {"metadata": metadata, "spec": {"partitions": entries}}
         return await self._cluster.patch(BACKLOGS, self._stream.namespace, self._name(backlog), patch)
 
@@ -301,10 +304,11 @@ class BacklogWriter:
         return await self._cluster.delete(BACKLOGS, self._stream.namespace, name, metadata["uid"], version)
 
     async def _release(self, backlog: Backlog, body: Body) -> None:
-        if not body["metadata"].get("finalizers"):
+        if not finalizers.has_own(body):
             return
         reach("bridge.backlog-release")
-        patch = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"], "finalizers": None}}
+        # Others may keep it for long, and what is listed in it is neither collected nor, after a restart, left alone.
+        patch = {"metadata": finalizers.without_own(body), "spec": {"partitions": []}}
         try:
             await self._cluster.patch(BACKLOGS, self._stream.namespace, self._name(backlog), patch)
         except NotFound:

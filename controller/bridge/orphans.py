@@ -12,7 +12,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-from controller import logs, names
+from controller import logs
+from controller.bridge import finalizers
 from controller.bridge.census import Census, Key
 from controller.cluster import BACKLOGS, Cluster
 from controller.errors import ApiError, Conflict, NotFound
@@ -46,12 +47,9 @@ async def _release(cluster: Cluster, namespace: str, name: str, exists: Callable
     """The records that are given up with it, by stream."""
     body = await cluster.get(BACKLOGS, namespace, name)
     stream = namespace, body["spec"]["stream"]
-    if exists(stream):
+    if exists(stream) or not finalizers.has_own(body):
         return Counter()
-    metadata = body["metadata"]
-    kept = [entry for entry in metadata.get("finalizers") or () if entry != names.BACKLOG_FINALIZER]
-    patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": kept or None}}
-    await cluster.patch(BACKLOGS, namespace, name, patch)
+    await cluster.patch(BACKLOGS, namespace, name, {"metadata": finalizers.without_own(body)})
     return Counter({stream: sum(entry.get("count", 0) for entry in body["spec"].get("partitions") or ())})
 
 

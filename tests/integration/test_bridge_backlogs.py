@@ -96,6 +96,37 @@ def test_deleting_a_backlog_by_hand_loses_nothing(ingested: Ingested, start_brid
     eventually(lambda: not ingested.backlogs(), 20)
 
 
+def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
+    ingested: Ingested, start_bridge: StartReplica
+) -> None:
+    """The bridge's writes took them off; an object that only they keep goes at any moment, with all that is in it."""
+    start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 40))
+    (backlog,) = eventually(ingested.backlogs, 30)
+    name, ours = backlog["metadata"]["name"], backlog["metadata"]["finalizers"]
+
+    def keep(finalizers: list[str] | None) -> None:
+        ingested.kube.patch(ingested.namespace, "userbacklogs", name, {"metadata": {"finalizers": finalizers}})
+
+    keep([*ours, "example.com/backup"])
+    finish_all(ingested, 40, 60)
+
+    def let_go() -> bool:
+        (left,) = ingested.backlogs()
+        return "deletionTimestamp" in left["metadata"] and left["metadata"]["finalizers"] == ["example.com/backup"]
+
+    eventually(let_go, 20)
+    ingested.produce(good(["big"] * 20 + ["small"]))
+    eventually(lambda: [u for u in ingested.updates() if u["spec"]["user"] == "small"])
+    assert listed(ingested.backlogs()) == [], "what only others keep lists nothing, and gets nothing"
+    keep(None)
+    (made,) = eventually(lambda: [body for body in ingested.backlogs() if listed([body])], 60)
+    assert made["metadata"]["finalizers"] == ours
+    finish_all(ingested, 21, 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(61)]
+
+
 def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
