@@ -6,6 +6,7 @@ status as they stand, never what has changed (controller-runtime's contract of a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias, assert_never
@@ -69,11 +70,18 @@ Decision: TypeAlias = RunStep | WaitTurn | AwaitPredecessor | RequeueAfter | Rel
 
 
 def decide(
-    update: UserUpdate, queue: UserQueue, stream: UpdateStream | None, now: datetime, *, follows: str | None = None
+    update: UserUpdate,
+    queue: UserQueue,
+    stream: UpdateStream | None,
+    now: datetime,
+    *,
+    follows: str | None = None,
+    mended: Collection[Reason] = (),
 ) -> Decision:
     """The next thing to do with `update`.
 
     `stream` is None where the UpdateStream is missing; `follows` names the predecessor known to be finished or gone.
+    Delays for the reasons `mended` are over: what they blame was changed since the last call.
     """
     status = update.status
     if status.finished or update.unreadable:
@@ -97,7 +105,7 @@ def decide(
         return _while_held(update, stream, now)
     if stopped := _stopped_by(update, stream):
         return RequeueAfter(None, _waiting(status, *stopped, now))
-    if status.next_attempt_time and status.next_attempt_time > now:
+    if status.next_attempt_time and status.next_attempt_time > now and status.reason not in mended:
         return RequeueAfter(status.next_attempt_time, _delayed(status, now))
     return RunStep(step_in_hand(status))
 
@@ -165,6 +173,12 @@ def step_in_hand(status: Status) -> str:
 def waiting_to_be_callable(status: Status, message: str, now: datetime) -> Status:
     """The step in hand cannot be called, for what `message` says of the stream; no attempt, as nothing was sent."""
     return _waiting(status, Reason.STEP_MISCONFIGURED, message, now)
+
+
+def being_called(status: Status, step: str, started: datetime) -> Status:
+    """While its call lasts: no longer what it waited for. Its delay is over; all that counts stays."""
+    called = replace(status, step=step, next_attempt_time=None)
+    return _at(called, Phase.RUNNING, Reason.RUNNING, f"{step} is being called since {started:%H:%M:%S}", started)
 
 
 def waiting_for_slot(status: Status, now: datetime) -> Status:

@@ -65,6 +65,11 @@ class StepSpec:
     retry: RetrySpec = RetrySpec()
     secret_name: str | None = None
 
+    @property
+    def target(self) -> tuple[str, str | None]:
+        """What is called, and the name of the Secret with which."""
+        return self.url, self.secret_name
+
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> StepSpec:
         return cls(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from controller import errors, requests
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
+from controller.engine.longcalls import LongCall
 from controller.logs import retrying
 from controller.outcomes import NotCalled, Outcome
 from controller.queueing import UserQueue
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until a step that cannot be called, for want of its Secret say, is tried again.
 UNCALLABLE_SECONDS = 10.0
+#: Seconds until an unexpected error of a lane is tried again.
+ERROR_SECONDS = 5.0
 #: Seconds of waiting for a step's concurrency before the status says so.
 SLOT_PATIENCE = 1.0
 SUSPENSION = "the suspension takes effect"
@@ -40,8 +43,10 @@ class Call:
         "_endpoint",
         "_gone",
         "_keep",
+        "_long",
         "_queue",
         "_sent",
+        "_started",
         "_step",
         "_taken_back",
         "_task",
@@ -61,15 +66,18 @@ class Call:
         gone: Callable[[UserUpdate], None],
         update: UserUpdate,
         step: str,
-        until: datetime,
+        started: datetime,
     ) -> None:
-        """`keep` and `gone` say what became of another update of the queue; `until`: when it ends at the latest."""
+        """`keep` and `gone` say what became of an update of the queue that was written."""
         self.under_way = True
         self._context, self._queue = context, queue
         self._decide, self._keep, self._gone = decide, keep, gone
-        self._update, self._step, self._until = update, step, until
+        self._update, self._step, self._started = update, step, started
         #: As it is called: a corrected url is not to wait for the wrong one's time-out.
         self._endpoint = context.stream.steps[step]
+        #: When it ends at the latest.
+        self._until = started + timedelta(seconds=self._endpoint.timeout_seconds)
+        self._long: LongCall | None = None
         self._task = asyncio.current_task()
         self._sent = self._taken_back = False
         #: What has been told of.
@@ -85,8 +93,10 @@ class Call:
     async def made(self, call: Awaitable[Outcome | NotCalled]) -> Outcome | NotCalled | None:
         """The outcome; None where it was taken back."""
         assert self._task
+        long_calls = self._context.long_calls
         try:
-            outcome = await call
+            with long_calls.call(self._update, self._step, self._started, self._keep_shown) as self._long:
+                outcome = await call
         except asyncio.CancelledError:
             if self._taken_back and self._task.uncancel() == 0:
                 return None
@@ -96,6 +106,16 @@ class Call:
         if self._taken_back:
             self._task.uncancel()  # the answer was faster
         return outcome
+
+    async def shown(self) -> UserUpdate:
+        """The update as the call has left it, which is over: a write may have said that it was under way."""
+        return await self._long.settled() if self._long else self._update
+
+    def _keep_shown(self, update: UserUpdate, before: Status) -> None:
+        """Unless the queue has a newer one, as the outcome's may be that is written by now."""
+        known = self._queue.get(update.name)
+        if known and known.uid == update.uid and known.resource_version < update.resource_version:
+            self._keep(update, before)
 
     async def settled(self) -> None:
         """Return when the writes beside the call are over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,13 +17,14 @@ from controller.engine.credentials import CallCredentials, Credentials
 from controller.engine.health import Health
 from controller.engine.labelling import Labels
 from controller.engine.lease import Lease
+from controller.engine.longcalls import LongCalls
 from controller.engine.sharing import Sharing
 from controller.outcomes import NotCalled, Outcome
 from controller.sharding import Shard
 from controller.steps import STEPS
 from controller.streams import Retention, UpdateStream
 from controller.streamstatus import StreamStatus
-from controller.updates import UserUpdate
+from controller.updates import Reason, Status, UserUpdate
 
 #: Writes of a stream that record a delay, at a time, and the seconds that one waits for its turn at most. Those after
 #: which a next call comes go past them: where a hundred calls time out together, others wait behind few writes.
@@ -103,10 +104,16 @@ class StreamContext:
     #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
     refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
+    long_calls: LongCalls = field(init=False)
+    #: When (monotonic) a step was given another url or Secret.
+    moved: dict[str, float] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
     #: Writes under way for the sake of one finished step of several: see `unwritten`.
     early_writes: int = 0
     _delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
+
+    def __post_init__(self) -> None:
+        self.long_calls = LongCalls(self.shared.cluster, self.lease)
 
     def reconfigure(self, stream: UpdateStream) -> None:
         if self.lease.held and self.shard.index == 0:  # once, not once a shard
@@ -114,6 +121,8 @@ class StreamContext:
         for step, endpoint in stream.steps.items():
             if endpoint != self.stream.steps[step]:
                 self.health.changed(step)
+            if endpoint.target != self.stream.steps[step].target:
+                self.moved[step] = time.monotonic()
         self.stream = stream
         for step, slots in self.slots.items():
             limit = stream.steps[step].concurrency
@@ -166,6 +175,19 @@ class StreamContext:
         if found is None:
             return NotCalled(f"there is no Secret {secret} for {step}, or no right to read it")
         return NotCalled(f"{step} cannot be called: {found.message}") if isinstance(found, NotCalled) else found
+
+    def mended(self, status: Status, called: float) -> Collection[Reason]:
+        """What need not be waited for any more at the step in hand, the last call having begun at `called` (monotonic).
+
+        Another url or Secret ends the delays of what failed with the one before, other entries of the Secret those of
+        what was refused. To be told busy is no failure: that delay stays. Forgotten by a crash, which leaves the delay.
+        """
+        if status.step is None or status.next_attempt_time is None:
+            return ()
+        if called < self.moved.get(status.step, float("-inf")):
+            return (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF)
+        secret = self.stream.steps[status.step].secret_name
+        return (Reason.STEP_MISCONFIGURED,) if called < self.shared.credentials.changed_at(secret) else ()
 
     def count_call(self, step: str, outcome: Outcome, before: UserUpdate, started: datetime, ended: datetime) -> None:
         """`before` is the update as it was called."""

@@ -75,6 +75,12 @@ class Credentials:
         self._known: dict[str, tuple[float, Found]] = {}
         #: The read that is under way: a thousand lanes that want the same one wait for it, and have its error together.
         self._reads: dict[str, asyncio.Task[errors.ApiError | None]] = {}
+        #: When (monotonic) one was seen to have other entries than before.
+        self._changed: dict[str, float] = {}
+
+    def changed_at(self, secret: str | None) -> float:
+        """When (monotonic) that Secret was last seen to have changed; -inf where it was not."""
+        return self._changed.get(secret or "", float("-inf"))
 
     async def read(self, secret: str) -> Found:
         """None where there is no such Secret, or no right to it; what was known serves while it cannot be read.
@@ -103,6 +109,8 @@ class Credentials:
                 return error
         else:
             found = CallCredentials.of(body)
+        if secret in self._known and self._known[secret][1] != found:
+            self._changed[secret] = time.monotonic()
         usable = isinstance(found, CallCredentials)
         seconds = FRESH_SECONDS * random.uniform(0.8, 1.0) if usable else MISSING_SECONDS
         self._known[secret] = time.monotonic() + seconds, found

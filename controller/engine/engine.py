@@ -21,6 +21,7 @@ from controller.engine.context import Shared, StreamContext
 from controller.engine.health import Health
 from controller.engine.lane import Lane
 from controller.engine.lease import Lease
+from controller.engine.mending import follow_secrets
 from controller.engine.parsing import parse
 from controller.engine.registry import Registry
 from controller.engine.reporting import report, report_refused
@@ -210,6 +211,7 @@ class Engine:
                 self._context.lease.keep,
                 self._work,
                 self._waking.run,
+                self._follow_secrets,
                 self._resync,
                 self._prune,
                 self._collection.run,
@@ -352,6 +354,9 @@ class Engine:
         lane = Lane(self._context)
         lane.closed = not self._open
         return lane
+
+    async def _follow_secrets(self) -> None:
+        await follow_secrets(self._context, self._waking.ask)
 
     async def _report(self) -> None:
         await self._while_there(report(self._context, self._registry, self._collection, self._gauges))

@@ -39,6 +39,8 @@ class _Evidence:
     accepted_at: float | None = None
     #: Since when somebody waits at the step, and none of its calls was accepted.
     quiet_since: float | None = None
+    #: Users who were refused, by the last report.
+    refused: int = 0
     #: The cause that is shown: it stays as long as most users have one that begins like it.
     shown: str = ""
 
@@ -66,6 +68,10 @@ class Health:
         """The step is another one now: nothing that was seen of it counts."""
         self._steps[step] = _Evidence()
 
+    def refused(self, step: str) -> int:
+        """Users who wait because of what is the stream's, by the last report."""
+        return self._steps[step].refused
+
     def reports(self, updates: Iterable[UserUpdate], now: float) -> tuple[StepReport, ...]:
         """Of each step, in the order in which they run; `updates` are the unfinished ones."""
         refused: defaultdict[str, set[str]] = defaultdict(set)
@@ -91,6 +97,7 @@ class Health:
         elif evidence.quiet_since is None:
             evidence.quiet_since = now
         evidence.shown = _most_common(causes, evidence.shown) if troubled else ""
+        evidence.refused = len(refused)
         since, accepted = evidence.quiet_since, evidence.accepted_at
         return StepReport(
             name=step,

@@ -9,22 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import assert_never
 
 from controller import crashpoints, errors
 from controller.engine import newer
-from controller.engine.calling import SLOT_PATIENCE, UNCALLABLE_SECONDS, Call
+from controller.engine.calling import ERROR_SECONDS, SLOT_PATIENCE, UNCALLABLE_SECONDS, Call
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
 from controller.engine.parsing import read
 from controller.engine.predecessors import PREDECESSOR_SECONDS, settled
-from controller.engine.unwritten import QUICK_SECONDS, Unwritten
+from controller.engine.unwritten import Unwritten, lingers
 from controller.logs import fields, retrying
-from controller.outcomes import Done, NotCalled, Outcome
+from controller.outcomes import NotCalled, Outcome
 from controller.queueing import UserQueue
 from controller.reconcile import (
     AwaitPredecessor,
@@ -39,15 +40,11 @@ from controller.reconcile import (
     waiting_for_slot,
     waiting_to_be_callable,
 )
-from controller.steps import STEPS
+from controller.steps import STEP
 from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
-
-_STEPS = {step.name: step for step in STEPS}
-#: Seconds until an unexpected error of this lane is tried again.
-ERROR_SECONDS = 5.0
 
 
 class Lane:
@@ -55,6 +52,7 @@ class Lane:
 
     __slots__ = (
         "_call",
+        "_called",
         "_context",
         "_follows",
         "_in_hand",
@@ -77,6 +75,8 @@ class Lane:
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
         self._call: Call | None = None
+        #: When (monotonic) the last one began.
+        self._called = float("-inf")
         self._unwritten = Unwritten(context)
         self._newer = newer.NONE
         #: Done when a task that waits for a slot is to look at its queue again.
@@ -210,7 +210,8 @@ class Lane:
         return next(iter(self.queue.displaced), None) or self.queue.head
 
     def _decide(self, update: UserUpdate) -> Decision:
-        return decide(update, self.queue, self._context.stream, self._context.now(), follows=self._follows)
+        context, mended = self._context, self._context.mended(update.status, self._called)
+        return decide(update, self.queue, context.stream, context.now(), follows=self._follows, mended=mended)
 
     async def _act(self, update: UserUpdate, decision: Decision) -> bool:
         """Do it; False: nothing more to do now."""
@@ -312,13 +313,13 @@ class Lane:
         """None: it was taken back before it was sent."""
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        until = started + timedelta(seconds=endpoint.timeout_seconds)
-        call = self._call = Call(self._context, self.queue, self._decide, self._keep, self.gone, update, step, until)
+        self._called, own = time.monotonic(), (self.queue, self._decide, self._keep, self.gone)
+        call = self._call = Call(self._context, *own, update, step, started)
 
         def may_repeat() -> bool:
             return self._context.lease.held and self._still(update, step, endpoint) is not None
 
-        made = _STEPS[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
+        made = STEP[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
         outcome = await call.made(self._context.downstream.call(*made, may_repeat, call.sending))
         if first and (outcome is None or isinstance(outcome, NotCalled)):
             self.queue.put_back(update.name)
@@ -327,10 +328,9 @@ class Lane:
     async def _checkpoint(self, update: UserUpdate, step: str, outcome: Outcome, started: datetime) -> None:
         stream, ended, jitter = self._context.stream, self._context.now(), random.random()
         self._context.count_call(step, outcome, update, started, ended)
-        self._unwritten.add(update, lambda status: record(status, outcome, stream, started, ended, jitter))
-        may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
-        quick = (ended - started).total_seconds() < QUICK_SECONDS
-        if may_wait and quick and self.queue.replace(self._unwritten.ahead):
+        shown = await self._call.shown() if self._call else update
+        self._unwritten.add(shown, lambda status: record(status, outcome, stream, started, ended, jitter))
+        if lingers(stream, step, outcome, ended - started) and self.queue.replace(self._unwritten.ahead):
             self._unwritten.write_soon(self.queue.replace)
         else:
             await self._write_outcomes()

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from functools import reduce
 
 from controller.engine.checkpoints import Record, write_outcome
 from controller.engine.context import StreamContext
+from controller.outcomes import Done, Outcome
+from controller.steps import STEPS
+from controller.streams import UpdateStream
 from controller.updates import Status, UserUpdate
 
 #: Seconds for which a finished step's outcome waits for those of the next ones before it is written for itself.
@@ -124,6 +128,12 @@ class Unwritten:
             self._context, self._written, lambda status: _after(batch, status), self._tenure
         )
         self._records = self._records[len(batch) :]
+
+
+def lingers(stream: UpdateStream, step: str, outcome: Outcome, duration: timedelta) -> bool:
+    """Whether the next step may be called before this outcome, of a call that took so long, is written."""
+    may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
+    return may_wait and duration.total_seconds() < QUICK_SECONDS
 
 
 def _after(records: tuple[Record, ...], status: Status) -> Status:

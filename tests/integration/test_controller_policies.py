@@ -187,3 +187,18 @@ def test_a_step_that_serves_nobody_is_named_with_its_cause(
         stream.until(name, "Waiting", "StepMisconfigured")
     eventually(lambda: stream.condition().get("reason") == "StepMisconfigured")
     assert stream.condition()["message"].startswith(f"permissions: 3 users wait: {cause}"), stream.condition()
+
+
+def test_a_corrected_url_is_called_at_once(stream: Processing) -> None:
+    stream.apply(every={"retry": {"initialSeconds": 60}}, profile={"url": "http://127.0.0.1:9/"})
+    names = [stream.add("ana", 1), stream.add("bo", 1)]
+    for name in names:
+        stream.until(name, "Waiting", "BackingOff")
+    stream.rules({"step": "permissions", "action": "fail", "status": 404, "count": 1})
+    stream.change(steps={"profile": {"url": f"{stream.environment.inside.downstream_url}/profile"}})
+    for name in names:
+        stream.until(name, "Waiting", "StepMisconfigured", within=5)
+    stream.change(steps={"permissions": {"url": f"{stream.environment.inside.downstream_url}/permissions?anew"}})
+    for name in names:
+        stream.until(name, "Succeeded", within=5)
+    assert [call.step for call in stream.calls("ana")] == ["profile", "permissions", "permissions", "resources"]

@@ -93,7 +93,7 @@ def put(stream: Processing, kind: str = "Opaque", **entries: str) -> None:
 
 def apply(stream: Processing, url: str) -> None:
     # The url of each step is replaced: these calls do not go to the sample downstream.
-    retry = {"initialSeconds": 1, "maxSeconds": 1}
+    retry = {"initialSeconds": 60, "maxSeconds": 60}  # a Secret that was corrected is not waited for
     stream.apply({"url": url, "secretRef": {"name": "downstream"}, "retry": retry})
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from controller.engine.calling import Call
+from controller.engine.longcalls import LongCalls
 from controller.outcomes import Busy, Outcome
 from controller.reconcile import decide
 from controller.updates import UserUpdate
-from tests.builders import NOW, at, make_queue, make_stream, make_update
+from tests.builders import NOW, make_queue, make_stream, make_update
 
 BUSY = Busy("503 from profile")
 
@@ -23,6 +24,7 @@ class Context:
 
     def __init__(self) -> None:
         self.announcer, self.stream = self, make_stream()
+        self.long_calls = LongCalls(cast(Any, None), cast(Any, None))  # none of these calls lasts that long
         self.told: list[str] = []
 
     def postponed(self, update: UserUpdate, step: str, what: str, until: datetime) -> None:
@@ -50,7 +52,7 @@ class Calling:
             lambda update: None,
             self.update,
             "profile",
-            at(30),
+            NOW,
         )
         self.begun.set()
         return await self.call.made(self.answer)

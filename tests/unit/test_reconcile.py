@@ -185,6 +185,25 @@ def test_a_suspended_head_waits_without_end_and_says_why(
     )
 
 
+@pytest.mark.parametrize(
+    ("reason", "mended", "runs"),
+    [
+        (Reason.STEP_MISCONFIGURED, (Reason.STEP_MISCONFIGURED,), True),
+        (Reason.STEP_MISCONFIGURED, (), False),
+        (Reason.BACKING_OFF, (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF), True),
+        (Reason.BACKING_OFF, (Reason.STEP_MISCONFIGURED,), False),
+        (Reason.DOWNSTREAM_BUSY, (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF), False),
+    ],
+)
+def test_a_delay_is_over_once_what_it_blames_was_changed(
+    reason: Reason, mended: tuple[Reason, ...], runs: bool
+) -> None:
+    update = make_update(status=replace(BACKING_OFF_UNTIL_5, reason=reason))
+    decision = decide(update, make_queue(update), make_stream(), NOW, mended=mended)
+    assert (decision == RunStep("profile")) is runs
+    assert runs or decision == RequeueAfter(at(5), update.status)
+
+
 @pytest.mark.parametrize(("suspend", "stream", "want_reason", "_message"), SUSPENSIONS)
 @pytest.mark.parametrize("status", [BUSY_UNTIL_5, BACKING_OFF_UNTIL_5], ids=["busy", "backing off"])
 def test_a_suspension_and_its_end_keep_the_delay_and_the_counters(

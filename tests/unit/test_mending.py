@@ -1,0 +1,108 @@
+"""Which delays are over when a step gets another url or Secret, or its Secret other entries; and who looks at that."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from controller.engine import credentials, mending
+from controller.engine.context import StreamContext
+from controller.engine.credentials import Credentials
+from controller.engine.mending import follow_secrets
+from controller.sharding import shards
+from controller.streams import StepSpec, UpdateStream
+from controller.updates import Reason
+from tests.builders import BACKING_OFF_UNTIL_5, make_stream, make_update
+from tests.eventually import eventually_async
+
+STATUS = replace(BACKING_OFF_UNTIL_5, reason=Reason.STEP_MISCONFIGURED)
+BEFORE = float("-inf")
+
+
+class Server:
+    """Has one Secret."""
+
+    def __init__(self) -> None:
+        self.value = "monday"
+        self.asked = 0
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        self.asked += 1
+        data = {"Authorization": base64.b64encode(self.value.encode()).decode()}
+        return {"metadata": {"name": "token"}, "data": data}
+
+
+class HeldLease:
+    held = False
+
+    async def wait_held(self) -> None:
+        pass
+
+
+def with_profile(**changes: Any) -> UpdateStream:
+    stream = make_stream()
+    return replace(stream, steps={**stream.steps, "profile": replace(stream.steps["profile"], **changes)})
+
+
+def made(stream: UpdateStream) -> tuple[StreamContext, Server]:
+    server = Server()
+    return StreamContext(
+        shared=cast(Any, SimpleNamespace(cluster=server, credentials=Credentials(cast(Any, server), "default"))),
+        shard=next(iter(shards(1))),
+        lease=cast(Any, HeldLease()),
+        stream=stream,
+        on_finished=lambda _: None,
+    ), server
+
+
+@pytest.mark.parametrize("changes", [{"url": "http://127.0.0.1:8080/other"}, {"secret_name": "token"}])
+def test_another_target_ends_the_delays_of_failures_until_the_next_call(changes: dict[str, Any]) -> None:
+    context, _ = made(make_stream())
+    assert context.mended(STATUS, BEFORE) == ()
+    context.reconfigure(with_profile(**changes))
+    assert set(context.mended(STATUS, BEFORE)) == {Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF}
+    assert context.mended(STATUS, time.monotonic()) == ()
+    assert context.mended(replace(STATUS, step="permissions"), BEFORE) == ()
+
+
+@pytest.mark.parametrize("changes", [{"timeout_seconds": 1.0}, {"retry": StepSpec("").retry}, {"concurrency": 1}])
+def test_what_else_is_changed_of_a_step_ends_no_delay(changes: dict[str, Any]) -> None:
+    context, _ = made(make_stream())
+    context.reconfigure(with_profile(**changes))
+    assert context.mended(STATUS, BEFORE) == ()
+
+
+async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_once_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mending, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(credentials, "FRESH_SECONDS", 0.0)
+    context, server = made(with_profile(secret_name="token"))
+    woken: list[bool] = []
+    following = asyncio.create_task(follow_secrets(context, lambda: woken.append(True)))
+
+    async def asked(times: int) -> bool:
+        return server.asked >= times
+
+    await context.shared.credentials.read("token")
+    assert server.asked == 1
+    context.health.reports([make_update(status=STATUS)], time.monotonic())
+    await eventually_async(lambda: asked(5), within=5)
+    assert not woken and context.mended(STATUS, BEFORE) == ()
+    server.value = "tuesday"
+
+    async def all_woken() -> bool:
+        return bool(woken)
+
+    await eventually_async(all_woken, within=5)
+    assert context.mended(STATUS, BEFORE) == (Reason.STEP_MISCONFIGURED,)
+    count = server.asked
+    await eventually_async(lambda: asked(count + 5), within=5)
+    assert woken == [True]
+    following.cancel()
