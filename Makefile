@@ -25,7 +25,7 @@ test: .venv/synced  ## all tests that need no container engine; WHAT=path and AR
 e2e: .venv/synced  ## the scenarios in a kind cluster, with pods; needs Docker and kind; KEEP=1 leaves the cluster, WHAT=path
 	@$(PYTHON) -m controller.devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
 
-floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls): some 30 minutes
+floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls, misbehaving downstreams): some 40 minutes
 	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
 
 chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECONDS=900 RUNS=1 FAULTS=kill:controller,freeze

@@ -7,7 +7,7 @@ import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Replica:
 
 
 class Link:
-    """The one way of a replica to the API server: a proxy in a thread of its own."""
+    """The one way of a replica to something: a proxy, or the nameserver that it asks, in a thread of its own."""
 
     def __init__(self, proxy: Proxy | Nameserver, loop: asyncio.AbstractEventLoop) -> None:
         self._proxy = proxy
@@ -103,10 +103,14 @@ class Link:
         self._loop.call_soon_threadsafe(setattr, self._proxy, "stalled", held)
 
 
-@contextmanager
-def cut_off(environment: Environment, role: str, name: str) -> Iterator[tuple[Replica, Link]]:
+def cut_off(environment: Environment, role: str, name: str) -> AbstractContextManager[tuple[Replica, Link]]:
     """A replica, not yet started, that reaches the API server by a link of its own; killed at the end."""
-    link = f"{role}-apiserver"
+    return linked_by(f"{role}-apiserver", environment, role, name)
+
+
+@contextmanager
+def linked_by(link: str, environment: Environment, role: str, name: str) -> Iterator[tuple[Replica, Link]]:
+    """The same for any link: `controller-names` is the nameserver that it asks."""
     linked = LinkedEnvironment(environment, {link})
     loop, proxy = asyncio.new_event_loop(), linked.proxies[link]
     thread = threading.Thread(target=loop.run_forever, daemon=True)

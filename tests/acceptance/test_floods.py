@@ -9,14 +9,17 @@ import bisect
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain
 
 import confluent_kafka as ck
 import orjson
 import psutil
 import pytest
 
+from controller.devenv import broker
 from controller.devenv.environment import Environment
 from controller.devenv.journal import STEPS
 from tests.background import repeating
@@ -25,7 +28,8 @@ from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
 from tests.ingest import GOOD
 from tests.kube import Kube
-from tests.replicas import Replica
+from tests.misbehaving import PATIENCE, hanging_name, missing_certificate, of_one_stream
+from tests.replicas import Replica, linked_by
 from tests.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(600)
@@ -33,6 +37,9 @@ pytestmark = pytest.mark.timeout(600)
 MIB = 1 << 20
 #: What a stream keeps where it says nothing: `retention.maxFinished`.
 MAX_FINISHED = 5000
+#: Times that each misbehaviour comes in turn, and events of the good users in each time: fifteen a second.
+ROUNDS = 4
+WINDOW = 150
 FINISHED = "enrichment_controller_updates_finished_total{"
 
 
@@ -162,6 +169,63 @@ def test_hanging_calls_of_a_hundred_users_slow_nobody_down(
     ratio = p99(beside) / p99(alone)
     print(f"from record to third answer: {told[0]}; beside 100 users whose calls hang: {told[1]}; ratio {ratio:.2f}")
     assert ratio <= 1.1
+
+
+@pytest.fixture
+def further_way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Iterator[Callable[[], Whole]]:
+    """Makes further streams, each with a topic of its own."""
+    topics: list[str] = []
+
+    def make() -> Whole:
+        topics.append(f"{topic}-{len(topics)}")
+        broker.create_topic(environment.bootstrap_servers, topics[-1])
+        way = whole(kube, environment, namespace, topics[-1])
+        return Whole(replace(way.ingested, name=topics[-1]), replace(way.processing, stream=topics[-1]))
+
+    yield make
+    for name in topics:
+        broker.delete_topic(environment.bootstrap_servers, name)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_misbehaving_downstreams_in_turn_slow_no_good_user_down(
+    way: Whole, further_way: Callable[[], Whole], start_bridge: StartReplica, environment: Environment
+) -> None:
+    """Each of them beside 50 good users, between two times without any."""
+    start_bridge()
+    others = [f"user{number}" for number in range(50)]
+    turns: dict[str, list[tuple[list[float], list[float]]]] = {}
+    with ExitStack() as stack:
+        controller, names = stack.enter_context(linked_by("controller-names", environment, "controller", "resolving"))
+        controller.start()
+        way.apply(PATIENCE)
+        misbehaviours = of_one_stream(way)
+        misbehaviours.append(hanging_name(further_way(), names))
+        misbehaviours.append(stack.enter_context(missing_certificate(further_way())))
+        paced(way, others, 300)  # all lanes, connections and caches are warm
+        for _ in range(ROUNDS):
+            for misbehaviour in misbehaviours:
+                alone = paced(way, others, WINDOW, a_second=15)
+                with misbehaviour.going_on():
+                    beside = paced(way, others, WINDOW, a_second=15)
+                turns.setdefault(misbehaviour.name, []).append((alone, beside))
+    pairs = list(chain(*turns.values()))
+    for name, found in {**turns, "all": pairs}.items():
+        print(f"{name:>20}: {told(found)}")
+    # Of times that follow each other: what else the machine does comes and goes, and one bad time decides a p99 of all.
+    assert statistics.median(p99(beside) / p99(alone) for alone, beside in pairs) <= 1.1
+
+
+def told(pairs: Sequence[tuple[list[float], list[float]]]) -> str:
+    """What is to be seen of times without and beside something."""
+    without, beside = ([1000 * each for each in chain(*times)] for times in zip(*pairs, strict=True))
+    low, middle, high = statistics.quantiles((p99(beside) / p99(alone) for alone, beside in pairs), n=4)
+    return (
+        f"p50 {statistics.median(without):.0f} ms without, {statistics.median(beside):.0f} ms beside it,"
+        f" p99 {p99(without):.0f} and {p99(beside):.0f} ms; p99 of neighbouring times, ratio: median {middle:.2f},"
+        f" half of them {low:.2f} to {high:.2f}"
+    )
 
 
 def settled(way: Whole) -> None:

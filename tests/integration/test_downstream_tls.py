@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import trustme
@@ -16,7 +12,7 @@ from controller.outcomes import Misconfigured
 from controller.steps import PROFILE
 from controller.streams import StepSpec
 from controller.tls import ClientTls
-from tests.wire import made
+from tests.wire import made, tls_server
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
@@ -41,31 +37,3 @@ async def test_a_server_that_wants_another_client_certificate_blames_the_stream(
                 outcome = await client.call(PROFILE, StepSpec(url, timeout_seconds=5), made(), f"k{number}", tls=tls)
                 assert isinstance(outcome, Misconfigured), outcome
                 assert ("refuses the client certificate" if shown else "tls.crt and tls.key belong") in outcome.message
-
-
-@contextmanager
-def tls_server(context: ssl.SSLContext) -> Iterator[str]:
-    """Takes a connection, tries the handshake, reads nothing, closes: in threads, as servers do that send the alert."""
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            try:
-                context.wrap_socket(connection, server_side=True).recv(1)
-            except OSError:
-                pass
-            finally:
-                connection.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join(5)
