@@ -30,7 +30,21 @@ def without_controller(stream: UpdateStream, message: str, status: Mapping[str, 
     excuses = {LEASE_REFUSED, UNREADABLE} | ({RESTORED} if stream.restored else set())
     if known and known["reason"] in excuses and known.get("observedGeneration") == stream.generation:
         return dict(status)
-    return with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
+    status = with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
+    return status if stream.shards > 1 else _without_counts(status)
+
+
+def _without_counts(status: dict[str, Any]) -> dict[str, Any]:
+    """Nobody counts updates while there is no controller: that none is queued would be what was so when it died.
+
+    The controllers of the other shards of a stream that is divided go on to tell the sum of what each has told last.
+    """
+    known = {field: status.get(field) or {} for field in ("counts", "users")}
+    stale = {
+        "counts": {name: None for name in known["counts"] if name != "rejected"},
+        "users": {name: None for name in known["users"] if name != "overflowing"},
+    }
+    return {**status, **{field: {**known[field], **names} for field, names in stale.items() if names}}
 
 
 class Controllers:

@@ -167,6 +167,8 @@ class Overflow:
         backlog = self._backlogs.setdefault(user, Backlog(user))
         backlog.body = body
         for queue in queues:
+            known = backlog.queues.get(queue.partition.number)
+            queue.partition.backlog += len(queue.offsets) - (len(known.offsets) if known else 0)
             backlog.queues[queue.partition.number] = queue
         return backlog
 
@@ -200,7 +202,9 @@ class Overflow:
         queue = backlog.queues.get(partition.number) if backlog else None
         if backlog is None or queue is None:
             return
-        queue.loaded = max(queue.loaded - queue.offsets.take(offset), 0)
+        lost = queue.offsets.take(offset)
+        partition.backlog -= lost
+        queue.loaded = max(queue.loaded - lost, 0)
         self._done(partition, offset)  # before a write has brought it into the API server, where that is refused
         backlog.taken = backlog.taken or time.monotonic()
         self._refill(user)
@@ -257,6 +261,7 @@ class Overflow:
 
     def _add(self, backlog: Backlog, queue: Queue, offset: int) -> None:
         queue.offsets.append(offset)
+        queue.partition.backlog += 1
         backlog.unsaved.append((queue.partition, offset))
         backlog.added = backlog.added or time.monotonic()
 

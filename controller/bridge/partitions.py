@@ -41,6 +41,8 @@ class Partition:
         self.held_until = float("-inf")
         #: When the first commit was asked for, by the monotonic clock.
         self.committing_since = float("inf")
+        #: Records that are listed in the backlogs of its users.
+        self.backlog = 0
         #: Creates that are under way.
         self.in_flight = 0
 

@@ -56,9 +56,11 @@ class Entry:
     position: int
     committed: int | None = None
     lag: int | None = None
+    #: Records that UserBacklogs list: below the position, most of them, and so not in the lag.
+    backlog: int | None = None
 
     def for_status(self) -> dict[str, Any]:
-        optional = {"committed": self.committed, "lag": self.lag}
+        optional = {"committed": self.committed, "lag": self.lag, "backlog": self.backlog}
         return {
             "topic": self.topic,
             "topicId": self.topic_id,
@@ -143,6 +145,13 @@ def with_entries(
     before = set(ids[: ids.index(topic_id)]) if topic_id in ids else set()
     marked = [_marked(entry, topic_id, before if certain else set()) for entry in merged.values()]
     return {**status, "partitions": _bounded(marked, topic_id)}
+
+
+def with_backlog(status: Mapping[str, Any], topic_id: str) -> dict[str, Any]:
+    """The status with the records that wait in UserBacklogs, as the owners of all partitions have counted them."""
+    entries = status.get("partitions") or ()
+    records = sum(entry.get("backlog", 0) for entry in entries if entry["topicId"] == topic_id)
+    return {**status, "backlog": {"records": records}}
 
 
 def _marked(entry: dict[str, Any], present: str, gone: Set[str]) -> dict[str, Any]:

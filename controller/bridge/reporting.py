@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from controller.streamstatus import NO_BRIDGE, StreamStatus, condition, with_con
 
 #: What has changed is written within this time, at most once a second.
 LOOK_SECONDS = 0.25
+#: The records in backlogs are counted anew so often: where they alone change, that is all that is written.
+BACKLOG_SECONDS = 5.0
 #: What the API server refuses is tried again after so many seconds, from the first to the most.
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
@@ -92,6 +95,9 @@ class Reporter:
         #: Whether the topic is known well enough to say that its former ids are gone.
         self._certain = certain
         self._written: object = None
+        #: Records of each partition that are listed in backlogs, and when they were counted, by the monotonic clock.
+        self._backlog: dict[Partition, int] = {}
+        self._backlog_at = float("-inf")
 
     def verify(self) -> None:
         """Read the status soon, changed or not."""
@@ -159,13 +165,18 @@ class Reporter:
     def _changed(self, status: dict[str, Any], proposed: Mapping[Partition, int]) -> dict[str, Any]:
         entries = [self._entry(partition, position) for partition, position in proposed.items()]
         status = positions.with_entries(status, self._topic.id, entries, certain=self._certain())
-        status = self._counts().write(status)
+        status = self._counts().write(positions.with_backlog(status, self._topic.id))
         condition = self._condition()
         return condition.write(status) if condition else status
 
     def _entry(self, partition: Partition, position: int) -> Entry:
-        return Entry(self._topic.name, self._topic.id, partition.number, position, partition.committed, partition.lag)
+        topic, backlog = self._topic, self._backlog.get(partition)
+        return Entry(
+            topic.name, topic.id, partition.number, position, partition.committed, partition.lag, backlog=backlog
+        )
 
     def _current(self) -> object:
+        if (now := time.monotonic()) - self._backlog_at >= BACKLOG_SECONDS:
+            self._backlog_at, self._backlog = now, {p: p.backlog for p in self._partitions.known if not p.revoked}
         entries = [self._entry(partition, partition.position) for partition in self._partitions.known]
         return entries, self._condition(), self._counts(), self._certain()

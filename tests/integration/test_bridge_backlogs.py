@@ -62,6 +62,8 @@ def test_a_user_with_too_much_waiting_holds_nobody_up(ingested: Ingested, start_
     assert backlog["metadata"]["finalizers"] == ["enrichment.dev/backlog"]
     assert listed([backlog]) == list(range(5, 2000))
     eventually(overflowing(ingested))
+    eventually(lambda: (ingested.status()["backlog"], ingested.entry()["backlog"]) == ({"records": 1995}, 1995))
+    assert ingested.entry()["lag"] == 0
 
 
 def test_a_backlog_is_worked_off_in_order_and_removed(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -78,6 +80,7 @@ def test_a_backlog_is_worked_off_in_order_and_removed(ingested: Ingested, start_
     eventually(lambda: not ingested.backlogs(), 20)
     ingested.positioned(321)
     eventually(overflowing(ingested, 0))
+    eventually(lambda: ingested.status()["backlog"] == {"records": 0})
     # Afterwards the user is like any other.
     ingested.produce(good(["big"]))
     ingested.positioned(322)
@@ -91,6 +94,14 @@ def test_deleting_a_backlog_by_hand_loses_nothing(ingested: Ingested, start_brid
     (backlog,) = eventually(ingested.backlogs, 30)
     ingested.kube.delete(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])
     assert ingested.backlogs()
+    events = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
+
+    def told() -> list[dict[str, Any]]:
+        found = ingested.kube.call("GET", events)["items"]
+        return [each for each in found if each["regarding"].get("uid") == backlog["metadata"]["uid"]]
+
+    (event,) = eventually(told, 20)
+    assert "95 records have become updates" in event["note"]
     finish_all(ingested, 100, 60)
     assert ingested.offsets() == [(0, offset) for offset in range(100)]
     eventually(lambda: not ingested.backlogs(), 20)

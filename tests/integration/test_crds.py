@@ -253,7 +253,7 @@ def test_the_other_kinds_are_listed(api: Applier) -> None:
     rejected = labels | {"spec.message": "the value is empty"}
     for manifest, changes in ((STREAM, {}), (REJECTED, rejected), (BACKLOG, labels)):
         api.apply(manifest, changes)
-    want = "NAME TOPIC READY CONSUMING PROCESSING QUEUED WAITING HELD REJECTED AGE"
+    want = "NAME TOPIC READY CONSUMING PROCESSING QUEUED WAITING HELD BACKLOG REJECTED AGE"
     assert columns(api("get", "us")) == want.split()
     header, row = api("get", "re").splitlines()
     assert header.split() == "NAME STREAM KEY REASON POINTER PARTITION OFFSET COUNT AGE".split()

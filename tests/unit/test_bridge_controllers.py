@@ -40,3 +40,15 @@ def test_what_is_over_excuses_nobody() -> None:
     assert reason(without_controller(stream, "nobody", said(RESTORED, stream.generation))) == NO_CONTROLLER
     assert reason(without_controller(stream, "nobody", said("Suspended", stream.generation))) == NO_CONTROLLER
     assert without_controller(stream, "nobody", {}) == {}
+
+
+def test_what_a_dead_controller_counted_is_no_count() -> None:
+    """QUEUED stayed 0, or whatever it was, while records became updates that nobody took up."""
+    told = said("Processing", 1) | {"counts": {"queued": 0, "rejected": 3}, "users": {"held": 1, "overflowing": 2}}
+    status = without_controller(make_stream(), "nobody", told)
+    assert status["counts"] == {"queued": None, "rejected": 3}, "of a merge patch: it is taken away"
+    assert status["users"] == {"held": None, "overflowing": 2}
+    left = status | {"counts": {"rejected": 3}, "users": {"overflowing": 2}}
+    assert without_controller(make_stream(), "nobody", left) == left, "nothing is written again"
+    divided = without_controller(make_stream(shards=2), "nobody", told)
+    assert divided["counts"] == told["counts"], "the other shards' controllers go on to tell theirs"

@@ -36,6 +36,17 @@ def test_an_offset_is_done_when_it_is_saved_and_not_before() -> None:
     assert bench.done == [1, 2]
 
 
+def test_a_partition_knows_how_many_of_its_records_are_put_aside() -> None:
+    bench = Bench()
+    bench.overflow.adopt("bo", {}, [Queue(bench.partition, OffsetQueue([5, 7]))])
+    bench.overflow.adopt("bo", {}, [Queue(bench.partition, OffsetQueue([5, 7, 9]))])
+    bench.append(1, 2, 3)
+    assert bench.partition.backlog == bench.overflow.records == 6
+    for offset, left in ((2, 6), (1, 4), (8, 4)):
+        bench.overflow.take("ana", bench.partition, offset)
+        assert bench.partition.backlog == bench.overflow.records == left
+
+
 def test_what_is_read_again_after_a_restart_is_in_it_already() -> None:
     bench = Bench()
     bench.overflow.adopt("ana", {}, [Queue(bench.partition, OffsetQueue([5, 7, 9]))])

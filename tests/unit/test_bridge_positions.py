@@ -18,6 +18,7 @@ from controller.bridge.positions import (
     moved,
     needs_commits,
     starts,
+    with_backlog,
     with_entries,
     with_first_entries,
 )
@@ -191,3 +192,11 @@ def test_before_the_first_commit_was_accepted_any_lower_one_is_right() -> None:
     known = with_entries({}, "new", [Entry("events", "new", 0, 6)])
     assert moved(known, TOPIC, {0: 2}) == []
     assert moved(known, TOPIC, {0: 7}) == ["partition 0 at 7, not 6"]
+
+
+def test_what_waits_in_backlogs_is_the_sum_over_the_partitions_of_the_topic() -> None:
+    status = with_entries({}, "old", [Entry("events", "old", 0, 5, backlog=100)])
+    status = with_entries(status, "new", [Entry("events", "new", 0, 5, backlog=7), Entry("events", "new", 1, 5)])
+    assert with_backlog(status, "new")["backlog"] == {"records": 7}
+    status = with_entries(status, "new", [Entry("events", "new", 0, 5, backlog=0)])
+    assert with_backlog(status, "new")["backlog"] == {"records": 0}
