@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from controller import names
-from controller.devenv import manifests
+from controller.devenv import apiserver, manifests
 from controller.devenv.environment import Environment
 from tests.eventually import eventually
 from tests.ingest import Ingested
@@ -141,6 +141,8 @@ def test_rights_end_at_the_named_namespaces(confined: Confined) -> None:
 
     assert allowed(NAMED[0]) == allowed(NAMED[1]) == set(matrix(ALLOWED))
     assert allowed(ELSEWHERE) == allowed("") == EVERYWHERE
+    signs = matrix([(account, "create patch delete", "leases.coordination.k8s.io") for account in apiserver.ACCOUNTS])
+    assert all(may(confined.kube, *row, namespace=apiserver.NAMESPACE) for row in signs)
 
 
 def test_a_namespace_that_is_made_later_and_again_is_worked_on(confined: Confined, topic: str) -> None:
