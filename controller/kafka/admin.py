@@ -119,6 +119,8 @@ class _Trouble:
 
 #: What librdkafka adds of a single attempt: a condition would change with each.
 _ATTEMPT = re.compile(r" \(after \d+ms in state .*", re.DOTALL)
+#: What librdkafka says of an answer in another protocol, with a property that nobody may set.
+_NOT_KAFKA = re.compile(r"Invalid response size .*increase receive\.message\.max\.bytes")
 REASONS = {
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: "TopicMissing",
     ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",
@@ -158,7 +160,7 @@ _NO_COORDINATOR = (
 
 def explained(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
     """The reason and the cure, for the stream's condition. `group`: where its coordinator was asked."""
-    said = _ATTEMPT.sub("", error.str())
+    said = _NOT_KAFKA.sub("what answers there does not speak Kafka", _ATTEMPT.sub("", error.str()))
     if group and error.code() in _NO_COORDINATOR:
         cure = "see the topic __consumer_offsets and the brokers that have it"
         return KafkaError("CoordinatorUnavailable", f"no coordinator serves group {group} ({said}): {cure}")

@@ -91,6 +91,16 @@ def test_a_condition_does_not_change_with_each_attempt_to_connect(attempt: str) 
     assert (told.reason, str(told)) == ("NotAuthenticated", "b:9092: wrong password: see spec.kafka and its Secret")
 
 
+def test_an_address_of_something_else_is_told_of_as_that() -> None:
+    """By librdkafka's words one would raise a limit; the size is HTTP, as a number."""
+    words = "Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes"
+    told = explained(ck.KafkaError(ck.KafkaError._TRANSPORT, f"b:80/bootstrap: {words}"), "events")
+    assert told.reason == "BrokerUnreachable"
+    assert str(told).startswith(
+        "b:80/bootstrap: Receive failed: what answers there does not speak Kafka: see spec.kafka"
+    )
+
+
 @pytest.mark.parametrize(("share", "want"), [(1.0, 4096), (0.25, 1024), (0.001, 64)])
 def test_the_queue_is_a_share_and_never_nothing(share: float, want: int) -> None:
     assert queue_size(4 << 20, share) == want
