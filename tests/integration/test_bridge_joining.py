@@ -26,18 +26,21 @@ class Brokers:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self.changed = False
 
     def set(self, **properties: str) -> None:
         command = broker.with_properties(self._environment.command("kafka"), properties)
         self._environment.processes.start(command)
         self._environment.processes.wait_ready(command)
+        self.changed = bool(properties)
 
 
 @pytest.fixture
 def brokers(environment: Environment) -> Iterator[Brokers]:
     found = Brokers(environment)
     yield found
-    found.set()
+    if found.changed:
+        found.set()
     with group_consumer(environment.bootstrap_servers, "after") as consumer:
         eventually(lambda: consumer.committed([], timeout=5) == [], 30)
 
