@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import confluent_kafka as ck
 import pytest
 
 from controller.devenv import broker
@@ -30,6 +31,7 @@ class Brokers:
 
     def set(self, **properties: str) -> None:
         command = broker.with_properties(self._environment.command("kafka"), properties)
+        self.changed = self.changed or bool(properties)
         self._environment.processes.start(command)
         self._environment.processes.wait_ready(command)
         self.changed = bool(properties)
@@ -42,7 +44,7 @@ def brokers(environment: Environment) -> Iterator[Brokers]:
     if found.changed:
         found.set()
     with group_consumer(environment.bootstrap_servers, "after") as consumer:
-        eventually(lambda: consumer.committed([], timeout=5) == [], 30)
+        eventually(lambda: consumer.committed([ck.TopicPartition("none", 0)], timeout=5), 30)
 
 
 @pytest.fixture
