@@ -16,8 +16,8 @@ from tests.whole import whole
 
 pytestmark = pytest.mark.timeout(120)
 
-#: Seconds for which it is away: some twenty attempts of each of those who ask it.
-AWAY_SECONDS = 8
+#: Seconds for which it is away: some ten attempts of each of those who ask it.
+AWAY_SECONDS = 6
 START, END = "The API server does not answer", "The API server answers again"
 
 
