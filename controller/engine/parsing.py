@@ -12,13 +12,13 @@ from controller.updates import NOT_UNDERSTOOD, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Objects of which it is remembered which version was logged.
+#: Objects of which it is remembered what was logged.
 REMEMBERED = 1000
-_logged: dict[str, int] = {}
+_logged: dict[str, str] = {}
 
 
 def parse(body: Body) -> UserUpdate:
-    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each version.
+    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each cause.
 
     One that is `deleted` is to be called no more: nothing takes a deletion back.
     """
@@ -40,11 +40,11 @@ async def read(cluster: Cluster, namespace: str, name: str) -> UserUpdate | None
 
 
 def _log_once(update: UserUpdate, error: Exception) -> None:
-    if _logged.get(update.uid) == update.resource_version:
-        return
+    if _logged.get(update.uid) == repr(error):
+        return  # another version of it, which a label may have made
     if len(_logged) >= REMEMBERED:
         _logged.clear()
-    _logged[update.uid] = update.resource_version
+    _logged[update.uid] = repr(error)
     logger.error(
         "UserUpdate not understood: its user waits. Upgrade the controller, or delete the object",
         extra=fields(namespace=update.namespace, update=update.name, cause=repr(error)),

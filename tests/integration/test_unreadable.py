@@ -55,7 +55,7 @@ def test_an_update_that_is_not_understood_keeps_its_user_waiting_and_is_told_of(
         stream.until(name, "Succeeded")
     assert steps(stream.calls("ana")) == whole("ana", 1, 2)
     eventually(lambda: stream.condition().get("reason") == "Processing")
-    assert controller.log.read_text().count(f"update={first} ") == 1, "a line for each version"
+    assert controller.log.read_text().count(f"update={first} ") == 1, "a line for each cause"
 
 
 def test_an_outcome_in_hand_waits_for_an_update_that_is_not_understood(

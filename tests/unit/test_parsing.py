@@ -155,11 +155,10 @@ def test_a_finished_one_keeps_nobody_waiting_and_is_not_collected(phase: Phase) 
     assert set(collection.counts.values()) == {0}
 
 
-def test_the_log_tells_once_of_each_version(caplog: pytest.LogCaptureFixture) -> None:
-    body = changed(("status", "phase"), "Paused")
-    body["metadata"]["uid"] = "told-once"
-    for version in ("7", "7", "8", "8"):
-        parse({**body, "metadata": {**body["metadata"], "resourceVersion": version}})
+def test_the_log_tells_once_of_each_cause(caplog: pytest.LogCaptureFixture) -> None:
+    for phase, version in (("Paused", "7"), ("Paused", "7"), ("Paused", "8"), ("Stopped", "9")):
+        body = changed(("status", "phase"), phase)
+        parse({**body, "metadata": {**body["metadata"], "uid": "told-once", "resourceVersion": version}})
     assert len(caplog.records) == 2
 
 
