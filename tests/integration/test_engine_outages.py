@@ -70,5 +70,6 @@ def test_an_object_with_half_a_status_stops_no_collection(
     stream.kube.patch(stream.namespace, "userupdates", half, {"status": {"phase": "Succeeded"}}, status=True)
     controller = start_controller()
     stream.until(stream.add(sequence=2), "Succeeded")
-    eventually(lambda: 'updates_finished_total{phase="Succeeded"' in controller.metrics(), 10)
+    labels = f'namespace="{stream.namespace}",phase="Succeeded",stream="{stream.stream}"'
+    eventually(lambda: f"updates_finished_total{{{labels}}}" in controller.metrics(), 10)
     assert "Unexpected error" not in controller.log.read_text()
