@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -182,18 +183,27 @@ def format_further(java: Path, jars: Path, layout: Layout, ports: Ports, name: s
 
 def _format(java: Path, jars: Path, layout: Layout, name: str, properties: Mapping[str, str], *options: str) -> None:
     data, path, formatted = layout.data / name, _properties_path(layout, name), layout.data / f"{name}.formatted"
-    own = {**properties, "log.dirs": str(data)}
-    write_atomically(path, PROPERTIES + "".join(f"{key}={_escaped(value)}\n" for key, value in own.items()))
+    _write_properties(path, properties, data)
     if formatted.exists():
         return
     shutil.rmtree(data, ignore_errors=True)
     command = [str(java), *JAVA_OPTIONS, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", *options]
     environment = {**os.environ, **UTF8_LOCALE}
-    done = subprocess.run([*command, "--config", str(path)], capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
-        raise StartFailed(f"Kafka's storage in {data} could not be formatted:\n{said}")
+    # A formatter outlives a start that is killed: each writes into a folder of its own.
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=layout.data, ignore_cleanup_errors=True) as own:
+        fresh, config = Path(own) / name, Path(own) / path.name
+        _write_properties(config, properties, fresh)
+        done = subprocess.run([*command, "--config", str(config)], capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            said = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
+            raise StartFailed(f"Kafka's storage in {data} could not be formatted:\n{said}")
+        fresh.rename(data)
     formatted.touch()
+
+
+def _write_properties(path: Path, properties: Mapping[str, str], data: Path) -> None:
+    own = {**properties, "log.dirs": str(data)}
+    write_atomically(path, PROPERTIES + "".join(f"{key}={_escaped(value)}\n" for key, value in own.items()))
 
 
 def check(bootstrap_servers: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from controller.devenv import probes
+from controller.devenv import broker, probes, sources
 from controller.devenv.errors import PortTaken, StartFailed
 from controller.devenv.layout import HOST, Layout, Ports
 from controller.devenv.processes import Command, Processes
@@ -184,3 +184,27 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(processes: Processes, web: Com
     found = processes.find("web")
     assert found is not None
     assert os.getsid(found.pid) == found.pid
+
+
+FORMATS = """
+import sys
+from pathlib import Path
+from controller.devenv import broker
+from controller.devenv.layout import Layout, Ports
+java, jars, directory = map(Path, sys.argv[1:])
+broker.format_storage(java, jars, Layout(directory), Ports(Layout(directory)))
+"""
+
+
+def test_a_formatter_that_outlives_a_killed_start_harms_nothing(layout: Layout) -> None:
+    found = sources.resolve()
+    assert found.java and found.kafka_jars
+    arguments = [str(part) for part in (found.java, found.kafka_jars, layout.directory)]
+    with subprocess.Popen([sys.executable, "-c", FORMATS, *arguments]) as killed:
+        (java,) = eventually(lambda: psutil.Process(killed.pid).children())
+        killed.kill()
+    broker.format_storage(found.java, found.kafka_jars, layout, Ports(layout))
+    meta = (layout.data / "kafka" / "meta.properties").read_text()
+    assert "cluster.id=" in meta
+    eventually(lambda: not java.is_running() or java.status() == psutil.STATUS_ZOMBIE, 30)
+    assert (layout.data / "kafka" / "meta.properties").read_text() == meta
