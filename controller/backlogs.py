@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import accumulate, islice
+from typing import Any
 
 #: Offsets of one user, over all partitions.
 MAX_OFFSETS = 20_000
@@ -136,9 +137,28 @@ class OffsetQueue:
             self._head = 0
 
 
-def among(text: str, offsets: Set[int]) -> set[int]:
-    """Those of the offsets that are in a text of `OffsetQueue.encode`. Raises ValueError if it is no such code."""
-    return set(accumulate(_numbers(_code(text)))) & offsets
+def of_entry(entry: Mapping[str, Any]) -> OffsetQueue:
+    """The offsets of a UserBacklog's entry. Raises ValueError where it is damaged.
+
+    So it is where the text is no such code; and where `count`, `first` and `last` say otherwise, as it takes no luck to
+    change the text into another one that can be read.
+    """
+    queue = OffsetQueue.decode(entry["offsets"])
+    _check(entry, len(queue), *((queue.first, queue.last) if len(queue) else ()))
+    return queue
+
+
+def among(entry: Mapping[str, Any], offsets: Set[int]) -> set[int]:
+    """Those of the offsets that are in a UserBacklog's entry. Raises ValueError where it is damaged."""
+    steps = _numbers(_code(entry["offsets"]))
+    _check(entry, len(steps), *((steps[0], sum(steps)) if steps else ()))
+    return set(accumulate(steps)) & offsets
+
+
+def _check(entry: Mapping[str, Any], *seen: int) -> None:
+    for name, number in zip(("count", "first", "last"), seen, strict=False):
+        if entry.get(name, number) != number:
+            raise ValueError(f"the code has {number} as {name}, not {entry[name]}")
 
 
 def _code(text: str) -> bytes:

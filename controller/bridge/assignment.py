@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from controller import kafka, logs
 from controller.bridge import positions
-from controller.bridge.backlogwriting import UNREADABLE, BacklogWriter, Gone
+from controller.bridge.backlogreading import UNREADABLE
+from controller.bridge.backlogwriting import BacklogWriter, Gone
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
@@ -79,7 +80,7 @@ class Assignment:
         self._recorder = recorder
 
     async def take_up(self, fresh: list[Partition]) -> None:
-        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone, KafkaError for good.
+        """Begin to read newly assigned partitions. Raises NotFound when the stream is gone.
 
         A partition that does not answer is taken up later; the others do not wait for it. What others have created for
         these partitions was acknowledged before they were assigned here, and nobody else creates for them since: one
@@ -261,7 +262,7 @@ class Assignment:
         self._rejecter.add(Rejected.expired(stream, record, last, count, UNREAD, partition, done))
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Until it works. Raises NotFound when the stream is gone, KafkaError for what no broker can mend."""
+        """Until it works. Raises NotFound when the stream is gone."""
         said = ""
         while True:
             try:
@@ -280,12 +281,10 @@ class Assignment:
                 return answer
 
     def _report(self, call: object, error: ApiError | kafka.KafkaError) -> None:
-        """Say in the condition why partitions are not begun. Raises the error where waiting cannot help."""
+        """Say in the condition why partitions are not begun."""
         if isinstance(error, ApiError):
             self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
-        elif error.reason == UNREADABLE:
-            raise error
-        elif error.reason == kafka.LEADERLESS:
+        elif error.reason in (UNREADABLE, kafka.LEADERLESS):
             self._troubles[call] = error
             self._refused(None)  # the brokers do answer
         else:

@@ -11,20 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from controller import names
 from controller.backlogs import OffsetQueue
 from controller.bridge import finalizers, metrics
+from controller.bridge.backlogreading import BacklogReader
 from controller.bridge.brake import Brake
 from controller.bridge.overflow import Backlog, Others, Overflow, Queue
 from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.cluster import BACKLOGS, Body, Cluster
 from controller.crashpoints import reach
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
-from controller.kafka import KafkaError, Topic
+from controller.kafka import Rereader, Topic
 from controller.logs import retrying
 from controller.streams import UpdateStream
 
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 #: While there is no backlog.
 IDLE_SECONDS = 0.5
-#: Why a stream is not consumed: nobody but a person can mend it.
-UNREADABLE: Final = "BacklogUnreadable"
 PARALLEL = 8
 #: Bytes a second of a stream's backlogs; an object counts for more than its text.
 RATE = 1 << 20
@@ -72,6 +71,7 @@ class BacklogWriter:
         overflow: Overflow,
         partitions: Partitions,
         failed: Callable[[BaseException], None],
+        rereader: Rereader,
     ) -> None:
         self._cluster = cluster
         self._stream = stream
@@ -80,6 +80,7 @@ class BacklogWriter:
         self._partitions = partitions
         #: Called with what should never happen; it ends the consumption.
         self._failed = failed
+        self._reader = BacklogReader(topic, rereader)
         self.brake = Brake(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
         #: One for each write that is under way.
@@ -97,13 +98,14 @@ class BacklogWriter:
         return True
 
     async def refresh(self, fresh: Iterable[Partition]) -> list[Gone]:
-        """Adopt what waits in newly assigned partitions. Raises ApiError.
+        """Adopt what waits in newly assigned partitions. Raises ApiError, or KafkaError: UNREADABLE.
 
         Returns what waits under other ids of the topic: those records are gone. The objects say so until each entry's
         `backlog.expiring` is counted down.
         """
         read: dict[tuple[str, int], OffsetQueue] = {}
         bodies: list[Body] = []
+        damaged: list[tuple[Body, int, Body]] = []
         pages = self._cluster.pages(
             BACKLOGS, self._stream.namespace, field_selector=f"spec.stream={self._stream.name}", page=PAGE
         )
@@ -111,8 +113,15 @@ class BacklogWriter:
             for body in listing.items:
                 bodies.append(body)
                 for index, entry in self._mine(body, fresh):
-                    read[body["metadata"]["name"], index] = _decoded(body, entry)
+                    offsets = self._reader.read(entry)
+                    if offsets is None:
+                        damaged.append((body, index, entry))
+                    else:
+                        read[body["metadata"]["name"], index] = offsets
                 await asyncio.sleep(0)  # a thousand of them are seconds
+        # Nobody else writes these entries, however long it takes: they are those of partitions that are this replica's.
+        for body, index, entry in damaged:
+            read[body["metadata"]["name"], index] = await self._reader.mend(body, entry)
         # From here on at once: a partition that is taken away now and adopted later would be adopted for good.
         mine = {partition.number: partition for partition in fresh if not partition.revoked}
         for partition in mine.values():
@@ -362,15 +371,3 @@ class BacklogWriter:
         size = len(orjson.dumps(entries)) + OBJECT_OVERHEAD
         metrics.BACKLOG_BYTES.labels(self._stream.namespace, self._stream.name).inc(size)
         self._next = max(self._next, time.monotonic()) + size / RATE
-
-
-def _decoded(body: Body, entry: Body) -> OffsetQueue:
-    """Raises KafkaError: to go on without knowing which records wait would lose them."""
-    try:
-        return OffsetQueue.decode(entry["offsets"])
-    except ValueError as error:
-        message = (
-            f"UserBacklog {body['metadata']['name']}, partition {entry['partition']}: offsets that cannot be read"
-            f" ({error}). Restore them; taking the entry out gives these records up"
-        )
-        raise KafkaError(UNREADABLE, message) from error

@@ -49,8 +49,7 @@ STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 #: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
-#: A broker that tells of a topic that is no more is behind the others by seconds. Told the same for so long, its former
-#: ids are gone.
+#: Brokers tell of a topic that is no more for seconds. Told the same for so long, its former ids are gone.
 CERTAIN_SECONDS = 60.0
 
 
@@ -85,16 +84,16 @@ class Consumption:
     def __init__(self, context: Context) -> None:
         cluster, stream, topic = context.cluster, context.stream, context.topic
         group, counts, share = stream.kafka.group_id, context.counts, context.share
-        self._topic = topic
         self._presence, self._lookup, self._counted = context.presence, context.lookup, context.counted
-        self._partitions = Partitions()
+        self._topic, self._partitions = topic, Partitions()
         self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(cluster, stream, self._partitions)
         self._dispatch = Dispatch(cluster, stream, self._partitions, self._made, self._reject, self._end)
         self._unfinished = Unfinished(
             cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed, self._end
         )
-        self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end)
+        reader = kafka.Rereader(context.config, topic, group, share)
+        self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end, reader)
         self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
         self._joining = Joining(stream, lambda: self._topic.partitions, lambda: self._member.said)
         self._steering = Steering(
@@ -126,7 +125,7 @@ class Consumption:
             context.recorder,
         )
         self._rereading = Rereading(
-            kafka.Rereader(context.config, topic, group, share),
+            reader,
             self._overflow,
             self._partitions,
             self._dispatch.lanes,

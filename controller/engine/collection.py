@@ -344,18 +344,15 @@ class Collection:
 
 
 def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
-    """Those of these places that wait in it, or may: an entry that cannot be read tells of none.
-
-    `first` and `last` of an entry are for people, who may have restored its `offsets` and not them: they are not asked.
-    """
+    """Those of these places that wait in it, or may: a damaged entry tells of none."""
     found: set[Place] = set()
     for entry in backlog["spec"].get("partitions", ()):
         partition = entry["topicId"], entry["partition"]
         if offsets := {offset for where, offset in asked if where == partition}:
             try:
-                offsets = among(entry["offsets"], offsets)
+                offsets = among(entry, offsets)
             except ValueError:
-                pass  # the bridge's to tell: BacklogUnreadable
+                pass  # the bridge's to mend, or to tell: BacklogUnreadable
             found |= {(partition, offset) for offset in offsets}
     return found
 

@@ -138,6 +138,51 @@ def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
     assert ingested.offsets() == [(0, offset) for offset in range(61)]
 
 
+@pytest.mark.parametrize("damage", [{"offsets": "nonsense"}, {"offsets": ""}, {"offsets": "not base64!"}])
+def test_a_damaged_backlog_is_made_anew_from_the_topic(
+    ingested: Ingested, start_bridge: StartReplica, damage: dict[str, str]
+) -> None:
+    """Nobody had the bytes that the stream waited for. Bad records, other users' and what was made are none of them."""
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce([*good(["big"] * 20), ("big", b"no JSON"), *good(["small", "big"] * 10)])
+    ingested.positioned(41, 40)
+    for update in ingested.unfinished()[:3]:
+        ingested.finish(update)
+    (backlog,) = eventually(lambda: [b for b in ingested.backlogs() if b["spec"]["partitions"][0]["first"] == 8], 30)
+    bridge.kill()
+    hurt(ingested, backlog, **damage)
+    bridge.start()
+    finish_all(ingested, 37, 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(41) if offset != 20]
+    eventually(lambda: not ingested.backlogs(), 20)
+
+
+def test_a_backlog_that_cannot_be_mended_says_what_would_help(ingested: Ingested, start_bridge: StartReplica) -> None:
+    bridge = start_bridge()
+    ingested.apply()
+    ingested.produce(good(["big"] * 50))
+    ingested.positioned(50, 40)
+    (backlog,) = eventually(ingested.backlogs, 20)
+    bridge.kill()
+    hurt(ingested, backlog, offsets="nonsense", first=10)
+    bridge.start(wait=False)
+    ingested.reason("BacklogUnreadable", 40)
+    message = ingested.condition()["message"]
+    assert "says that they are 45 from 10 to 49, where the topic has 40 records of the user, from 10 to 49" in message
+    hurt(ingested, backlog, count=40)  # five are given up by whoever says so
+    ingested.reason("Consuming", 40)
+    finish_all(ingested, 45, 60)
+    assert ingested.offsets() == [(0, offset) for offset in range(50) if not 5 <= offset < 10]
+
+
+def hurt(ingested: Ingested, backlog: dict[str, Any], **changes: Any) -> None:
+    """As somebody who edits it by hand."""
+    (entry,) = ingested.kube.get(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])["spec"]["partitions"]
+    body = {"spec": {"partitions": [entry | changes]}}
+    ingested.kube.patch(ingested.namespace, "userbacklogs", backlog["metadata"]["name"], body)
+
+
 def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()

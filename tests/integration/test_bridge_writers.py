@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -169,7 +170,7 @@ async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_brea
         overflow = Overflow(partitions, lambda partition, offset: None)
         overflow.append("ana", partition, 5)
         there = replace(stream, namespace="nowhere")
-        writer = BacklogWriter(cluster, there, TOPIC, overflow, partitions, fail)
+        writer = BacklogWriter(cluster, there, TOPIC, overflow, partitions, fail, cast(Any, None))
         before = await asyncio.to_thread(gone)
         task = asyncio.create_task(writer.run())
 

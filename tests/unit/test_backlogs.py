@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from itertools import accumulate, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.backlogs import MAX_CODE, MAX_OFFSETS, OffsetQueue, among
+from controller.backlogs import MAX_CODE, MAX_OFFSETS, OffsetQueue, among, of_entry
 
 OFFSETS = st.lists(st.integers(0, 2**53 - 1), unique=True, max_size=200).map(sorted)
 
@@ -82,9 +83,9 @@ CODES = st.lists(
 def test_whatever_the_code_it_is_read_as_digit_by_digit(code: bytes) -> None:
     text, expected = base64.b64encode(code).decode(), read_one_by_one(code)
     if expected is None:
-        for read in (OffsetQueue.decode, lambda text: among(text, {1})):
+        for read in (of_entry, lambda entry: among(entry, {1})):
             with pytest.raises(ValueError):
-                read(text)
+                read({"offsets": text})
         return
     queue = OffsetQueue.decode(text)
     assert list(queue) == expected
@@ -95,7 +96,30 @@ def test_whatever_the_code_it_is_read_as_digit_by_digit(code: bytes) -> None:
 @given(OFFSETS, st.sets(st.integers(0, 2**53 - 1), max_size=5))
 def test_which_of_some_offsets_are_listed(offsets: list[int], others: set[int]) -> None:
     text, asked = OffsetQueue(offsets).encode(), {*offsets[::2], *others}
-    assert among(text, asked) == asked & set(offsets)
+    assert among({"offsets": text}, asked) == asked & set(offsets)
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        pytest.param({"count": 3, "first": 5, "last": 900}, "", id="as it was written"),
+        pytest.param({}, "", id="no numbers"),
+        pytest.param({"count": 2}, "count", id="another count"),
+        pytest.param({"first": 4}, "first", id="another first"),
+        pytest.param({"count": 3, "first": 5, "last": 7}, "last", id="another last"),
+        pytest.param({"count": 3, "offsets": ""}, "count", id="no offsets"),
+        pytest.param({"count": 3, "first": 5, "last": 900, "offsets": "BAQE"}, "first", id="other offsets"),
+    ],
+)
+def test_an_entry_whose_numbers_disagree_is_damaged(told: dict[str, Any], wrong: str) -> None:
+    """Most of what somebody may type is a code too: other records would be made, and those that waited be lost."""
+    entry = {"offsets": OffsetQueue([5, 7, 900]).encode()} | told
+    if not wrong:
+        assert list(of_entry(entry)) == [5, 7, 900] and among(entry, {6, 7}) == {7}
+        return
+    for read in (of_entry, lambda entry: among(entry, {7})):
+        with pytest.raises(ValueError, match=wrong):
+            read(entry)
 
 
 @given(OFFSETS, OFFSETS)

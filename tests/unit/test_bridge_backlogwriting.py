@@ -32,7 +32,7 @@ def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
     entries = [{"topicId": "id", "partition": number, "offsets": OffsetQueue([7]).encode()} for number in (0, 1)]
     body = {"metadata": {}, "spec": {"partitions": entries}}
     backlog = overflow.adopt("ana", body, [Queue(old, OffsetQueue([7]))])
-    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse)
+    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse, cast(Any, None))
     assert [entry["partition"] for entry in writer._others(backlog)] == [1]
     new.adopted = True
     assert writer._others(backlog) == []
@@ -45,7 +45,9 @@ def one_backlog() -> tuple[Partitions, Overflow, Backlog, BacklogWriter]:
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", partition, 5)
     (backlog,) = overflow
-    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    writer = BacklogWriter(
+        cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse, cast(Any, None)
+    )
     return partitions, overflow, backlog, writer
 
 
@@ -83,7 +85,7 @@ async def test_what_has_to_be_shown_first_is_seen_behind_a_wait() -> None:
     (backlog,) = overflow
     topic = Topic("events", "id", 2)
     # It has no API server: a write that begins fails.
-    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse)
+    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse, cast(Any, None))
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)
     new.adopted = True
@@ -101,7 +103,9 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
     overflow.append("ana", first, 5)
     overflow.append("ana", second, 5)
     (backlog,) = overflow
-    writer = BacklogWriter(cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse)
+    writer = BacklogWriter(
+        cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse, cast(Any, None)
+    )
     partitions.committed({0: 5}, time.monotonic())
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)
