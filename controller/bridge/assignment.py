@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 RETRY_SECONDS = 0.5
+#: What a person has to mend is looked at so often: each time all backlogs are listed.
+UNREADABLE_SECONDS = 3.0
 #: A partition without a leader is asked again so often.
 UNANSWERED_SECONDS = 2.0
 #: Attempts to write an Event: for about a minute.
@@ -274,7 +276,8 @@ class Assignment:
                 if said != str(error):
                     said = str(error)
                     logger.warning("Not begun yet: %s", error, extra=self._fields(()))
-                await asyncio.sleep(RETRY_SECONDS)
+                unreadable = isinstance(error, kafka.KafkaError) and error.reason == UNREADABLE
+                await asyncio.sleep(UNREADABLE_SECONDS if unreadable else RETRY_SECONDS)
             else:
                 self._troubles.pop(call, None)
                 self._refused(None)

@@ -62,7 +62,10 @@ class BacklogReader:
         what = f"UserBacklog {body['metadata']['name']}, partition {entry['partition']}"
         told = tuple(entry.get(name) for name in ("count", "first", "last"))
         count, first, last = told
-        if entry["topicId"] != self._topic.id or not (count and first is not None and last is not None):
+        if entry["topicId"] != self._topic.id:
+            message = f"{what}: its offsets cannot be read; the topic that they are of is gone. Take the entry out"
+            raise KafkaError(UNREADABLE, message)
+        if not (count and first is not None and last is not None):
             message = f"{what}: its offsets cannot be read, and it does not say which they are. {_ADVICE}"
             raise KafkaError(UNREADABLE, message)
         logger.warning("%s: its offsets cannot be read; reading them again from the topic", what)

@@ -138,10 +138,7 @@ def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
     assert ingested.offsets() == [(0, offset) for offset in range(61)]
 
 
-@pytest.mark.parametrize("damage", [{"offsets": "nonsense"}, {"offsets": ""}, {"offsets": "not base64!"}])
-def test_a_damaged_backlog_is_made_anew_from_the_topic(
-    ingested: Ingested, start_bridge: StartReplica, damage: dict[str, str]
-) -> None:
+def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: Ingested, start_bridge: StartReplica) -> None:
     """Nobody had the bytes that the stream waited for. Bad records, other users' and what was made are none of them."""
     bridge = start_bridge()
     ingested.apply()
@@ -151,7 +148,7 @@ def test_a_damaged_backlog_is_made_anew_from_the_topic(
         ingested.finish(update)
     (backlog,) = eventually(lambda: [b for b in ingested.backlogs() if b["spec"]["partitions"][0]["first"] == 8], 30)
     bridge.kill()
-    hurt(ingested, backlog, **damage)
+    hurt(ingested, backlog, offsets="nonsense")  # which can be read, as other offsets
     bridge.start()
     finish_all(ingested, 37, 60)
     assert ingested.offsets() == [(0, offset) for offset in range(41) if offset != 20]
@@ -165,7 +162,7 @@ def test_a_backlog_that_cannot_be_mended_says_what_would_help(ingested: Ingested
     ingested.positioned(50, 40)
     (backlog,) = eventually(ingested.backlogs, 20)
     bridge.kill()
-    hurt(ingested, backlog, offsets="nonsense", first=10)
+    hurt(ingested, backlog, offsets="not base64!", first=10)
     bridge.start(wait=False)
     ingested.reason("BacklogUnreadable", 40)
     message = ingested.condition()["message"]
