@@ -22,6 +22,7 @@ from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.joining import Joining
 from controller.bridge.lanes import Waiting
+from controller.bridge.measuring import measure
 from controller.bridge.membership import watch_assignment
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
@@ -44,7 +45,6 @@ TOPIC_SECONDS = 2.0
 #: At most so often, however many batches come: a record that comes alone is not kept waiting.
 LOOK_SECONDS = 0.005
 COMMIT_SECONDS = 1.0
-LAG_SECONDS = 5.0
 STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 #: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
@@ -175,7 +175,13 @@ class Consumption:
             self._reporter.run(),
             self._check_topic(),
             self._commit(),
-            self._measure(),
+            measure(
+                self._lookup,
+                self._joining,
+                self._partitions,
+                lambda: self._there,
+                committed=self.stream.kafka.config.get("isolation.level") != "read_uncommitted",
+            ),
             watch_assignment(self._lookup, self._joining, self._member.rejoin),
             self._look(),
         ):
@@ -370,24 +376,6 @@ class Consumption:
             if recorded := self._partitions.recorded:
                 self._member.commit(recorded)
             await asyncio.sleep(COMMIT_SECONDS)
-
-    async def _measure(self) -> None:
-        """The ends of the partitions, for the lag; and who does not answer twice, which an election is over by."""
-        before: set[int] = set()
-        while True:
-            try:
-                ends = await self._lookup.ranges([p.number for p in self._partitions])
-            except kafka.KafkaError as error:
-                logger.debug("Lag not measured: %s", error)
-            else:
-                silent = {p.number for p in self._there} - ends.keys()
-                self._joining.silent(silent & before)
-                before = silent
-                for partition in self._partitions:
-                    partition.answers = partition.number in ends
-                    if partition.answers:
-                        partition.high = ends[partition.number].high
-            await asyncio.sleep(LAG_SECONDS)
 
     def _show_metrics(self) -> None:
         labels = (self.stream.namespace, self.stream.name)

@@ -90,6 +90,10 @@ class Joining:
         """These do not answer; none: they do."""
         self._trouble("silent", kafka.unanswered(self._topic, sorted(partitions)) if partitions else None)
 
+    def held_up(self, partitions: Mapping[int, int]) -> None:
+        """At these offsets, by partition, reading waits for the end of a transaction; none: nowhere."""
+        self._trouble("transaction", kafka.open_transaction(self._topic, partitions) if partitions else None)
+
     def _trouble(self, who: str, error: kafka.KafkaError | None) -> None:
         if error is not None:
             self.troubles[who] = error

@@ -21,7 +21,17 @@ from controller.kafka.told import (
     Revoked,
     record_cost,
 )
-from controller.kafka.topics import Group, Range, Topic, TopicLookup, not_taken_in, shared, unanswered, unassigned
+from controller.kafka.topics import (
+    Group,
+    Range,
+    Topic,
+    TopicLookup,
+    not_taken_in,
+    open_transaction,
+    shared,
+    unanswered,
+    unassigned,
+)
 
 __all__ = [
     "HOLD_SECONDS",
@@ -49,6 +59,7 @@ __all__ = [
     "TopicLookup",
     "client_config",
     "not_taken_in",
+    "open_transaction",
     "record_cost",
     "shared",
     "unanswered",

@@ -79,6 +79,11 @@ class TopicLookup:
             raise unanswered(self._topic, silent)
         return found
 
+    async def stable_ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Of the partitions that answer, up to where no transaction is open: read_committed reads no further."""
+        spec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        return await self._offsets(list(partitions), spec, ck.IsolationLevel.READ_COMMITTED)
+
     async def committed(self, group: str, partitions: Iterable[int]) -> dict[int, int]:
         """The group's commits; partitions without one are left out, each has answered so."""
         wanted = list(partitions)
@@ -110,11 +115,17 @@ class TopicLookup:
         members = sorted(member.group_instance_id or member.client_id for member in answer.members)
         return Group(answer.state.name, answer.state == ck.ConsumerGroupState.STABLE, members, holders)
 
-    async def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
+    async def _offsets(
+        self,
+        partitions: list[int],
+        spec: OffsetSpec,
+        isolation: ck.IsolationLevel = ck.IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[int, int]:
         asked = {ck.TopicPartition(self._topic, partition): spec for partition in partitions}
         try:
             found = await self._admin.ask(
-                lambda client: client.list_offsets(asked, request_timeout=REQUEST_SECONDS), self._topic
+                lambda client: client.list_offsets(asked, isolation_level=isolation, request_timeout=REQUEST_SECONDS),
+                self._topic,
             )
         except KafkaError as error:
             if error.reason != LEADERLESS:
@@ -155,6 +166,16 @@ def not_taken_in(name: str, group: Group, said: str) -> str:
     members = ", ".join(group.members[:5]) or "none"
     words = f"group {name} has not taken this bridge in yet: it is {group.state}, its members are {members}"
     return f"{words}. The Kafka client said last: {said}" if said else words
+
+
+def open_transaction(topic: str, offsets: Mapping[int, int]) -> KafkaError:
+    """What the stream's condition says while transactions are open there, by partition."""
+    where = ", ".join(f"{partition} at offset {offset}" for partition, offset in sorted(offsets.items()))
+    return KafkaError(
+        "TransactionOpen",
+        f"of topic {topic} these partitions are read no further, as a producer's transaction is open there: {where};"
+        " reading goes on when it is committed, aborted or timed out",
+    )
 
 
 def unanswered(topic: str, partitions: Iterable[int]) -> KafkaError:

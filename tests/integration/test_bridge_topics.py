@@ -209,6 +209,25 @@ def test_gaps_of_transactions_do_not_stall_the_position(ingested: Ingested, star
     assert [entry["source"]["offset"] for entry in ingested.rejected()] == [4]
 
 
+def test_a_transaction_that_stays_open_is_told_of(ingested: Ingested, start_bridge: StartReplica) -> None:
+    """Nothing behind it is read, though the producers of it have no part in the transaction."""
+    start_bridge()
+    ingested.apply()
+    producer = ck.Producer({"bootstrap.servers": ingested.bootstrap, "transactional.id": ingested.topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(ingested.topic, key="ana", value=_json())
+    producer.flush(10)
+    ingested.produce(good(["bo"]))
+    ingested.reason("TransactionOpen", 30)
+    assert "0 at offset 0;" in ingested.condition()["message"]
+    assert ingested.offsets() == []
+    producer.commit_transaction(30)
+    ingested.positioned(3)
+    ingested.reason("Consuming", 20)
+    assert ingested.offsets() == [(0, 0), (0, 1)]
+
+
 def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()

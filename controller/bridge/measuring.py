@@ -1,0 +1,70 @@
+"""The ends of the partitions, for the lag; and which partitions are not read, though Kafka refuses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from controller import kafka
+from controller.bridge.joining import Joining
+from controller.bridge.partitions import Partition, Partitions
+
+logger = logging.getLogger(__name__)
+
+LAG_SECONDS = 5.0
+
+
+async def measure(
+    lookup: kafka.TopicLookup,
+    joining: Joining,
+    partitions: Partitions,
+    there: Callable[[], Iterable[Partition]],
+    *,
+    committed: bool,
+) -> None:
+    """Until cancelled. `there`: those that the topic has; `committed`: reading stops at an open transaction.
+
+    What is told holds twice in a row: by then an election is over, and a transaction of everyday has ended.
+    """
+    silent_before: set[int] = set()
+    nexts_before: Mapping[int, int] = {}
+    while True:
+        try:
+            ends = await lookup.ranges([partition.number for partition in partitions])
+        except kafka.KafkaError as error:
+            logger.debug("Lag not measured: %s", error)
+        else:
+            silent = {partition.number for partition in there()} - ends.keys()
+            joining.silent(silent & silent_before)
+            silent_before = silent
+            for partition in partitions:
+                partition.answers = partition.number in ends
+                if partition.answers:
+                    partition.high = ends[partition.number].high
+            nexts = _behind(partitions)
+            if committed:
+                joining.held_up(await _held_up(lookup, dict(nexts.items() & nexts_before.items())))
+            nexts_before = nexts
+        await asyncio.sleep(LAG_SECONDS)
+
+
+def _behind(partitions: Iterable[Partition]) -> dict[int, int]:
+    """Where reading is, by partition, of those that have more."""
+    return {
+        partition.number: partition.tracker.next
+        for partition in partitions
+        if partition.tracker and partition.answers and partition.tracker.next < (partition.high or 0)
+    }
+
+
+async def _held_up(lookup: kafka.TopicLookup, nexts: Mapping[int, int]) -> dict[int, int]:
+    """Those of these at which a transaction is open: consumers are given nothing from its first record on."""
+    if not nexts:
+        return {}
+    try:
+        stable = await lookup.stable_ends(nexts)
+    except kafka.KafkaError as error:
+        logger.debug("Transactions not looked for: %s", error)
+        return {}
+    return {number: at for number, at in nexts.items() if stable.get(number, at + 1) <= at}
