@@ -96,6 +96,8 @@ def test_group_offsets_that_somebody_set_do_not_count_and_are_told_of(
     bridge.start()
     (told,) = eventually(lambda: _events(ingested, "OffsetsIgnored"), 30)
     assert "partition 0 at 1, not 3" in told["note"]
+    (line,) = [line for line in bridge.log.read_text().splitlines() if told["note"] in line]
+    assert line.endswith(f"stream={ingested.namespace}/{ingested.name}")
     ingested.produce(good(["dan"]))
     ingested.positioned(4)
     assert ingested.offsets() == [(0, 3)]
