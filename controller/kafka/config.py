@@ -110,6 +110,8 @@ def client_config(spec: KafkaSpec, secrets: Mapping[str, str]) -> dict[str, Any]
     for refused in filter(None, (_refused(spec), _refused_secret(spec, secrets))):
         raise KafkaError("ConfigRefused", refused)
     config = {key: value for key, value in spec.config.items() if key != "auto.offset.reset"}
+    # Without zeros in front, behind which librdkafka reads an octal number.
+    config |= {name: str(int(config[name])) for name in config.keys() & NUMBERS.keys()}
     return _CLIENT_CONFIG | config | dict(secrets) | {"bootstrap.servers": spec.bootstrap_servers}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from controller.kafka import KafkaError, client_config
 from controller.kafka.admin import explained
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, queue_size
+from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, made, queue_size
 from controller.streams import KafkaSpec
 from tests.schemas import schema
 
@@ -23,6 +23,14 @@ def test_what_is_allowed_is_passed_on() -> None:
     assert config["isolation.level"] == "read_uncommitted"
     assert config["sasl.password"] == "x"
     assert config["bootstrap.servers"] == "127.0.0.1:9092"
+
+
+def test_numbers_are_decimal_to_librdkafka_too() -> None:
+    """It reads 01000000 as octal, which is less than it takes."""
+    given = {"fetch_max_bytes": "01000000", "fetch_wait_max_ms": "0100", "socket_send_buffer_bytes": "00"}
+    config = client_config(make_spec(**given), {})
+    assert (config["fetch.wait.max.ms"], config["socket.send.buffer.bytes"]) == ("100", "0")
+    made(ck.Consumer, config | {"group.id": "group"}).close()
 
 
 def test_where_to_begin_is_not_librdkafkas_decision() -> None:
