@@ -67,7 +67,8 @@ async def watch(
             # Where they are missing when kopf starts, it would see nothing for ever.
             if PLURALS <= await cluster.served(GROUP, VERSION):
                 await on_ready()
-                if not stop.is_set():
+                # The last one may have been refused since: kopf, which takes no names for all of the cluster, waits.
+                if not stop.is_set() and namespaces.readable:
                     await _one_run(cluster, intake, stop, namespaces)
             else:
                 logger.warning("The API server does not serve our kinds (yet): kubectl apply -f crds/")
@@ -125,7 +126,7 @@ class _Operator:
     def __init__(self, handover: Handover, namespaces: Collection[str | None]) -> None:
         """`namespaces`: those to watch; None among them is all of the cluster."""
         self._handover = handover
-        self._namespaces = sorted(filter(None, namespaces))
+        self._clusterwide, self._namespaces = None in namespaces, sorted(filter(None, namespaces))
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._ended = False
 
@@ -137,7 +138,7 @@ class _Operator:
             identity=IDENTITY,
             memo=(),  # nothing is kept with an object, and each gets a copy
             standalone=True,
-            clusterwide=not self._namespaces,
+            clusterwide=self._clusterwide,
             namespaces=self._namespaces,
         )
         task = asyncio.ensure_future(work)

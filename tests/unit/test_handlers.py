@@ -6,10 +6,18 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+
+import kopf
+import pytest
 
 from controller.cluster import Body
+from controller.config import Scope
+from controller.engine import handlers
 from controller.engine.handlers import Handover
+from controller.errors import Forbidden
+from controller.namespaces import Namespaces
 
 #: As kopf keeps the object, its causes and loggers while a handler runs.
 of_kopf: contextvars.ContextVar[object] = contextvars.ContextVar("of_kopf", default=None)
@@ -81,3 +89,42 @@ def test_what_begins_with_an_event_does_not_keep_what_kopf_holds_of_it() -> None
             handover.put(event("ADDED", f"u{number}"), of_stream=False)
 
     assert asyncio.run(handed_over(put)).contexts == [None] * 11
+
+
+@pytest.mark.parametrize(
+    ("named", "lost", "watched"),
+    [
+        pytest.param((), None, [(True, [])], id="all of the cluster"),
+        pytest.param(("a", "b"), None, [(False, ["a", "b"])], id="those that are named"),
+        pytest.param(("a",), "a", [], id="none, not all, where the last one is refused meanwhile"),
+    ],
+)
+def test_kopf_watches_what_can_be_read_and_nothing_else(
+    named: tuple[str, ...], lost: str | None, watched: list[tuple[bool, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable, seen = Namespaces(Scope(named)), list[tuple[bool, list[str]]]()
+
+    async def watch() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        async def operator(*, clusterwide: bool, namespaces: list[str], **_: Any) -> None:
+            seen.append((clusterwide, namespaces))
+            loop.call_soon_threadsafe(stop.set)
+
+        async def served(*_: str) -> frozenset[str]:
+            return handlers.PLURALS
+
+        async def begin() -> None:
+            for namespace in readable.scope.each:
+                readable.listed(namespace)
+            if lost:
+                readable.failed(lost, Forbidden("cannot list", status=403))
+                loop.call_later(0.1, stop.set)
+
+        monkeypatch.setattr(kopf, "operator", operator)
+        cluster = SimpleNamespace(served=served, trust=SimpleNamespace(regained=asyncio.Event()))
+        async with asyncio.timeout(10):
+            await handlers.watch(cast(Any, cluster), Recorder(), stop, begin, readable)
+
+    asyncio.run(watch())
+    assert seen == watched
