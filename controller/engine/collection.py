@@ -162,8 +162,8 @@ class Collection:
         self._listed = False
         #: When, by the monotonic clock.
         self._listed_at = 0.0
-        #: Some may have been changed without being met.
-        self._doubted = False
+        #: How often some may have been changed without being met, and how often of these all were listed since.
+        self._doubts = self._settled = 0
         #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
         #: updates of each of a hundred streams are not sorted every five seconds.
         self._quiet: tuple[float, Retention] | None = None
@@ -197,7 +197,7 @@ class Collection:
 
     def doubt(self) -> None:
         """What people have changed of them may have been missed: list."""
-        self._doubted = True
+        self._doubts += 1
 
     def _changed(self) -> None:
         self._counts = None
@@ -219,8 +219,7 @@ class Collection:
         """
         stream, shard = self._context.stream, self._context.shard
         tenure, found = self._context.lease.tenure, {}
-        before, began = dict(self._finished), time.monotonic()
-        self._doubted = False
+        before, began, doubts = dict(self._finished), time.monotonic(), self._doubts
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
             pages = self._context.cluster.pages(
@@ -234,7 +233,7 @@ class Collection:
         if self._context.lease.tenure == tenure:
             new = {name: each for name, each in self._finished.items() if before.get(name) is not each}
             self._finished = found | new
-            self._listed, self._listed_at, self._quiet = True, began, None
+            self._listed, self._listed_at, self._quiet, self._settled = True, began, None, doubts
             self._changed()
 
     def _stale(self) -> bool:
@@ -246,7 +245,7 @@ class Collection:
     async def _choose(self, going: list[Finished]) -> list[Finished]:
         """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
         try:
-            if not self._listed or self._doubted or self._stale():
+            if not self._listed or self._doubts > self._settled or self._stale():
                 await self._list()
             return await self._due({each.name for each in going})
         except errors.ApiError as error:
@@ -322,8 +321,9 @@ class Collection:
             pass
         except errors.Conflict:
             return await self._look(each)
+        else:
+            metrics.COLLECTED.labels(*self._context.stream_labels).inc()
         crashpoints.reach("controller.collected")
-        metrics.COLLECTED.labels(*self._context.stream_labels).inc()
         if self._finished.get(each.name) is each:  # not where another one of its name has finished since
             del self._finished[each.name]
             self._changed()

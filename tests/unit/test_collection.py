@@ -23,10 +23,10 @@ from controller.engine.collection import (
     gone_ids,
     quiet_seconds,
 )
-from controller.errors import Conflict, NotFound
+from controller.errors import Conflict, NotFound, Unavailable
 from controller.sharding import Shard
 from controller.streams import Retention
-from controller.updates import Phase, Reason, Status
+from controller.updates import FINISHED, Phase, Reason, Status
 from tests.builders import OTHER_TOPIC_ID, TOPIC_ID, at, make_body, make_stream, make_update
 
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
@@ -198,6 +198,37 @@ async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monk
     await collection._list() if collection._stale() else None
     assert collection.counts[S] == 1
     assert names(due(collection._finished, Retention(), at(10))) == [stays.name]
+
+
+async def test_a_doubt_lasts_until_all_are_listed() -> None:
+    """It comes of a watch that broke, when the API server may be away: a request to a finished update was lost."""
+
+    answers: list[bool] = []
+    away: list[bool] = []
+
+    class Server:
+        async def pages(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+            answers.append(not away)
+            if away and away.pop():
+                raise Unavailable("no answer")
+            yield SimpleNamespace(items=[])
+
+    context = SimpleNamespace(
+        cluster=Server(),
+        stream=make_stream(),
+        shard=Shard(),
+        lease=SimpleNamespace(tenure=1),
+        retention=Retention(),
+        now=lambda: at(10),
+    )
+    collection = Collection(cast(Any, context), lambda update: None)
+    await collection._choose([])
+    collection.doubt()
+    away.append(True)
+    for _ in range(3):
+        await collection._choose([])
+    all_phases = [True] * len(FINISHED)
+    assert answers == [*all_phases, False, *all_phases]
 
 
 async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
