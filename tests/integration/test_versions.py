@@ -160,7 +160,8 @@ def test_what_a_later_version_records_is_taken(api: Applier, status: dict[str, A
 
 def test_what_a_later_version_says_of_a_stream_is_taken(api: Applier) -> None:
     api.apply(STREAM)
-    entry = {"shard": 40, "holder": "controller-0", "counts": {}, "users": {}}
+    steps = [{"name": f"quota{n}", "refused": 1, "failing": 0, "served": 0} for n in range(4)]
+    entry = {"shard": 40, "holder": "controller-0", "counts": {}, "users": {}, "steps": steps}
     status = {"conditions": [newer_condition("Degraded", "Slow")], "shards": [entry]}
     api.status("updatestreams", "user-updates", status)
 
