@@ -42,6 +42,13 @@ class NameTaken:
     outcome = "name_taken"
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Not asked for: another version, or a person, has put a record aside of which this one makes no update."""
+
+    outcome = "unusable"
+
+
 Answer: TypeAlias = Unfinished | Over | NameTaken
 
 

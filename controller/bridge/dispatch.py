@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from controller import names
 from controller.bridge import metrics
 from controller.bridge.brake import Brake
-from controller.bridge.creating import Answer, NameTaken, Over, Unfinished, create
+from controller.bridge.creating import Answer, NameTaken, Over, Unfinished, Unusable, create
 from controller.bridge.lanes import Lanes, Waiting
 from controller.bridge.links import Links
 from controller.bridge.partitions import Lost, Partition, Partitions
@@ -160,10 +160,12 @@ class Dispatch:
         finally:
             self._end(lane, waiting, again)
 
-    async def _attempt(self, lane: str, waiting: Waiting) -> Answer:
+    async def _attempt(self, lane: str, waiting: Waiting) -> Answer | Unusable:
         """Raises ApiError where it is refused."""
         event = read_record(waiting.record, put_aside=waiting.from_backlog)
-        assert isinstance(event, UpdateEvent)
+        if isinstance(event, Rejection):
+            self._refuse(lane, waiting, event)
+            return Unusable()
         manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
         reach("bridge.create")
         answer = await create(self._cluster, manifest)
@@ -184,10 +186,13 @@ class Dispatch:
                 self.slots.release(lane)
                 self._settled(waiting)
             case NameTaken():
-                self.slots.release(lane)
                 message = f"another UserUpdate has the name {name}: see its spec.source"
-                self._reject(waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
+                self._refuse(lane, waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
         self.brake.forget(lane)
+
+    def _refuse(self, lane: str, waiting: Waiting, why: Rejection) -> None:
+        self.slots.release(lane)
+        self._reject(waiting, why)
 
     def _end(self, lane: str, waiting: Waiting, again: float | None) -> None:
         """`again`: seconds until it is tried anew; None where that is over."""
