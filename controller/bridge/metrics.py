@@ -19,7 +19,9 @@ CREATE_SECONDS = Histogram(
     _STREAM,
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-REJECTED = Counter("enrichment_bridge_rejected", "Records that cannot become a UserUpdate", (*_STREAM, "reason"))
+REJECTED = Counter(
+    "enrichment_bridge_rejected", "Records that RejectedEvents were written for, by reason", (*_STREAM, "reason")
+)
 LAG = Gauge("enrichment_bridge_lag_records", "Records behind the position, all partitions of this replica", _STREAM)
 SLOTS = Gauge("enrichment_bridge_slots_taken", "Unfinished UserUpdates of the stream", _STREAM)
 READ_AHEAD = Gauge("enrichment_bridge_read_ahead_bytes", "Memory of the records that wait for a slot", _STREAM)

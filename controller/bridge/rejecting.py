@@ -232,7 +232,6 @@ class Rejecter:
         new: list[Write] = []
         for rejected in batch:
             kind = rejected.kind
-            metrics.rejected(self._stream, kind[0], rejected.count)
             if self._folding.shown(kind, rejected.offset, rejected.last_offset):
                 self.cost -= rejected.cost
                 rejected.done()
@@ -304,11 +303,13 @@ class Rejecter:
         fold, manifest = fold_of(group)
         try:
             await self._cluster.create(REJECTED, self._stream.namespace, manifest)
-            self._kept += 1
         except AlreadyExists:
             # Made before a restart: a record's RejectedEvent has the record's name.
             if fold.count > 1:
                 return await self._meet(group, fold)
+        else:
+            self._kept += 1
+            self._count(group, fold.count)
         self._folding.put(group[0].kind, fold)
 
     async def _meet(self, group: list[Rejected], fold: Fold) -> None:
@@ -323,6 +324,7 @@ class Rejecter:
             fold = replace(fold, last_offset=max(fold.last_offset, known[0]), count=max(fold.count, known[1]))
             if (fold.last_offset, fold.count) != known:
                 await self._grow(fold)
+                self._count(group, fold.count - known[1])
             self._folding.put(group[0].kind, fold)
         else:
             group[0].begin_later()
@@ -339,7 +341,12 @@ class Rejecter:
             await self._grow(fold)
         except (NotFound, Invalid):  # someone has dealt with it and deleted it, or it has grown beyond what is known
             return await self._create(group)
+        self._count(group, sum(rejected.count for rejected in group))
         self._folding.put(first.kind, fold)
+
+    def _count(self, group: list[Rejected], records: int) -> None:
+        """Records that are shown for the first time: what is read again after a restart adds nothing."""
+        metrics.rejected(self._stream, group[0].kind[0], records)
 
     async def _grow(self, fold: Fold) -> None:
         """The object stands for more than the record that its message is about."""

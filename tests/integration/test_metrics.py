@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 
 RECORDS = "enrichment_bridge_records_total"
 CREATES = "enrichment_bridge_creates_total"
+REJECTED = "enrichment_bridge_rejected_total"
 
 
 @pytest.fixture
@@ -45,17 +46,20 @@ def samples(replica: Replica, namespace: str) -> Counter[tuple[str, tuple[tuple[
 def test_each_record_is_counted_once(ingested: Ingested, start_bridge: StartReplica) -> None:
     """Not what else Kafka tells of a partition, nor what is read again as the way to Kafka changes."""
     bridge, stream = start_bridge(), ("stream", ingested.name)
+    reason = ("reason", "NotJSON"), stream
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
     ingested.positioned(0)
-    ingested.produce(good(["ana"] * 20))
-    eventually(lambda: samples(bridge, ingested.namespace)[RECORDS, (stream,)] >= 20)
-    assert ingested.entry()["position"] <= 1, "nineteen are read again"
+    ingested.produce([*good(["ana"] * 20), ("cy", b"no JSON")])
+    eventually(lambda: samples(bridge, ingested.namespace)[REJECTED, reason] == 1)
+    eventually(lambda: samples(bridge, ingested.namespace)[RECORDS, (stream,)] >= 21)
+    assert ingested.entry()["position"] <= 1, "twenty are read again"
     ingested.change(kafka={"config": {"client.rack": "elsewhere"}})
     eventually(lambda: bridge.log.read_text().count("Partitions assigned") == 2, 20)
     ingested.produce(good(["bo"]))
     eventually(lambda: len(ingested.updates()) == 2, 20)
     found = samples(bridge, ingested.namespace)
-    assert found[RECORDS, (stream,)] == 21
+    assert found[RECORDS, (stream,)] == 22
+    assert found[REJECTED, reason] == 1
     assert found[CREATES, (("outcome", "created"), stream)] == 2
 
 
