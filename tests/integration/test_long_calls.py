@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from tests.conftest import StartReplica
+from tests.eventually import eventually
 from tests.processing import Processing, steps, whole
 from tests.replicas import Replica
 
@@ -32,11 +34,23 @@ def test_an_update_that_is_being_called_says_so(stream: Processing, controller: 
     stream.until(missing, "Waiting", "StreamMissing")
     busy, failing = stream.add("ana", 1), stream.add("bo", 1)
     stream.apply(profile={"retry": {"initialSeconds": 1}})
+    shown: dict[str, dict[str, Any]] = {}
+
+    def all_shown() -> bool:
+        for name in (busy, failing, missing):
+            status = stream.status(name)
+            if status.get("phase") == "Running" and not status["steps"]:
+                shown[name] = status
+        return len(shown) == 3
+
+    eventually(all_shown)
     for name, attempts, busy_count in ((busy, 0, 1), (failing, 1, 0), (missing, 0, 0)):
-        status = stream.until(name, "Running", "Running")
+        status = shown[name]
         assert "nextAttemptTime" not in status and status["step"] == "profile"
-        assert (status["attempts"], status.get("busyCount", 0)) == (attempts, busy_count)
-        assert re.fullmatch(r"profile is being called since \d\d:\d\d:\d\d", status["conditions"][0]["message"])
+        assert (status["attempts"], status["busyCount"]) == (attempts, busy_count)
+        (condition,) = status["conditions"]
+        assert condition["reason"] == "Running"
+        assert re.fullmatch(r"profile is being called since \d\d:\d\d:\d\d", condition["message"])
     for name in (busy, failing, missing):
         stream.until(name, "Succeeded")
     assert conflicts(controller, stream) == 0
@@ -68,10 +82,10 @@ def test_what_is_asked_of_an_update_that_tells_of_its_call_is_done_after_it(
     stream.rules({**BUSY, "user": "ana"}, slow(4))
     stream.apply()
     asked, suspended = stream.add("ana", 1), stream.add("bo", 1)
-    for name in (asked, suspended):
-        stream.until(name, "Running", "Running")
-    stream.ask(asked, "skip")
+    stream.until(suspended, "Running", "Running")
     stream.suspend(suspended)
+    stream.until(asked, "Running", "Running")  # it was told busy before
+    stream.ask(asked, "skip")
     stream.until(asked, "Skipped")
     assert len(stream.until(suspended, "Waiting", "Suspended")["steps"]) == 1
     assert steps(stream.calls("ana")) == [("ana", 1, "profile")] * 2
