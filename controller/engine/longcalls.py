@@ -2,8 +2,9 @@
 
 An update that waited says why until its call is answered, which may take an hour: a busy downstream, a stream that was
 missing. After a second it is worth a write to say that it is being called. No more than that depends on the write:
-- It carries the resourceVersion that the call began with, so it never overwrites anything. The outcome's write goes on
-  from its version; where it is still under way then, that one meets a Conflict, and reads and records anew.
+- It carries the resourceVersion that was read with the status it replaces, so it never overwrites another one. The
+  outcome's write goes on from its version; where it is still under way then, that one meets a Conflict, and reads and
+  records anew.
 - Attempts and what else counts stay. The delay that it takes away is over, or there would be no call: after a crash
   that is repeated at once, under its key, as it would be without the write.
 - The Lease is looked at right before it, as before any other; what is refused is left.
@@ -23,6 +24,7 @@ from typing import TypeAlias
 from controller import errors
 from controller.cluster import UPDATES, Cluster
 from controller.engine.lease import Lease
+from controller.engine.parsing import read
 from controller.logs import fields
 from controller.reconcile import being_called
 from controller.updates import Phase, Status, UserUpdate
@@ -66,16 +68,24 @@ class LongCall:
         await asyncio.wait({self._showing})
 
     async def _show(self, cluster: Cluster) -> None:
-        update, status = self.update, being_called(self.update.status, self._step, self._started)
         try:
-            body = await cluster.patch_status(
-                UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
-            )
+            try:
+                await self._write(cluster, self.update)
+            except errors.Conflict:
+                # Mostly a label or an annotation: what says nothing else of the status is written over it.
+                found = await read(cluster, self.update.namespace, self.update.name)
+                if found and (found.uid, found.status) == (self.update.uid, self.update.status):
+                    await self._write(cluster, found)
         except errors.ApiError as error:
-            logger.debug("Call under way not shown", extra=fields(update=update.name, cause=str(error)))
-        else:
-            self.update = update.with_status(status, int(body["metadata"]["resourceVersion"]))
-            self._on_shown(self.update, update.status)
+            logger.debug("Call under way not shown", extra=fields(update=self.update.name, cause=str(error)))
+
+    async def _write(self, cluster: Cluster, update: UserUpdate) -> None:
+        status = being_called(update.status, self._step, self._started)
+        body = await cluster.patch_status(
+            UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+        )
+        self.update = update.with_status(status, int(body["metadata"]["resourceVersion"]))
+        self._on_shown(self.update, update.status)
 
 
 class LongCalls:

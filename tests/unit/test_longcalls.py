@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,16 @@ from controller.engine import longcalls
 from controller.engine.longcalls import LongCalls
 from controller.reconcile import RunStep, being_called, decide
 from controller.updates import Phase, Reason, Status, UserUpdate
-from tests.builders import BACKING_OFF_UNTIL_5, BUSY_UNTIL_5, RUNNING, at, make_queue, make_stream, make_update
+from tests.builders import (
+    BACKING_OFF_UNTIL_5,
+    BUSY_UNTIL_5,
+    RUNNING,
+    at,
+    make_body,
+    make_queue,
+    make_stream,
+    make_update,
+)
 from tests.eventually import eventually_async
 
 
@@ -25,8 +35,14 @@ class Server:
         self.written: list[tuple[str, Any, int]] = []
         self.answering = asyncio.Event()
         self.answering.set()
+        #: Of the next write; and what is there then.
         self.error: Exception | None = None
+        self.found: UserUpdate | None = None
         self.at_once = self.most_at_once = 0
+
+    async def get(self, *_: Any) -> Any:
+        assert self.found
+        return make_body(self.found)
 
     async def patch_status(self, _resource: Any, _namespace: str, name: str, status: Any, version: int) -> Any:
         self.at_once += 1
@@ -37,7 +53,8 @@ class Server:
             self.at_once -= 1
         self.written.append((name, status, version))
         if self.error:
-            raise self.error
+            error, self.error = self.error, None
+            raise error
         return {"metadata": {"resourceVersion": str(version + 1)}}
 
 
@@ -131,7 +148,29 @@ async def test_an_outcome_does_not_wait_for_long_for_a_write_that_hangs(
     assert await asyncio.wait_for(call.settled(), 5) == update
 
 
-@pytest.mark.parametrize("error", [errors.Conflict("changed"), errors.Forbidden("policy"), errors.Unavailable("away")])
+async def test_a_label_that_was_set_meanwhile_is_no_obstacle(server: Server) -> None:
+    update = make_update(status=BUSY_UNTIL_5)
+    server.error, server.found = errors.Conflict("changed"), replace(update, resource_version=200, request="skip")
+    with long_calls(server).call(update, "profile", at(7), lambda *_: None) as call:
+        await until_written(server, 2)
+    after = await call.settled()
+    assert (after.resource_version, after.status.phase, after.request) == (201, Phase.RUNNING, "skip")
+
+
+async def test_another_status_is_not_written_over(server: Server) -> None:
+    update = make_update(status=BUSY_UNTIL_5)
+    other = replace(BUSY_UNTIL_5, phase=Phase.SKIPPED, reason=Reason.SKIPPED_BY_REQUEST)
+    server.error, server.found = errors.Conflict("changed"), replace(update, resource_version=200, status=other)
+    calls = long_calls(server)
+    with calls.call(update, "profile", at(7), lambda *_: None) as call:
+        await until_written(server, 1)
+        assert calls._shower
+        await calls._shower
+    assert await call.settled() == update
+    assert len(server.written) == 1
+
+
+@pytest.mark.parametrize("error", [errors.Forbidden("policy"), errors.Unavailable("away")])
 async def test_what_is_refused_is_left(server: Server, error: Exception) -> None:
     server.error = error
     update = make_update(status=BUSY_UNTIL_5)
