@@ -72,7 +72,7 @@ class Engines:
         self._engines: dict[tuple[str, str], Parts] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
-        self._orphans = Orphans(cluster, self._recorder, lambda key: key in self._streams or key in self._unreadable)
+        self._orphans = Orphans(cluster, self._recorder, self._exists)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
@@ -284,6 +284,11 @@ class Engines:
             engine.observe(kind, body)
         elif kind != "DELETED":
             self._orphans.notice(key)
+
+    def _exists(self, stream: tuple[str, str]) -> bool:
+        """Whether there is such a stream; there may be while its namespace is not read: kopf shows all again then."""
+        read = self.namespaces.scope.of(stream[0]) in self.namespaces.readable
+        return not read or stream in self._streams or stream in self._unreadable
 
     def _doubt_all(self) -> None:
         for engine in self._engines.values():

@@ -9,7 +9,9 @@ import pytest
 
 from controller import errors
 from controller.cluster import Body, Listing
+from controller.config import Scope
 from controller.engine import orphans
+from controller.engine.engines import Engines
 from controller.engine.orphans import Orphans
 from controller.recorder import EventRecorder
 from tests.builders import make_body, make_update
@@ -46,3 +48,27 @@ async def test_a_refused_one_keeps_no_other_waiting_and_is_tried_again(monkeypat
         await server.all_marked.wait()
     assert server.marked[-1] == server.updates[0].name, "the others did not wait for it"
     found.stop()
+
+
+async def test_those_of_a_namespace_that_is_deleted_are_not_asked_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its streams go, and with it the rights in it: each of them was looked at every two seconds, for ever."""
+    monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.0)
+    asked: list[str] = []
+
+    class Refusing:
+        async def list(self, _: Any, namespace: str, **__: Any) -> Listing:
+            asked.append(namespace)
+            refused = errors.Forbidden("cannot list", status=403)
+            engines.namespaces.failed(namespace, refused)
+            raise refused
+
+    engines = Engines(cast(Any, Refusing()), cast(Any, None), "me", "enrichment-system", Scope(("default", "other")))
+    for namespace in ("default", "other"):
+        engines.namespaces.listed(namespace)
+    engines.observe_update("ADDED", make_body(make_update()))
+    async with asyncio.timeout(5):
+        while looking := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(looking)
+    assert asked == ["default"]
