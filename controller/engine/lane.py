@@ -75,8 +75,8 @@ class Lane:
         #: The update that is being called or written.
         self._in_hand: UserUpdate | None = None
         self._call: Call | None = None
-        #: When (monotonic) the last one began.
-        self._called = float("-inf")
+        #: When (monotonic) the last one that was made began. Delays from before this lane are others', and stay.
+        self._called = time.monotonic()
         self._unwritten = Unwritten(context)
         self._newer = newer.NONE
         #: Done when a task that waits for a slot is to look at its queue again.
@@ -313,7 +313,7 @@ class Lane:
         """None: it was taken back before it was sent."""
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        self._called, own = time.monotonic(), (self.queue, self._decide, self._keep, self.gone)
+        began, own = time.monotonic(), (self.queue, self._decide, self._keep, self.gone)
         call = self._call = Call(self._context, *own, update, step, started)
 
         def may_repeat() -> bool:
@@ -321,7 +321,9 @@ class Lane:
 
         made = STEP[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
         outcome = await call.made(self._context.downstream.call(*made, may_repeat, call.sending))
-        if first and (outcome is None or isinstance(outcome, NotCalled)):
+        if outcome is not None and not isinstance(outcome, NotCalled):
+            self._called = began
+        elif first:
             self.queue.put_back(update.name)
         return outcome
 
@@ -364,8 +366,7 @@ class Lane:
     async def _look_again(self, update: UserUpdate) -> None:
         """It was changed or deleted by somebody else while it was in hand."""
         if not (found := await read(self._context.cluster, update.namespace, update.name)):
-            self.gone(update)
-            return
+            return self.gone(update)
         self._newer = newer.without(self._newer, update.name)
         if found.uid != update.uid or found.status.finished:
             self.finished(update.name)

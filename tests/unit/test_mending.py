@@ -6,6 +6,8 @@ import asyncio
 import base64
 import time
 from dataclasses import replace
+from datetime import timedelta
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +16,9 @@ import pytest
 from controller.engine import credentials, mending
 from controller.engine.context import StreamContext
 from controller.engine.credentials import Credentials
+from controller.engine.lane import Lane
 from controller.engine.mending import follow_secrets
+from controller.outcomes import Outcome
 from controller.sharding import shards
 from controller.streams import StepSpec, UpdateStream
 from controller.updates import Reason
@@ -48,6 +52,22 @@ class HeldLease:
 def with_profile(**changes: Any) -> UpdateStream:
     stream = make_stream()
     return replace(stream, steps={**stream.steps, "profile": replace(stream.steps["profile"], **changes)})
+
+
+class HangingDownstream:
+    """No connection to it is ever made."""
+
+    def __init__(self) -> None:
+        self.begun = self.under_way = 0
+
+    async def call(self, *_: Any) -> Outcome:
+        self.begun += 1
+        self.under_way += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.under_way -= 1
+        raise AssertionError
 
 
 def made(stream: UpdateStream) -> tuple[StreamContext, Server]:
@@ -102,7 +122,49 @@ async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_onc
 
     await eventually_async(all_woken, within=5)
     assert context.mended(STATUS, BEFORE) == (Reason.STEP_MISCONFIGURED,)
-    count = server.asked
-    await eventually_async(lambda: asked(count + 5), within=5)
+    before = server.asked
+    await eventually_async(lambda: asked(before + 5), within=5)
     assert woken == [True]
     following.cancel()
+
+
+def delayed_lane(context: StreamContext) -> tuple[Lane, HangingDownstream]:
+    """Of a user who is to wait for an hour after a failure."""
+    downstream = HangingDownstream()
+    context.shared.downstream = cast(Any, downstream)  # type: ignore[misc]
+    lane = Lane(context)
+    lane.queue.push(make_update(status=replace(STATUS, next_attempt_time=context.now() + timedelta(hours=1))))
+    return lane, downstream
+
+
+async def wake(context: StreamContext, lane: Lane) -> None:
+    """And let it do what there is to do at once."""
+    context.lease.held = True  # type: ignore[misc]
+    lane.wake()
+    looks = count()
+
+    async def looked_at_thrice() -> bool:
+        return next(looks) == 2
+
+    await eventually_async(looked_at_thrice, every=0.01)
+
+
+async def test_a_call_of_a_corrected_step_goes_on_whatever_else_comes_before_it_is_sent() -> None:
+    """Taken back, it would not be made before the delay is over: the correction would count as tried."""
+    context, _ = made(make_stream())
+    lane, downstream = delayed_lane(context)
+    context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
+    for _ in range(3):
+        await wake(context, lane)
+    assert (downstream.begun, downstream.under_way) == (1, 1)
+    lane.drop()
+
+
+async def test_a_correction_of_long_ago_ends_no_delay_that_another_controller_has_written() -> None:
+    """With each Lease that is taken up all lanes begin anew."""
+    context, _ = made(make_stream())
+    context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
+    lane, downstream = delayed_lane(context)
+    await wake(context, lane)
+    assert downstream.begun == 0
+    lane.drop()
