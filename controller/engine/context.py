@@ -119,9 +119,8 @@ class StreamContext:
         if self.lease.held and self.shard.index == 0:  # once, not once a shard
             self.announcer.stream_changed(stream, self.stream)
         for step, endpoint in stream.steps.items():
-            if endpoint != self.stream.steps[step]:
-                self.health.changed(step)
             if endpoint.target != self.stream.steps[step].target:
+                self.health.changed(step)
                 self.moved[step] = time.monotonic()
         self.stream = stream
         for step, slots in self.slots.items():
@@ -194,5 +193,5 @@ class StreamContext:
         self.health.answered(step, before.spec.user, outcome, time.monotonic())
         metrics.CALLS.labels(*self.stream_labels, step, type(outcome).__name__.lower()).inc()
         metrics.CALL_SECONDS.labels(*self.stream_labels, step).observe((ended - started).total_seconds())
-        if due := before.status.next_attempt_time:
+        if (due := before.status.next_attempt_time) and started >= due:  # else its delay was ended
             metrics.LATENESS.labels(*self.stream_labels).observe((started - due).total_seconds())

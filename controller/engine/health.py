@@ -22,6 +22,8 @@ QUIET_SECONDS = 60.0
 PROVEN_SECONDS = 600.0
 #: So many users who are refused, and more of them than were served within QUIET_SECONDS, blame the step at once.
 MIN_REFUSED = 3
+#: Seconds of looking after which what a step serves is known: who is refused, the statuses tell a successor at once.
+SETTLE_SECONDS = 4.0
 #: Characters of a cause in the stream's condition.
 MAX_CAUSE = 300
 
@@ -37,6 +39,8 @@ class _Evidence:
     #: When a call of each user was accepted last, within QUIET_SECONDS, the oldest first.
     served: dict[str, float] = field(default_factory=dict)
     accepted_at: float | None = None
+    #: When it was looked at first.
+    since: float | None = None
     #: Since when somebody waits at the step, and none of its calls was accepted.
     quiet_since: float | None = None
     #: Users who were refused, by the last report.
@@ -91,6 +95,7 @@ class Health:
     def _report(self, step: str, refused: set[str], failing: set[str], causes: list[str], now: float) -> StepReport:
         evidence = self._steps[step]
         evidence.forget_old(now)
+        evidence.since = now if evidence.since is None else evidence.since
         troubled = refused | failing
         if not troubled:
             evidence.quiet_since = None
@@ -98,15 +103,16 @@ class Health:
             evidence.quiet_since = now
         evidence.shown = _most_common(causes, evidence.shown) if troubled else ""
         evidence.refused = len(refused)
-        since, accepted = evidence.quiet_since, evidence.accepted_at
+        quiet_since, accepted = evidence.quiet_since, evidence.accepted_at
         return StepReport(
             name=step,
             refused=len(refused),
             failing=len(failing - refused),
             served=len(evidence.served.keys() - troubled),
-            quiet=since is not None and now - since >= QUIET_SECONDS,
+            quiet=quiet_since is not None and now - quiet_since >= QUIET_SECONDS,
             proven=accepted is not None and now - accepted < PROVEN_SECONDS,
             cause=evidence.shown,
+            settled=now - evidence.since >= SETTLE_SECONDS,
         )
 
 
@@ -127,6 +133,8 @@ class StepReport:
     proven: bool = False
     #: What most of those who wait were told; empty where nobody waits.
     cause: str = ""
+    #: `served` is known: SETTLE_SECONDS have passed, and all shards have told. It is in no entry.
+    settled: bool = True
 
     @property
     def waiting(self) -> int:
@@ -149,6 +157,7 @@ class StepReport:
         `standing`: that has been said, and is to be taken back only by what clearly shows otherwise.
         """
         many = self.refused >= MIN_REFUSED and self.refused > (self.served // 2 if standing else self.served)
+        many = many and (standing or self.settled)
         silent = (self.quiet or standing) and not self.served and (self.waiting > 1 or not self.proven)
         if not self.waiting or not (many or silent):
             return None
@@ -162,15 +171,15 @@ class StepReport:
         return f"{self.name}: {self.waiting} {users} {'waits' if one else 'wait'}{since}: {cause}"
 
 
-def of_all_shards(reports: Iterable[StepReport]) -> tuple[StepReport, ...]:
-    """The reports of the whole stream, in the order of the steps."""
+def of_all_shards(reports: Iterable[StepReport], count: int) -> tuple[StepReport, ...]:
+    """The reports of the whole stream, which has so many shards, in the order of the steps."""
     by_step: defaultdict[str, list[StepReport]] = defaultdict(list)
     for report in reports:
         by_step[report.name].append(report)
-    return tuple(_sum(step.name, by_step[step.name]) for step in STEPS)
+    return tuple(_sum(step.name, by_step[step.name], count) for step in STEPS)
 
 
-def _sum(name: str, parts: list[StepReport]) -> StepReport:
+def _sum(name: str, parts: list[StepReport], count: int) -> StepReport:
     worst = max(parts, key=lambda part: (part.waiting, part.cause), default=StepReport(name))
     return StepReport(
         name=name,
@@ -180,6 +189,7 @@ def _sum(name: str, parts: list[StepReport]) -> StepReport:
         quiet=any(part.quiet for part in parts),
         proven=any(part.proven for part in parts),
         cause=worst.cause,
+        settled=not parts or len(parts) == count,
     )
 
 

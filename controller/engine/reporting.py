@@ -150,13 +150,16 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
     users = {**own.users, "refused": sum(step.refused for step in own.steps)}
-    before = found.get(shard.index, {}).get("counts", {})  # what is not known yet stays as it was
-    entry = {"shard": shard.index, "holder": holder, "counts": {**before, **own.counts}, "users": users}
+    before = found.get(shard.index, {})  # what is not known yet stays as it was
+    counts = {**before.get("counts", {}), **own.counts}
+    entry = {"shard": shard.index, "holder": holder, "counts": counts, "users": users}
     troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
     found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
     # What works is told where it is asked for: of the steps at which some user of some shard waits.
     asked = {step["name"] for other in found.values() for step in other.get("steps") or () if _waits(step)}
-    steps = [step.for_status() for step in own.steps if step.waiting or step.name in asked]
+    told = {step["name"]: step for step in before.get("steps") or ()}
+    known = (step.for_status() if step.settled else told.get(step.name) for step in own.steps)
+    steps = [step for step in known if step and (_waits(step) or step["name"] in asked)]
     found[shard.index] |= {"steps": steps} if steps else {}
     return [found[index] for index in sorted(found)]
 
@@ -166,7 +169,7 @@ def total(entries: Iterable[Body]) -> Summary:
     users: Counter[str] = Counter()
     troubles: defaultdict[str, list[str]] = defaultdict(list)
     steps: list[StepReport] = []
-    for entry in entries:
+    for entry in (entries := list(entries)):
         counts.update(entry["counts"])
         users.update(entry["users"])
         for trouble in ("unreadable", "refusedWrite"):
@@ -174,7 +177,7 @@ def total(entries: Iterable[Body]) -> Summary:
         steps += map(StepReport.from_body, entry.get("steps") or ())
     users.pop("refused", None)  # the steps tell
     unreadable, refused_write = (min(troubles[trouble], default="") for trouble in ("unreadable", "refusedWrite"))
-    return Summary(dict(counts), dict(users), of_all_shards(steps), unreadable, refused_write)
+    return Summary(dict(counts), dict(users), of_all_shards(steps, len(entries)), unreadable, refused_write)
 
 
 def summary(

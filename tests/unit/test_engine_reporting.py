@@ -67,7 +67,7 @@ def test_a_shard_replaces_its_entry_and_drops_those_beyond_the_last() -> None:
 
 
 def test_the_stream_has_the_sums_of_its_shards() -> None:
-    found = total([entry(0, one(1, held=2, refused=1)), entry(1, one(10, refused=2)), entry(2, one(0))])
+    found = total([entry(0, one(1, held=2, refused=1)), entry(1, one(10, refused=2))])
     assert found == one(11, held=2, refused=3)
     condition = processing(make_stream(), found)
     assert (condition.ok, condition.reason) == (False, "StepMisconfigured")
@@ -82,6 +82,14 @@ def test_a_shard_without_trouble_tells_what_it_serves_where_another_asks() -> No
     condition = processing(make_stream(), total([entry(0, one(1, refused=1)), mine]))
     assert condition.ok
     assert condition.message == "updates are applied as they come; profile: 1 of 10 users waits: 401 from profile"
+
+
+def test_a_successor_leaves_what_its_shard_has_told_until_it_knows_better() -> None:
+    before = [entry(0, one(1, refused=2)), entry(1, one(1, refused=1))]
+    fresh = replace(one(1), steps=(StepReport("profile", settled=False), StepReport("permissions", settled=False)))
+    assert with_entry(before, fresh, Shard(0, 2), "me")[0]["steps"] == before[0]["steps"]
+    known = replace(fresh, steps=(StepReport("profile", served=5), StepReport("permissions")))
+    assert [step["served"] for step in with_entry(before, known, Shard(0, 2), "me")[0]["steps"]] == [5]
 
 
 def test_the_first_trouble_of_all_shards_is_told() -> None:

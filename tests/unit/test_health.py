@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from controller.engine.health import MIN_REFUSED, PROVEN_SECONDS, QUIET_SECONDS, Health, StepReport, of_all_shards
+from controller.engine.health import (
+    MIN_REFUSED,
+    PROVEN_SECONDS,
+    QUIET_SECONDS,
+    SETTLE_SECONDS,
+    Health,
+    StepReport,
+    of_all_shards,
+)
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.reconcile import record, waiting_to_be_callable
 from controller.updates import Phase, Reason, Status, UserUpdate
@@ -19,6 +27,13 @@ REFUSED_CONNECTION = Retry("connection refused by profile")
 
 def after(outcome: Outcome, user: str = "ana", status: Status | None = None) -> UserUpdate:
     return make_update(user=user, status=record(status or Status(), outcome, STREAM, NOW, NOW))
+
+
+def settled() -> Health:
+    """Of a controller that has worked on the stream for a while."""
+    health = Health()
+    health.reports([], -SETTLE_SECONDS)
+    return health
 
 
 def profile(health: Health, updates: list[UserUpdate], now: float) -> StepReport:
@@ -35,7 +50,7 @@ def serve(health: Health, count: int, now: float) -> None:
 
 
 def test_one_user_who_is_refused_among_others_blames_nobody() -> None:
-    health = Health()
+    health = settled()
     serve(health, 1, now=0)
     for now in (1, QUIET_SECONDS + 1, PROVEN_SECONDS - 1):
         report = profile(health, refused(1), now)
@@ -52,14 +67,14 @@ def test_a_single_user_whom_nobody_has_been_served_beside_blames_the_step_after_
 
 @pytest.mark.parametrize(("waiting", "served", "blamed"), [(2, 0, 0), (3, 0, 1), (3, 2, 1), (3, 3, 0), (40, 39, 1)])
 def test_most_of_at_least_three_blame_the_step_at_once(waiting: int, served: int, blamed: int) -> None:
-    health = Health()
+    health = settled()
     serve(health, served, now=0)
     reason = profile(health, refused(waiting), 1).blame(standing=False)
     assert reason == ("StepMisconfigured" if blamed else None)
 
 
 def test_calls_that_nobody_answers_blame_the_step_after_a_minute() -> None:
-    health = Health()
+    health = settled()
     serve(health, 5, now=0)
     users = [after(REFUSED_CONNECTION, f"user{number}") for number in range(50)]
     assert profile(health, users, 1).blame(standing=False) is None, "a downstream that restarts is no news"
@@ -97,10 +112,22 @@ def test_trouble_that_has_passed_does_not_count_when_the_next_one_comes() -> Non
 
 
 def test_another_step_is_judged_anew() -> None:
-    health = Health()
+    health = settled()
     serve(health, 9, now=0)
     health.changed("profile")
-    assert profile(health, refused(3), 1).blame(standing=False) == "StepMisconfigured"
+    assert profile(health, refused(3), 1).blame(standing=False) is None, "they were refused by the one before"
+    assert profile(health, refused(3), 1 + SETTLE_SECONDS).blame(standing=False) == "StepMisconfigured"
+
+
+def test_a_successor_looks_who_is_served_before_it_blames_a_step_and_takes_nothing_back_before() -> None:
+    health = Health()
+    assert profile(health, refused(3), 0).blame(standing=False) is None
+    assert profile(health, refused(3), 0).blame(standing=True) == "StepMisconfigured"
+    serve(health, 3, now=SETTLE_SECONDS)
+    assert profile(health, refused(3), SETTLE_SECONDS).blame(standing=False) is None
+    serve(settled_late := Health(), 2, now=0)
+    profile(settled_late, refused(3), 0)
+    assert profile(settled_late, refused(3), SETTLE_SECONDS).blame(standing=False) == "StepMisconfigured"
 
 
 def test_what_was_said_is_taken_back_by_what_clearly_shows_otherwise() -> None:
@@ -161,8 +188,14 @@ def shard(refused: int, served: int, **more: bool) -> StepReport:
     ],
 )
 def test_a_step_is_judged_by_what_all_shards_see(parts: list[StepReport], reason: str | None) -> None:
-    whole = of_all_shards(StepReport.from_body(part.for_status()) for part in parts)[0]
+    whole = of_all_shards((StepReport.from_body(part.for_status()) for part in parts), len(parts))[0]
     assert whole.blame(standing=False) == reason
+
+
+def test_what_shards_have_not_told_yet_may_be_that_they_serve_all_others() -> None:
+    assert of_all_shards([shard(3, 0)], 2)[0].blame(standing=False) is None
+    assert of_all_shards([shard(3, 0)], 2)[0].blame(standing=True) == "StepMisconfigured"
+    assert of_all_shards([shard(3, 0), shard(0, 0)], 2)[0].blame(standing=False) == "StepMisconfigured"
 
 
 def test_users_are_counted_once_and_forgotten_in_time() -> None:

@@ -18,7 +18,7 @@ from controller.engine.context import StreamContext
 from controller.engine.credentials import Credentials
 from controller.engine.lane import Lane
 from controller.engine.mending import follow_secrets
-from controller.outcomes import Outcome
+from controller.outcomes import Busy, Outcome
 from controller.sharding import shards
 from controller.streams import StepSpec, UpdateStream
 from controller.updates import Reason
@@ -94,8 +94,10 @@ def test_another_target_ends_the_delays_of_failures_until_the_next_call(changes:
 @pytest.mark.parametrize("changes", [{"timeout_seconds": 1.0}, {"retry": StepSpec("").retry}, {"concurrency": 1}])
 def test_what_else_is_changed_of_a_step_ends_no_delay(changes: dict[str, Any]) -> None:
     context, _ = made(make_stream())
+    context.health.answered("profile", "bo", Busy("503 from profile"), time.monotonic())
     context.reconfigure(with_profile(**changes))
     assert context.mended(STATUS, BEFORE) == ()
+    assert context.health.reports([], time.monotonic())[0].served == 1, "nor is what was seen of it forgotten"
 
 
 async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_once_when_it_changes(
