@@ -14,6 +14,9 @@ from controller.updates import UserUpdate
 
 logger = logging.getLogger(__name__)
 
+#: Seconds until what the API server could not write is tried again.
+RETRY_SECONDS = 2.0
+
 
 class Answering:
     """Writes the refusals one after the other: there may be thousands, if a person asks for all, and none is urgent."""
@@ -44,7 +47,11 @@ class Answering:
                 await self._answer(update)
             except (Gone, Superseded):
                 pass
-            except errors.ApiError as error:  # it is met again when finished updates are listed
+            except errors.Unavailable as error:
+                retrying(logger, "Request not answered, trying again", error, update=update.name)
+                self._asked.setdefault(update.name, update)  # a newer version may have been met meanwhile
+                await asyncio.sleep(RETRY_SECONDS)
+            except errors.ApiError as error:  # refused; it is met again when finished updates are listed
                 retrying(logger, "Request not answered", error, update=update.name)
 
     async def _answer(self, update: UserUpdate) -> None:

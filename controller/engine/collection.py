@@ -188,8 +188,9 @@ class Collection:
         self._finished[update.name] = Finished.of(update)
         self._notice(update)
         self._changed()
-        if self._quiet and len(self._finished) > self._quiet[1].max_finished:
-            self._quiet = None  # an older one may be due now; by age it is none before a minute has passed
+        surplus = self._quiet and len(self._finished) > self._quiet[1].max_finished
+        if surplus or update.spec.ttl_seconds_after_finished is not None:
+            self._quiet = None  # an older one, or this one, may be due now; others are not before a minute has passed
 
     def clear(self) -> None:
         self._finished, self._listed, self._quiet = {}, False, None

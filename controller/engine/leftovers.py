@@ -15,7 +15,7 @@ from collections.abc import Iterable, Set
 from controller import errors, names
 from controller.cluster import LEASES, Cluster
 from controller.engine.leases import Sighting
-from controller.logs import fields
+from controller.logs import fields, retrying
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,6 @@ async def delete_leftovers(
         except (errors.Conflict, errors.NotFound):
             continue  # somebody has it again, or was faster
         except errors.ApiError as error:
-            logger.warning(
-                "Leases of a stream that is gone not deleted",
-                extra=fields(stream=f"{namespace}/{stream}", cause=str(error)),
-            )
+            retrying(logger, "Leases of a stream that is gone not deleted", error, stream=f"{namespace}/{stream}")
         else:
             logger.info("Leases of a stream that is gone deleted", extra=fields(stream=f"{namespace}/{stream}"))

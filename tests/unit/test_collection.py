@@ -231,6 +231,31 @@ async def test_a_doubt_lasts_until_all_are_listed() -> None:
     assert answers == [*all_phases, False, *all_phases]
 
 
+async def test_one_that_is_to_go_at_once_does_not_wait_until_the_next_one_becomes_due() -> None:
+    """It took up to twenty seconds more: an update of a record stays for a minute at least, so none was looked for."""
+
+    class Server:
+        async def pages(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+            yield SimpleNamespace(items=[])
+
+        async def get(self, *_: Any) -> dict[str, Any]:
+            return {}
+
+    context = SimpleNamespace(
+        cluster=Server(),
+        stream=make_stream(),
+        shard=Shard(),
+        lease=SimpleNamespace(tenure=1),
+        retention=Retention(),
+        now=lambda: at(10),
+    )
+    collection = Collection(cast(Any, context), lambda update: None)
+    assert await collection._choose([]) == []
+    update = make_update(manual=True, status=Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(9)))
+    collection.add(replace(update, spec=replace(update.spec, ttl_seconds_after_finished=0)))
+    assert names(await collection._choose([])) == [update.name]
+
+
 async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
     """It left without a word, and the counts of the stream told of it until the next one came or went."""
 

@@ -18,10 +18,13 @@ class Server:
     """Takes deletes; of a Lease that has another version it says so."""
 
     def __init__(self) -> None:
+        self.error: Exception | None = None
         self.versions: dict[str, int] = {}
         self.deleted: list[str] = []
 
     async def delete(self, _: Any, namespace: str, name: str, *, version: int) -> None:
+        if self.error:
+            raise self.error
         if self.versions.get(name, version) != version:
             raise errors.Conflict(name)
         self.deleted.append(name)
@@ -62,6 +65,15 @@ async def test_what_somebody_has_again_stays_and_with_it_all_that_is_newer() -> 
     server.versions[names.lease_name("a", 0, 2)] = 99
     await delete_leftovers(cast(Any, server), leases(a_1_2=(7, ""), a_0_2=(8, ""), a_0_1=(9, "")).labelled, set())
     assert server.deleted == [names.lease_name("a", 1, 2)]
+
+
+async def test_that_they_cannot_be_deleted_is_no_line_at_each_look(caplog: pytest.LogCaptureFixture) -> None:
+    """There is a look every ten seconds, and the right to delete them may be missing for good."""
+    server = Server()
+    server.error = errors.Forbidden("no right to delete leases", status=403)
+    for _ in range(5):
+        await delete_leftovers(cast(Any, server), leases(gone_0_1=(9, "")).labelled, set())
+    assert [record.message for record in caplog.records] == ["Leases of a stream that is gone not deleted"]
 
 
 @pytest.mark.parametrize(
