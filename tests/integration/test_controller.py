@@ -149,7 +149,7 @@ def test_what_an_event_costs(stream: Processing, start_controller: StartReplica,
     assert least * len(made) <= queued["PATCH/status"] <= most * len(made)
     assert queued.keys() == {"POST", "PATCH/status"}
     before = writes(kube)
-    stream.until(stream.add("busy", 1), "Succeeded")
+    stream.until(stream.record("busy", len(made), datetime.now(UTC)), "Succeeded")
     # Each of the three steps was busy once: each of these answers is written at once, with what is unwritten.
     assert writes(kube) - before == {"POST": 1, "PATCH/status": 3 + least}
 
