@@ -18,9 +18,9 @@ from controller.devenv.environment import Environment
 from tests.applying import STREAM, changed
 from tests.eventually import eventually
 from tests.kube import MERGE_PATCH, Kube
-from tests.transcripts import README
 
 COMPONENT = manifests.DEPLOY / "components" / "hosts"
+DOCUMENT = manifests.DEPLOY.parent / "docs" / "restrictions.md"
 #: As an overlay would have it: comments, blanks and capitals in it.
 LISTED = {
     "downstreams": "# ours\n127.0.0.1\n  Downstream.example \n.svc.cluster.local\n\n[2001:db8::1]",
@@ -134,9 +134,9 @@ def test_it_is_in_no_installation_by_itself() -> None:
     assert "enrichment-hosts" not in manifests.INSTALL.read_text()
 
 
-def test_the_readmes_example_is_an_overlay(tmp_path: Path) -> None:
+def test_the_documented_example_is_an_overlay(tmp_path: Path) -> None:
     """In another namespace the list is looked for there."""
-    (example,) = re.findall(r"^```yaml\n(resources: .*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    (example,) = re.findall(r"^```yaml\n(resources: .*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     here = os.path.relpath(manifests.OVERLAYS / "mine", tmp_path)
     settings = yaml.safe_load(example)
     for key in ("resources", "components"):
