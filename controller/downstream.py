@@ -43,6 +43,9 @@ MAX_ANSWER = 64 * 1024
 #: Client certificates whose connections are kept apart; each rotation adds one.
 MAX_IDENTITIES = 64
 
+#: Characters of an entry of a Secret, or of a word of it, from which on it is kept out of what a downstream has said.
+MIN_SECRET = 6
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?\Z")
 #: Decompresses gzip and zlib alike, by their headers.
 _ANY_DEFLATE = 32 + zlib.MAX_WBITS
@@ -108,7 +111,8 @@ class Downstream:
         except ValueError as error:
             return NotCalled(f"{step.name} cannot be called: {error}")
         on_connected.set(sending)
-        request = partial(httpx.Request, "POST", url, headers=merged, content=content)
+        kept_back = {"secrets": _secrets(headers)}
+        request = partial(httpx.Request, "POST", url, headers=merged, content=content, extensions=kept_back)
         try:
             async with asyncio.timeout(endpoint.timeout_seconds):
                 with self._identified(tls) as connections:
@@ -182,6 +186,8 @@ class Downstream:
             body = _decoded(body, given["content-encoding"])
         if body is None and 200 <= status < 300 and step.owes:
             return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
+        if body and status >= 300:  # a message will repeat it, and some show the request that they refuse
+            body = _hidden(body, request.extensions["secrets"])
         return step.read_answer(status, given, body or b"", self._clock())
 
 
@@ -233,6 +239,18 @@ def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, s
         if name.lower() not in taken:
             merged[name] = value
     return merged
+
+
+def _secrets(headers: Mapping[str, str] | None) -> list[bytes]:
+    """What of a step's Secret is told nobody, the longest first: its entries, and what follows `Bearer` or the like."""
+    found = {part for value in (headers or {}).values() for part in (value, *value.split()[1:])}
+    return sorted((part.encode() for part in found if len(part) >= MIN_SECRET), key=len, reverse=True)
+
+
+def _hidden(body: bytes, secrets: list[bytes]) -> bytes:
+    for secret in secrets:
+        body = body.replace(secret, b"***")
+    return body
 
 
 async def _read(response: httpx.Response) -> bytes | None:

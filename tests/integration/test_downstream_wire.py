@@ -45,6 +45,28 @@ async def test_three_steps_pass_on_what_they_were_given(wire: Wire) -> None:
     ]
 
 
+@pytest.mark.parametrize("status", [400, 401, 500])
+async def test_what_a_downstream_shows_of_its_credentials_is_in_no_message(wire: Wire, status: int) -> None:
+    """Some answer with the request that they refuse; a message is in statuses and Events, and cut short after 200."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        said = b"x" * 150 + b"".join(line for line in lines if line.lower().startswith((b"a:", b"x-api-key:")))
+        writer.write(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%b" % (status, len(said), said))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    endpoint = StepSpec(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    secret = {"A": "Bearer eyJhbGciOi.eyJzdWI", "X-Api-Key": "0123456789abcdef" * 8}
+    async with server:
+        outcome = await wire.client.call(PROFILE, endpoint, made(), "k", secret)
+    assert isinstance(outcome, Rejected | Misconfigured | Retry)
+    assert f"{status} from profile" in outcome.message and "xxx" in outcome.message
+    for words in ("eyJ", "0123456"):
+        assert words not in outcome.message, outcome.message
+
+
 async def test_headers_say_whose_call_it_is(wire: Wire) -> None:
     await wire.call(update=made("Zoë/ 🦉\n", 7, traceparent=TRACEPARENT), key="default/name/profile/0")
     begin = wire.records("begin")[0]
