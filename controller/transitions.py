@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 BURST, SECONDS = 6, 60.0
 #: Characters of a message in the log; the object has the whole.
 MAX_LOGGED = 500
+#: Reasons whose message may repeat what a downstream said, and with that what is in a record: behind its third colon.
+_SAID = frozenset({"Processing", "StepMisconfigured", "StepFailing"})
 #: Reasons of a condition that is False because a person wants it so.
 WANTED = frozenset({"Suspended"})
 
@@ -77,10 +79,11 @@ class Transitions:
             values["before"] = known.told[1]
         if known.untold:
             values["untold"] = known.untold
+        logged = ":".join(message.split(":")[:3]) if kind == "Processing" and reason in _SAID else message
         logger.log(
             logging.INFO if well else logging.WARNING,
             "Condition of a stream changed",
-            extra=fields(**values, message=message[:MAX_LOGGED]),
+            extra=fields(**values, message=logged[:MAX_LOGGED]),
         )
         event: Literal["Normal", "Warning"] = "Normal" if well else "Warning"
         self._recorder.event(self._regarding, event, reason, kind, f"{kind}={status}: {message}")

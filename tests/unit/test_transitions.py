@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from controller.engine.health import Health
+from controller.engine.reporting import Summary, processing
+from controller.outcomes import Misconfigured
+from controller.reconcile import record
 from controller.streamstatus import with_condition
 from controller.transitions import BURST, Transitions
-from tests.builders import at
+from controller.updates import Status
+from tests.builders import NOW, at, make_stream, make_update
+
+STREAM = make_stream()
 
 
 class Recorder:
@@ -73,6 +81,24 @@ def test_another_reason_is_a_change_and_what_a_person_wants_is_no_warning(
     transitions.written(MISSING, consuming(False, "Suspended"))
     transitions.written(consuming(False, "Suspended"), consuming(None, "NoBridge"))
     assert [event[:2] for event in recorder.events] == [("Normal", "Suspended"), ("Warning", "NoBridge")]
+
+
+def test_the_log_does_not_repeat_what_a_downstream_said(
+    transitions: Transitions, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = Health()
+    waiting = [
+        make_update(
+            user=user, status=record(Status(), Misconfigured(f"401 from profile: no: {user}"), STREAM, NOW, NOW)
+        )
+        for user in ("ana", "bo", "cy")
+    ]
+    report = replace(health.reports(waiting, 0)[0], settled=True)
+    condition = processing(STREAM, Summary({}, {}, (report,)))
+    after = with_condition(WELL, "Processing", condition.ok, condition.reason, condition.message, generation=1, now=NOW)
+    transitions.written(WELL, after)
+    assert "401 from profile: no: ana" in recorder.events[0][3]
+    assert lines(caplog)[0][1]["message"] == "profile: 3 users wait: 401 from profile"
 
 
 async def test_of_one_that_flaps_the_end_is_told_of(
