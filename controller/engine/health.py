@@ -1,7 +1,7 @@
 """Whether a step works: what its calls came to lately, and who waits at it. For people; it stops no call.
 
 Who waits, and for what, is in the statuses of the updates; that the step works for others is remembered here, by the
-controller that calls it. When it is condemned, and why so: docs/decisions/0034-when-a-step-is-blamed.md.
+controller that calls it. When it is blamed, and why: docs/decisions/0034-when-a-step-is-blamed.md.
 """
 
 from __future__ import annotations

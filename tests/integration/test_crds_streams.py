@@ -86,7 +86,7 @@ BAD_STREAMS = [
     ("a fourth step", {"spec.steps.more": {"url": "http://a/"}}, 'unknown field "spec.steps.more"'),
     ("brokers with a scheme", {"spec.kafka.bootstrapServers": "SSL://kafka:9092"}, "with no spaces and no scheme"),
     ("brokers without a port", {"spec.kafka.bootstrapServers": "kafka"}, "must be host:port"),
-    ("a port that is none", {"spec.kafka.bootstrapServers": "a:1,kafka:65536"}, "each port must be from 1 to 65535"),
+    ("an invalid port", {"spec.kafka.bootstrapServers": "a:1,kafka:65536"}, "each port must be from 1 to 65535"),
     ("port 0", {"spec.kafka.bootstrapServers": "kafka:0,a:1"}, "each port must be from 1 to 65535"),
     ("login without its way", {CONFIG: {"security.protocol": "SASL_SSL"}}, "sasl.mechanism is missing"),
     ("topic pattern", {"spec.kafka.topic": "^user.*"}, "patterns are not supported"),

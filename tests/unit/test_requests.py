@@ -1,4 +1,4 @@
-"""Requests that cannot be done: no verb, of a finished update, of one that was never called. Each is refused once."""
+"""Requests that cannot be done: an unknown verb, a finished update, one never called. Each is refused once."""
 
 from __future__ import annotations
 
