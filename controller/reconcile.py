@@ -172,19 +172,26 @@ def step_in_hand(status: Status) -> str:
 
 def waiting_to_be_callable(status: Status, message: str, now: datetime) -> Status:
     """The step in hand cannot be called, for what `message` says of the stream; no attempt, as nothing was sent."""
-    return _waiting(status, Reason.STEP_MISCONFIGURED, message, now)
+    return _waiting(_due_now(status), Reason.STEP_MISCONFIGURED, message, now)
 
 
 def being_called(status: Status, step: str, started: datetime) -> Status:
     """While its call lasts: no longer what it waited for. Its delay is over; all that counts stays."""
-    called = replace(status, step=step, next_attempt_time=None)
-    return _at(called, Phase.RUNNING, Reason.RUNNING, f"{step} is being called since {started:%H:%M:%S}", started)
+    message = f"{step} is being called since {started:%H:%M:%S}"
+    return _at(replace(_due_now(status), step=step), Phase.RUNNING, Reason.RUNNING, message, started)
 
 
 def waiting_for_slot(status: Status, now: datetime) -> Status:
     """The step in hand is at its `concurrency`."""
     step = step_in_hand(status)
-    return _waiting(status, Reason.STEP_CONCURRENCY, f"all calls that {step} may have at a time are in use", now)
+    return _waiting(
+        _due_now(status), Reason.STEP_CONCURRENCY, f"all calls that {step} may have at a time are in use", now
+    )
+
+
+def _due_now(status: Status) -> Status:
+    """Its delay is over, be it by time or because what it was about was mended: it is not waited for once more."""
+    return replace(status, next_attempt_time=None)
 
 
 def backoff_seconds(retry: RetrySpec, failures: int) -> float:
@@ -331,8 +338,8 @@ def _at(status: Status, phase: Phase, reason: Reason, message: str, now: datetim
 
 
 def cause_of(status: Status) -> str:
-    """What the update waits for, without the time until which it does; empty while it is being called."""
-    if status.reason is Reason.RUNNING:
+    """What the update waits for, without the time until which it does; empty while it is called, or about to be."""
+    if status.reason in (Reason.RUNNING, Reason.STEP_CONCURRENCY):
         return ""
     at = status.next_attempt_time
     return status.message.removesuffix(_again("", at)) if at else status.message

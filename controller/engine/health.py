@@ -194,11 +194,11 @@ def _sum(name: str, parts: list[StepReport], count: int) -> StepReport:
 
 
 def _trouble(update: UserUpdate) -> Reason | None:
-    """What the step in hand gives the user to wait for, also while the call is being repeated; None: nothing."""
+    """What the step in hand gives the user to wait for, also while it is about to be called again; None: nothing."""
     status = update.status
     if status.reason in (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF):
         return status.reason
-    if status.reason is not Reason.RUNNING or not status.attempts:
+    if status.reason not in (Reason.RUNNING, Reason.STEP_CONCURRENCY) or not status.attempts:
         return None
     return Reason.STEP_MISCONFIGURED if status.misconfigured_count else Reason.BACKING_OFF
 

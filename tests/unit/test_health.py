@@ -16,7 +16,7 @@ from controller.engine.health import (
     of_all_shards,
 )
 from controller.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
-from controller.reconcile import record, waiting_to_be_callable
+from controller.reconcile import record, waiting_for_slot, waiting_to_be_callable
 from controller.updates import Phase, Reason, Status, UserUpdate
 from tests.builders import NOW, PROFILE_DONE, make_stream, make_update
 
@@ -155,8 +155,9 @@ def test_who_could_not_be_called_waits_at_the_step_too() -> None:
 def test_one_whose_call_is_being_repeated_is_still_in_trouble() -> None:
     waiting = after(UNAUTHORIZED)
     running = replace(waiting.status, phase=Phase.RUNNING, reason=Reason.RUNNING, message="calling profile")
-    report = profile(Health(), [make_update(status=running)], 0)
-    assert (report.refused, report.cause) == (1, "")
+    for status in (running, waiting_for_slot(waiting.status, NOW)):
+        report = profile(Health(), [make_update(status=status)], 0)
+        assert (report.refused, report.cause) == (1, "")
 
 
 def test_the_cause_stays_while_most_have_one_that_begins_like_it() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from controller.reconcile import (
     decide,
     record,
     waiting_for_slot,
+    waiting_to_be_callable,
 )
 from controller.streams import RetrySpec, UpdateStream
 from controller.updates import Phase, Reason, Status, condition_status
@@ -267,6 +269,22 @@ def test_waiting_for_one_of_the_steps_calls_is_told_and_changes_nothing_else() -
     assert waiting_for_slot(waiting, at(9)) == waiting
     update = make_update(status=waiting)
     assert decide(update, make_queue(update), make_stream(), NOW) == RunStep("permissions")
+
+
+@pytest.mark.parametrize(
+    "to_wait", [waiting_for_slot, lambda status, now: waiting_to_be_callable(status, "there is no Secret x", now)]
+)
+def test_a_delay_that_a_correction_has_ended_is_not_waited_for_after_all(
+    to_wait: Callable[[Status, datetime], Status],
+) -> None:
+    """It lost its place in the line, said that it waits for its time, and came again: two writes a second for each."""
+    update = make_update(status=to_wait(BACKING_OFF_UNTIL_5, at(1)))
+    for now in (at(1), at(5)):
+        decision = decide(update, make_queue(update), STREAM, now, mended=(Reason.BACKING_OFF,))
+        assert decision == RunStep("profile")
+    assert replace(update.status, reason=None, message="", next_attempt_time=at(5)) == replace(
+        BACKING_OFF_UNTIL_5, reason=None, message=""
+    )
 
 
 # --- backoff
