@@ -171,7 +171,7 @@ def test_policies_are_in_force_as_in_a_cluster(checkout: Checkout) -> None:
         except CommandFailed as refused:
             return str(refused)
 
-    eventually(lambda: "'retyr' is nothing that can be asked for" in said(), 60)
+    eventually(lambda: "'retyr' is not a request" in said(), 60)
 
 
 def test_sample_stays_as_the_person_made_it(checkout: Checkout) -> None:
