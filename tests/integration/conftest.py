@@ -1,4 +1,4 @@
-"""What the controller's tests share: one running controller for a module where no test kills it, a stream for each."""
+"""What tests share: a controller for a module where no test kills it; a stream or topic, and kubectl, for each test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from controller.devenv.environment import Environment
+from tests.applying import Applier
+from tests.ingest import Ingested
 from tests.kube import Kube
 from tests.processing import Processing, processing
 from tests.replicas import Replica
@@ -33,3 +35,15 @@ def checkpoints() -> str:
 def stream(kube: Kube, environment: Environment, namespace: str, checkpoints: str) -> Processing:
     """A stream of one test, not yet applied, before a downstream that has forgotten all and behaves well."""
     return processing(kube, environment, namespace, checkpoints)
+
+
+@pytest.fixture
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+    """The stream of a test of the bridge, not yet applied, with a topic of its own."""
+    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+
+
+@pytest.fixture
+def api(environment: Environment, kube: Kube, namespace: str) -> Applier:
+    """Objects of ours, and kubectl, in the test's namespace."""
+    return Applier(kube, environment.kubectl, namespace)

@@ -7,18 +7,11 @@ from typing import Any
 
 import pytest
 
-from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, check_links, good
-from tests.kube import Kube
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def test_a_record_becomes_an_update(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -17,14 +17,8 @@ from tests.conftest import StartReplica
 from tests.costs import backlog_writes, wal_bytes
 from tests.eventually import eventually
 from tests.ingest import GOOD, Ingested, good
-from tests.kube import Kube
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def listed(backlogs: list[dict[str, Any]]) -> list[int]:

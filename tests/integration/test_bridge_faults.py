@@ -12,16 +12,10 @@ from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually, throughout
 from tests.ingest import Ingested, check_links, good
-from tests.kube import Kube
 from tests.refusing import policy
 from tests.rights import Right, taken_away
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def users(count: int, each: int) -> list[str]:

@@ -15,7 +15,6 @@ from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good, group_consumer
-from tests.kube import Kube
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -45,11 +44,6 @@ def brokers(environment: Environment) -> Iterator[Brokers]:
         found.set()
     with group_consumer(environment.bootstrap_servers, "after") as consumer:
         eventually(lambda: consumer.committed([ck.TopicPartition("none", 0)], timeout=5), 30)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def told(ingested: Ingested, reason: str, words: str, within: float = 40) -> None:

@@ -11,7 +11,6 @@ import pytest
 from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import probes
-from controller.devenv.environment import Environment
 from controller.kafka import Assigned, Event, Fetched, GroupMember, Revoked, Topic, client_config
 from controller.kafka.member import MAX_ON_THE_WAY
 from controller.streams import KafkaSpec
@@ -23,11 +22,6 @@ from tests.replicas import Replica
 
 T = TypeVar("T")
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(ingested: Ingested) -> None:

@@ -29,11 +29,6 @@ pytestmark = pytest.mark.timeout(240)
 NOT_BAD = "!object.spec.user.startsWith('bad')"
 
 
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
-
-
 def users(ingested: Ingested) -> set[str]:
     return {update["spec"]["user"] for update in ingested.updates()}
 

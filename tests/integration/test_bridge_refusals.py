@@ -16,16 +16,11 @@ from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, check_links, good
-from tests.kube import MERGE_PATCH, Kube
+from tests.kube import MERGE_PATCH
 from tests.refusing import asked, policy
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,13 @@ from typing import Any
 import pytest
 
 from controller.bridge.positions import MAX_ENTRIES
-from controller.devenv.environment import Environment
 from controller.streamstatus import UNREADABLE, with_condition
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
-from tests.kube import Kube
 from tests.refusing import policy
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def write(ingested: Ingested, entries: list[dict[str, Any]]) -> None:

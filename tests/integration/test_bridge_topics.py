@@ -15,21 +15,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from controller.devenv import broker
-from controller.devenv.environment import Environment
 from controller.kafka import Admins, KafkaError, TopicLookup
 from controller.names import record_name
 from tests.conftest import StartReplica
 from tests.eventually import eventually, eventually_async, throughout
 from tests.ingest import GOOD, Ingested, good
-from tests.kube import Kube
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def admin(ingested: Ingested) -> AdminClient:

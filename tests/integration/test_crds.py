@@ -15,13 +15,7 @@ from controller import names
 from controller.devenv.environment import Environment
 from controller.devenv.errors import CommandFailed
 from tests.applying import ABSENT, BACKLOG, REJECTED, SOURCE, STREAM, TRACEPARENT, UPDATE, Applier, Refused, changed
-from tests.kube import Kube
 from tests.schemas import schema
-
-
-@pytest.fixture
-def api(environment: Environment, kube: Kube, namespace: str) -> Applier:
-    return Applier(kube, environment.kubectl, namespace)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
-from controller.devenv.environment import Environment
 from controller.kafka import KafkaError, client_config
 from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, FETCH_DEFAULTS, NUMBERS, WORDS
 from controller.names import UID_ANNOTATION
@@ -21,11 +20,6 @@ from tests.kube import Kube
 from tests.schemas import nodes
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/updatestreams.enrichment.dev"
-
-
-@pytest.fixture
-def api(environment: Environment, kube: Kube, namespace: str) -> Applier:
-    return Applier(kube, environment.kubectl, namespace)
 
 
 GOOD_STREAMS = [

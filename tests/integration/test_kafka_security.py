@@ -32,7 +32,7 @@ from controller.devenv.layout import HOST
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
-from tests.kube import MERGE_PATCH, Kube
+from tests.kube import MERGE_PATCH
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -83,11 +83,6 @@ class Secured:
 def secured(environment: Environment, tmp_path: Path) -> Iterator[Secured]:
     yield Secured(environment, trustme.CA(), tmp_path)
     environment.start("kafka")  # without the second listener
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def put_secret(ingested: Ingested, data: dict[str, str]) -> None:

@@ -14,7 +14,6 @@ from controller.names import API_VERSION, UID_ANNOTATION
 from tests.conftest import StartReplica
 from tests.eventually import eventually
 from tests.ingest import Ingested, good
-from tests.kube import Kube
 from tests.processing import Processing
 from tests.refusing import PROBES, policy
 from tests.replicas import Replica
@@ -24,11 +23,6 @@ pytestmark = pytest.mark.timeout(120)
 RECORDS = "enrichment_bridge_records_total"
 CREATES = "enrichment_bridge_creates_total"
 REJECTED = "enrichment_bridge_rejected_total"
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def samples(replica: Replica, namespace: str) -> Counter[tuple[str, tuple[tuple[str, str], ...]]]:

@@ -8,17 +8,10 @@ import aiohttp
 import pytest
 
 from controller.config import Settings
-from controller.devenv.environment import Environment
 from controller.serving import Health, serve
 from tests.conftest import StartReplica
 from tests.ingest import Ingested
-from tests.kube import Kube
 from tests.processing import Processing
-
-
-@pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
 
 
 def test_a_controller_is_ready_when_it_works_on_what_is_there(

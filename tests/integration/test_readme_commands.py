@@ -9,20 +9,13 @@ from typing import Any
 
 import pytest
 
-from controller.devenv.environment import Environment
 from controller.devenv.errors import CommandFailed
 from tests.applying import STREAM, UPDATE, Applier
-from tests.kube import Kube
 from tests.transcripts import README
 
 #: The commands of the table, by their wish.
 _TABLE = README.read_text().partition("### What a person can do")[2].partition("\n## ")[0]
 COMMANDS: dict[str, str] = dict(re.findall(r"^\| (.+?) \| `(kubectl .+?)`", _TABLE, re.MULTILINE))
-
-
-@pytest.fixture
-def api(environment: Environment, kube: Kube, namespace: str) -> Applier:
-    return Applier(kube, environment.kubectl, namespace)
 
 
 def command(wish: str) -> str:

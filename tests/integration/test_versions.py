@@ -35,11 +35,6 @@ TIME = "2026-01-01T00:00:00.000000Z"
 NOT_LISTED = {"0.1.0": {RejectionReason.KEY_NOT_TEXT}}
 
 
-@pytest.fixture
-def api(kube: Kube, environment: Any, namespace: str) -> Applier:
-    return Applier(kube, environment.kubectl, namespace)
-
-
 @pytest.fixture(scope="module", params=KINDS, ids=lambda path: path.stem)
 def before(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     """The version whose kinds are installed."""
