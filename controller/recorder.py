@@ -6,13 +6,16 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from controller import errors, names, times
 from controller.cluster import EVENTS, Body, Cluster
 from controller.logs import fields
 
 logger = logging.getLogger(__name__)
+
+#: The field `type` of an Event.
+EventType: TypeAlias = Literal["Normal", "Warning"]
 
 RETRY_SECONDS = 5.0
 #: Events of a process: so many at once, and so many more each second.
@@ -52,7 +55,7 @@ class EventRecorder:
     def event(
         self,
         regarding: Body,
-        kind: Literal["Normal", "Warning"],
+        kind: EventType,
         reason: str,
         action: str,
         note: str,

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from controller.logs import fields
-from controller.recorder import EventRecorder, TokenBucket, reference
+from controller.recorder import EventRecorder, EventType, TokenBucket, reference
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Transitions:
             "Condition of a stream changed",
             extra=fields(**values, message=logged[:MAX_LOGGED]),
         )
-        event: Literal["Normal", "Warning"] = "Normal" if well else "Warning"
+        event: EventType = "Normal" if well else "Warning"
         self._recorder.event(self._regarding, event, reason, kind, f"{kind}={status}: {message}")
         known.bucket.take()
         known.told, known.untold = _key(known.now), 0

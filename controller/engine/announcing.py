@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Literal, TypeAlias
 
 from controller.cluster import Body
 from controller.logs import fields
-from controller.recorder import EventRecorder, TokenBucket, reference
+from controller.recorder import EventRecorder, EventType, TokenBucket, reference
 from controller.streams import UpdateStream
 from controller.updates import Phase, Reason, Status, UserUpdate
 
@@ -20,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 #: Of one stream: so many at once, and so many more each second.
 BURST, PER_SECOND = 25, 1.0
-
-Type: TypeAlias = Literal["Normal", "Warning"]
 
 #: What an update waits for that is suspended in one way or another, or cannot run for want of its stream.
 _STOPPED = frozenset({Reason.SUSPENDED, Reason.STREAM_SUSPENDED, Reason.STREAM_MISSING})
@@ -62,7 +59,7 @@ class Announcer:
             if users:
                 self._announce(regarding, "Normal", word, "Processing", f"{word.lower()}: {len(users)} of its users")
 
-    def _tell(self, update: UserUpdate, kind: Type, reason: str, note: str) -> None:
+    def _tell(self, update: UserUpdate, kind: EventType, reason: str, note: str) -> None:
         """The log has no `note`: it may repeat what the downstream said, and with that what is in the record."""
         status = update.status
         regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
@@ -78,10 +75,10 @@ class Announcer:
             if self._untold:
                 told["untold"] = self._untold
             level = logging.WARNING if kind == "Warning" else logging.INFO
-            logger.log(level, _LINES[reason], extra=fields(**told))
+            logger.log(level, LINES[reason], extra=fields(**told))
             self._untold = 0
 
-    def _announce(self, regarding: Body, kind: Type, reason: str, action: str, note: str) -> bool:
+    def _announce(self, regarding: Body, kind: EventType, reason: str, action: str, note: str) -> bool:
         if self._bucket.empty:
             self._untold += 1
             return False
@@ -90,7 +87,8 @@ class Announcer:
         return True
 
 
-_LINES = {
+#: Lines of the log, by the reason of their Event.
+LINES = {
     "Held": "Update held",
     "Failed": "Update failed",
     "Skipped": "Update skipped",
@@ -101,7 +99,7 @@ _LINES = {
 }
 
 
-def transition(before: Status, after: Status) -> tuple[Type, str] | None:
+def transition(before: Status, after: Status) -> tuple[EventType, str] | None:
     """Type and reason of the Event that a change of status is worth; None: it is worth none."""
     if after.reason is before.reason:
         return None

@@ -16,6 +16,7 @@ import controller
 import controller.bridge.metrics
 import controller.engine.metrics
 from controller.adoption import RESTORED
+from controller.engine import announcing
 from controller.names import API_VERSION
 from controller.updates import Reason
 from tests.schemas import closed, schema
@@ -111,6 +112,14 @@ def test_every_other_reason_of_a_streams_condition_is_explained() -> None:
         "UpdateUnreadable",
     }
     assert [reason for reason in sorted(reasons) if f"{reason}`" not in OPERATIONS] == []
+
+
+def test_every_event_is_explained() -> None:
+    shipped = [path for path in (ROOT / "controller").rglob("*.py") if not {"demo", "devenv"} & set(path.parts)]
+    source = "".join(path.read_text() for path in shipped)
+    reasons = {*re.findall(r"(?<!\[)\"(?:Normal|Warning)\",\s*\"(\w+)\"", source), *announcing.LINES}
+    assert reasons >= {"RecordsWaiting", "OffsetsIgnored", "WaitsForCall", "RequestRefused", "Cancelled", "Resumed"}
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in OPERATIONS] == []
 
 
 def test_metrics_that_are_named_exist() -> None:
