@@ -35,8 +35,9 @@ class BacklogReader:
     def __init__(self, topic: Topic, rereader: Rereader) -> None:
         self._topic = topic
         self._rereader = rereader
-        #: What could not be mended, by the object's uid and version and the partition: it is not read again and again.
-        self._hopeless: dict[tuple[str, str, int], KafkaError] = {}
+        #: What became of damaged ones, by the object's uid and version and the partition: the code of their offsets, or
+        #: why there are none. One that nobody can mend is looked at again and again, and all the others with it.
+        self._mended: dict[tuple[str, str, int], str | KafkaError] = {}
 
     def read(self, entry: Body) -> OffsetQueue | None:
         """None where it is damaged."""
@@ -49,16 +50,18 @@ class BacklogReader:
         """A damaged one, from what the topic has. Raises KafkaError: UNREADABLE, or what the brokers refuse."""
         metadata = body["metadata"]
         key = metadata["uid"], metadata["resourceVersion"], entry["partition"]
-        if key not in self._hopeless:
+        if key not in self._mended:
             try:
-                return await self._mend(body, entry)
+                self._mended[key] = OffsetQueue(await self._mend(body, entry)).encode()
             except KafkaError as error:
-                if error.reason == UNREADABLE:
-                    self._hopeless[key] = error
-                raise
-        raise self._hopeless[key]
+                if error.reason != UNREADABLE:
+                    raise
+                self._mended[key] = error
+        if isinstance(found := self._mended[key], KafkaError):
+            raise found
+        return OffsetQueue.decode(found)
 
-    async def _mend(self, body: Body, entry: Body) -> OffsetQueue:
+    async def _mend(self, body: Body, entry: Body) -> list[int]:
         what = f"UserBacklog {body['metadata']['name']}, partition {entry['partition']}"
         told = tuple(entry.get(name) for name in ("count", "first", "last"))
         count, first, last = told
@@ -78,7 +81,7 @@ class BacklogReader:
             )
             raise KafkaError(UNREADABLE, f"{message}. {_ADVICE}")
         logger.warning("%s: mended, with all of its %d records", what, count)
-        return OffsetQueue(found)
+        return found
 
     async def _offsets(self, user: bytes, partition: int, first: int, last: int) -> list[int]:
         """Those of the user's good records from the first to the last. Raises KafkaError."""
@@ -87,11 +90,13 @@ class BacklogReader:
             wanted = range(first, min(first + CHUNK, last + 1))
             read = await self._rereader.read(partition, wanted)
             if not (read.records or read.missing):
+                if read.ended:
+                    break  # somebody has made `last` an offset that no record has
                 message = (
                     f"partition {partition}: no record comes from offset {first} on, and a UserBacklog ends at {last}"
                 )
                 raise KafkaError("BrokerUnreachable", message)
             good = [record for record in read.records if record.key == user]
-            found += [record.offset for record in good if isinstance(read_record(record), UpdateEvent)]
+            found += [r.offset for r in good if isinstance(read_record(r, put_aside=True), UpdateEvent)]
             first += len(read.records) + len(read.missing)  # what it found no time or room for comes next
         return found

@@ -38,6 +38,8 @@ class Reread:
     records: list[Record] = field(default_factory=list)
     #: Kafka has them no more.
     missing: list[int] = field(default_factory=list)
+    #: The partition ends before the next one that is still to be read.
+    ended: bool = False
 
 
 class Rereader:
@@ -125,6 +127,7 @@ class Rereader:
             code = error.code()
             if code == ck.KafkaError._PARTITION_EOF:
                 self._miss(wanted, message.offset(), found)
+                found.ended = bool(wanted)
             elif code in (ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE):
                 self._begin_again(partition, wanted, found)
             return 0
@@ -133,6 +136,7 @@ class Rereader:
             return 0
         wanted.popleft()
         record = read_message(message, self._topic)
+        found.ended = False
         found.records.append(record)
         return record_cost(record)
 
@@ -142,11 +146,12 @@ class Rereader:
             found.missing.append(wanted.popleft())
 
     def _begin_again(self, partition: int, wanted: deque[int], found: Reread) -> None:
-        """The log begins later than it did."""
+        """The log begins later than it did, or ends earlier."""
         where = ck.TopicPartition(self._topic.name, partition)
-        low, _ = self._consumer.get_watermark_offsets(where, timeout=SILENCE_SECONDS)
+        low, high = self._consumer.get_watermark_offsets(where, timeout=SILENCE_SECONDS)
         self._miss(wanted, low, found)
-        if wanted:
+        found.ended = bool(wanted) and wanted[0] > high
+        if wanted and not found.ended:
             self._consumer.assign([ck.TopicPartition(self._topic.name, partition, wanted[0])])
 
     def _jump(self, partition: int, wanted: deque[int], last: Any) -> None:
