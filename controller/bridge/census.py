@@ -24,8 +24,8 @@ class Census:
         self._counts: Counter[Key] = Counter()
         #: Of the scope's namespaces, those whose objects have been listed.
         self._listed: set[str | None] = set()
-        #: Deleted by someone, and kept by a finalizer.
-        self.deleted: set[Key] = set()
+        #: Deleted by someone, and kept by a finalizer: their uids.
+        self.deleted: dict[Key, str] = {}
 
     def count(self, stream: Key) -> int | None:
         """Objects of that stream, by their label: one whose label someone changed is counted where it says.
@@ -59,10 +59,10 @@ class Census:
         self._streams[key] = key[0], label
         self._counts[self._streams[key]] += 1
         if "deletionTimestamp" in body["metadata"]:
-            self.deleted.add(key)
+            self.deleted[key] = body["metadata"]["uid"]
 
     def _remove(self, key: Key) -> None:
-        self.deleted.discard(key)
+        self.deleted.pop(key, None)
         if (stream := self._streams.pop(key, None)) is not None:
             self._counts[stream] -= 1
             if not self._counts[stream]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from controller import logs
 from controller.bridge import finalizers
 from controller.bridge.census import Census, Key
-from controller.cluster import BACKLOGS, Body, Cluster
+from controller.cluster import BACKLOGS, Cluster
 from controller.errors import ApiError, Conflict, NotFound
 from controller.logs import retrying
 from controller.recorder import EventRecorder, reference
@@ -24,55 +24,72 @@ from controller.recorder import EventRecorder, reference
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
+#: Events of backlogs that are kept that one look writes at most: a thousand may be deleted at once.
+TOLD_AT_ONCE = 20
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A deleted one that a finalizer keeps, as it was read: once, however long it is kept."""
+
+    uid: str
+    stream: Key
+    records: int
+    #: Our finalizer is among those that keep it.
+    ours: bool
+    told: bool = False
 
 
 async def release_orphans(
     cluster: Cluster, backlogs: Census, exists: Callable[[Key], bool], recorder: EventRecorder
 ) -> None:
     """Take the finalizer off deleted ones without a stream, for as long as this runs; say why the others stay."""
-    told: set[str] = set()
+    kept: dict[Key, _Kept] = {}
     while True:
+        kept = {key: found for key, found in kept.items() if backlogs.deleted.get(key) == found.uid}
+        _tell_kept(recorder, kept)
         given_up: Counter[Key] = Counter()
-        for namespace, name in list(backlogs.deleted):
+        for key in list(backlogs.deleted):
+            if (found := kept.get(key)) and (not found.ours or exists(found.stream)):
+                continue
             try:
-                given_up += await _release(cluster, namespace, name, exists, partial(_tell_kept, recorder, told))
+                kept[key], records = await _release(cluster, key, exists)
+                given_up += records
             except (NotFound, Conflict):
                 pass
             except ApiError as error:
-                retrying(logger, "UserBacklog not let go", error, backlog=f"{namespace}/{name}")
-        for stream, records in given_up.items():
-            _tell(recorder, stream, records)
+                retrying(logger, "UserBacklog not let go", error, backlog="/".join(key))
+        for stream, count in given_up.items():
+            _tell(recorder, stream, count)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _release(
-    cluster: Cluster, namespace: str, name: str, exists: Callable[[Key], bool], kept_for_stream: Callable[[Body], None]
-) -> Counter[Key]:
-    """The records that are given up with it, by stream."""
-    body = await cluster.get(BACKLOGS, namespace, name)
-    stream = namespace, body["spec"]["stream"]
-    if not finalizers.has_own(body):
-        return Counter()
-    if exists(stream):
-        kept_for_stream(body)
-        return Counter()
-    await cluster.patch(BACKLOGS, namespace, name, {"metadata": finalizers.without_own(body)})
-    return Counter({stream: sum(entry.get("count", 0) for entry in body["spec"].get("partitions") or ())})
-
-
-def _tell_kept(recorder: EventRecorder, told: set[str], body: Body) -> None:
-    """Whoever deletes one waits for its finalizer, and sees nothing but that."""
-    metadata = body["metadata"]
-    if metadata["uid"] in told:
-        return
-    told.add(metadata["uid"])
+async def _release(cluster: Cluster, key: Key, exists: Callable[[Key], bool]) -> tuple[_Kept, Counter[Key]]:
+    """What is left of it, and the records that are given up with it, by stream."""
+    body = await cluster.get(BACKLOGS, *key)
+    stream = key[0], body["spec"]["stream"]
     records = sum(entry.get("count", 0) for entry in body["spec"].get("partitions") or ())
-    note = (
-        f"deleted, and kept until its {records:,} records have become updates: deleting a UserBacklog gives nothing up."
-        " The bridge lets it go then; kubectl delete --wait=false does not wait for that"
-    )
-    regarding = reference("UserBacklog", metadata["namespace"], metadata["name"], metadata["uid"])
-    recorder.event(regarding, "Normal", "RecordsWaiting", "Deleting", note)
+    found = _Kept(body["metadata"]["uid"], stream, records, finalizers.has_own(body))
+    if not found.ours or exists(stream):
+        return found, Counter()
+    await cluster.patch(BACKLOGS, *key, {"metadata": finalizers.without_own(body)})
+    return replace(found, ours=False), Counter({stream: records})
+
+
+def _tell_kept(recorder: EventRecorder, kept: Mapping[Key, _Kept]) -> None:
+    """Whoever deletes one waits for its finalizer, and sees nothing but that.
+
+    These have been there for a look: what the bridge removes by itself, as nothing waits in it any more, is gone.
+    """
+    untold = [(key, found) for key, found in kept.items() if found.ours and not found.told]
+    for (namespace, name), found in untold[:TOLD_AT_ONCE]:
+        found.told = True
+        note = (
+            f"deleted, and kept until its {found.records:,} records have become updates: deleting a UserBacklog gives"
+            " nothing up. The bridge lets it go then; kubectl delete --wait=false does not wait for that"
+        )
+        regarding = reference("UserBacklog", namespace, name, found.uid)
+        recorder.event(regarding, "Normal", "RecordsWaiting", "Deleting", note)
 
 
 def _tell(recorder: EventRecorder, stream: Key, records: int) -> None:
