@@ -83,6 +83,13 @@ class StreamStatus:
         """Whether it would change what the watch has shown last: without a request. True where that is nothing yet."""
         return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
+    @property
+    def put_aside(self) -> tuple[int, int]:
+        """Users with a backlog and the records in these, of all replicas, as the watch has shown them last."""
+        status = self._seen or {}
+        users, backlog = status.get("users") or {}, status.get("backlog") or {}
+        return users.get("overflowing", 0), backlog.get("records", 0)
+
     async def apply(self, change: Change) -> dict[str, Any]:
         """The status once the change is in it; as long as the API server is away this waits.
 

@@ -105,8 +105,11 @@ class Ingest:
             self._consumption.verify()
 
     def tell_deleted(self) -> None:
-        """Say what becomes of the records that wait in backlogs, now that the stream was deleted."""
-        users, records = self._consumption.put_aside if self._consumption is not None else (0, 0)
+        """Say what becomes of the records that wait in backlogs, now that the stream was deleted.
+
+        Who consumes knows of those of its partitions. Where nothing is consumed, as without Kafka, the status knows.
+        """
+        users, records = self._consumption.put_aside if self._consumption is not None else self._status.put_aside
         if not records:
             return
         stream = self._stream

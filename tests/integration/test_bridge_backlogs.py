@@ -220,8 +220,11 @@ def test_a_stream_that_is_applied_again_goes_on_with_its_backlogs(
     ingested.apply()
     ingested.produce(good(["big"] * 50))
     ingested.positioned(50)
+    eventually(lambda: ingested.status()["backlog"] == {"records": 45} and overflowing(ingested)())
+    ingested.change(kafka={"secretRef": {"name": "missing"}})  # as is deleted what does not work
+    ingested.reason("SecretMissing")
     ingested.kube.delete(ingested.namespace, "updatestreams", ingested.name)
-    eventually(lambda: "RecordsWaiting" in events(ingested))
+    assert "45 records of one user" in eventually(lambda: events(ingested).get("RecordsWaiting", ""))
     ingested.apply()
     assert finish_all(ingested, 50, 40) == list(range(50))
     eventually(lambda: not ingested.backlogs(), 20)
