@@ -152,6 +152,11 @@ class Consumption:
         return self._joining.joined or self._steering.condition() is not None
 
     @property
+    def reads(self) -> bool:
+        """The group has given this member some partitions."""
+        return bool(len(self._partitions))
+
+    @property
     def put_aside(self) -> tuple[int, int]:
         """Users with a backlog of partitions that are this replica's, and the records in these."""
         return len(self._overflow), self._overflow.records

@@ -16,6 +16,7 @@ from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge import metrics
 from controller.bridge.consumption import Consumption, Context, Over
 from controller.bridge.controllers import without_controller
+from controller.bridge.joining import JOINING
 from controller.bridge.positions import Outdated
 from controller.bridge.reporting import Consuming, Counts, unless_unseen
 from controller.cluster import SECRETS, Body, Cluster
@@ -79,11 +80,12 @@ class Ingest:
         """The stream as the watch shows it.
 
         Others say that no bridge lives, and do not say when one does; a bridge of another version beside this one, that
-        it does not understand the stream.
+        it does not understand the stream; one without partitions, that it waits for some, and not when that is over.
         """
         self._status.observe(body)
         told = condition(body.get("status") or {}, "Consuming")
-        if told and told["reason"] in (NO_BRIDGE, UNREADABLE):
+        reads = self._consumption is not None and self._consumption.reads
+        if told and (told["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and told["reason"] == JOINING)):
             self.verify()
 
     def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:

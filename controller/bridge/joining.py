@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from controller import kafka, names
 from controller.logs import sparingly
@@ -16,6 +17,8 @@ from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
 
+#: The reason of the condition while the group has no place for a member, and no error says why.
+JOINING: Final = "Joining"
 #: A rebalance takes seconds, and a static member that was killed is given up after ten.
 JOINING_SECONDS = 15.0
 

@@ -37,7 +37,7 @@ class Consuming:
 
     def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
         known = condition(status, "Consuming")
-        if self.ok is None and known and known["reason"] == self.reason:
+        if self.reason == NO_BRIDGE and known and known["reason"] == NO_BRIDGE:
             return dict(status)  # somebody else has said so, in their words
         return with_condition(
             status,

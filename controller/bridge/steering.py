@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from controller.bridge.backlogwriting import BacklogWriter
 from controller.bridge.dispatch import Dispatch
-from controller.bridge.joining import Joining
+from controller.bridge.joining import JOINING, Joining
 from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partitions
 from controller.bridge.rejecting import Rejecter
@@ -119,7 +119,7 @@ class Steering:
             return self._no(error.reason, str(error))
         if alone:
             waits = self._joining.waits[:MAX_MESSAGE]
-            return Consuming(None, "Joining", waits, self._dispatch.stream.generation) if waits else None
+            return Consuming(None, JOINING, waits, self._dispatch.stream.generation) if waits else None
         if self._overflow.full:
             return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._starving:

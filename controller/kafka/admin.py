@@ -158,9 +158,14 @@ _NO_COORDINATOR = (
 )
 
 
+def words(error: ck.KafkaError) -> str:
+    """What is said, without what differs from one attempt to the next."""
+    return _ATTEMPT.sub("", error.str())
+
+
 def explained(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
     """The reason and the cure, for the stream's condition. `group`: where its coordinator was asked."""
-    said = _NOT_KAFKA.sub("what answers there does not speak Kafka", _ATTEMPT.sub("", error.str()))
+    said = _NOT_KAFKA.sub("what answers there does not speak Kafka", words(error))
     if group and error.code() in _NO_COORDINATOR:
         cure = "see the topic __consumer_offsets and the brokers that have it"
         return KafkaError("CoordinatorUnavailable", f"no coordinator serves group {group} ({said}): {cure}")

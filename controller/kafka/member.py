@@ -14,7 +14,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from controller.events import Record
-from controller.kafka.admin import explained
+from controller.kafka.admin import explained, words
 from controller.kafka.config import BRIDGE_CONFIG, FETCH_DEFAULTS, MAX_QUEUED, REQUEST_SECONDS, made, queue_size
 from controller.kafka.told import (
     Assigned,
@@ -285,7 +285,7 @@ class GroupMember:
             self._owned.pop(partition.partition, None)
 
     def _on_error(self, error: ck.KafkaError) -> None:
-        self.said = error.str()
+        self.said = words(error)
         if error.fatal():
             self._fail(error)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.bridge.joining import JOINING
 from controller.bridge.positions import MAX_ENTRIES
 from controller.streamstatus import UNREADABLE, with_condition
 from tests.conftest import StartReplica
@@ -106,7 +107,8 @@ def test_what_a_bridge_says_that_does_not_understand_the_stream_does_not_stay(
     # Until there is nothing more to write.
     eventually(lambda: (ingested.entry().get("committed"), ingested.entry().get("lag")) == (1, 0))
     eventually(lambda: ingested.condition()["status"] == "True")
-    status, now = ingested.status(), datetime.now(UTC)
-    said = with_condition(status, "Consuming", False, UNREADABLE, "what is that?", generation=1, now=now)
-    ingested.kube.patch(ingested.namespace, "updatestreams", ingested.name, {"status": said}, status=True)
-    eventually(lambda: ingested.condition()["status"] == "True", 5)
+    for ok, reason in ((False, UNREADABLE), (None, JOINING)):  # as one of another version; as one without partitions
+        status, now = ingested.status(), datetime.now(UTC)
+        said = with_condition(status, "Consuming", ok, reason, "what is that?", generation=1, now=now)
+        ingested.kube.patch(ingested.namespace, "updatestreams", ingested.name, {"status": said}, status=True)
+        eventually(lambda: ingested.condition()["status"] == "True", 5)
