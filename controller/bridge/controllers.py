@@ -66,13 +66,13 @@ class Controllers:
                 )
         return ""
 
-    async def follow(self, looked: Callable[[], None]) -> None:
-        """Look for ever; `looked` is called after each look."""
+    async def follow(self, looked: Callable[[str | None], None]) -> None:
+        """Look for ever; `looked` is called after each look, with the one of the scope's namespaces that it was at."""
         await for_each(self._scope, partial(self._follow, looked))
 
-    async def _follow(self, looked: Callable[[], None], namespace: str | None) -> None:
+    async def _follow(self, looked: Callable[[str | None], None], namespace: str | None) -> None:
         label = names.STREAM_LABEL
         async for leases in list_leases(self._cluster, namespace, label, LOOK_SECONDS, metadata_only=True):
             versions = {object_key(body): body["metadata"]["resourceVersion"] for body in leases}
             self._heard[namespace].look(versions, time.monotonic())
-            looked()
+            looked(namespace)

@@ -184,9 +184,11 @@ class Streams:
         finally:
             self._forget_refusals(key)
 
-    def _look_for_controllers(self) -> None:
-        for ingest, _ in self._running.values():
-            ingest.miss_controllers(self._controllers.missing)
+    def _look_for_controllers(self, namespace: str | None) -> None:
+        """Of the streams in the namespace that was looked at: who is back in another one may not have been seen yet."""
+        for key, (ingest, _) in self._running.items():
+            if self._scope.of(key[0]) == namespace:
+                ingest.miss_controllers(self._controllers.missing)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)
