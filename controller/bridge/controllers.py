@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,8 +22,18 @@ from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, co
 LOOK_SECONDS = 15.0
 
 
-def without_controller(stream: UpdateStream, message: str, status: Mapping[str, Any]) -> dict[str, Any]:
-    """The status where nobody renews the stream's Lease: Processing is Unknown.
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Some Lease of a stream has not been renewed for a minute."""
+
+    #: What to say of it.
+    message: str
+    #: So it is with all of its shards.
+    whole: bool
+
+
+def without_controller(stream: UpdateStream, missing: Missing, status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status where nobody renews the stream's Lease, or one of several: Processing is Unknown.
 
     As it is where a controller has said of this spec why nobody holds the Lease: it lives, and would say so again.
     """
@@ -30,14 +41,14 @@ def without_controller(stream: UpdateStream, message: str, status: Mapping[str, 
     excuses = {LEASE_REFUSED, UNREADABLE} | ({RESTORED} if stream.restored else set())
     if known and known["reason"] in excuses and known.get("observedGeneration") == stream.generation:
         return dict(status)
-    status = with_unknown(status, "Processing", NO_CONTROLLER, message, datetime.now(UTC))
-    return status if stream.shards > 1 else _without_counts(status)
+    status = with_unknown(status, "Processing", NO_CONTROLLER, missing.message, datetime.now(UTC))
+    return _without_counts(status) if missing.whole else status
 
 
 def _without_counts(status: dict[str, Any]) -> dict[str, Any]:
     """Nobody counts updates while there is no controller: that none is queued would be what was so when it died.
 
-    The controllers of the other shards of a stream that is divided go on to tell the sum of what each has told last.
+    While there are some of a divided stream, they go on to tell the sum of what each shard's has told last.
     """
     known = {field: status.get(field) or {} for field in ("counts", "users")}
     stale = {
@@ -54,17 +65,18 @@ class Controllers:
         #: By namespace and name of the Lease; for each of the scope's namespaces, as each is looked at by itself.
         self._heard: dict[str | None, Heard[tuple[str, str]]] = {each: Heard(LOOK_SECONDS) for each in scope.each}
 
-    def missing(self, stream: UpdateStream) -> str:
-        """What to say where a Lease of the stream has not been renewed for a minute; else, or unknown, empty."""
+    def missing(self, stream: UpdateStream) -> Missing | None:
+        """None: all Leases of the stream are renewed, or nothing is known of them."""
         now, heard = time.monotonic(), self._heard[self._scope.of(stream.namespace)]
-        for shard in range(stream.shards):
-            lease = names.lease_name(stream.name, shard, stream.shards)
-            if heard.silence((stream.namespace, lease), now) >= SILENCE_SECONDS:
-                return (
-                    f"no controller has renewed the Lease {lease} for {SILENCE_SECONDS:.0f} s: look at "
-                    f"the controllers' pods, and at kubectl get leases -n {stream.namespace} -l {names.STREAM_LABEL}"
-                )
-        return ""
+        leases = [names.lease_name(stream.name, shard, stream.shards) for shard in range(stream.shards)]
+        silent = [lease for lease in leases if heard.silence((stream.namespace, lease), now) >= SILENCE_SECONDS]
+        if not silent:
+            return None
+        message = (
+            f"no controller has renewed the Lease {silent[0]} for {SILENCE_SECONDS:.0f} s: look at "
+            f"the controllers' pods, and at kubectl get leases -n {stream.namespace} -l {names.STREAM_LABEL}"
+        )
+        return Missing(message, whole=len(silent) == len(leases))
 
     async def follow(self, looked: Callable[[str | None], None]) -> None:
         """Look for ever; `looked` is called after each look, with the one of the scope's namespaces that it was at."""

@@ -15,7 +15,7 @@ from controller import kafka, logs, names, secretdata
 from controller.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.bridge import metrics
 from controller.bridge.consumption import Consumption, Context, Over
-from controller.bridge.controllers import without_controller
+from controller.bridge.controllers import Missing, without_controller
 from controller.bridge.joining import JOINING
 from controller.bridge.positions import Outdated
 from controller.bridge.reporting import Consuming, Counts, unless_unseen
@@ -88,10 +88,10 @@ class Ingest:
         if told and (told["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and told["reason"] == JOINING)):
             self.verify()
 
-    def miss_controllers(self, missing: Callable[[UpdateStream], str]) -> None:
+    def miss_controllers(self, missing: Callable[[UpdateStream], Missing | None]) -> None:
         """Say that no controller works on it, where that is so. Who does says so again by themselves."""
-        if (self._writing is None or self._writing.done()) and (message := missing(self._stream)):
-            change = partial(without_controller, self._stream, message)
+        if (self._writing is None or self._writing.done()) and (found := missing(self._stream)):
+            change = partial(without_controller, self._stream, found)
             if self._status.would_change(change):
                 self._writing = asyncio.create_task(self._write(change))
 
