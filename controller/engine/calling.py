@@ -137,7 +137,8 @@ class Call:
         if not self.under_way:
             return
         asked = update.asked
-        if update.spec.suspend or (asked is not None and requests.verb(asked) in requests.END):
+        ended = asked is not None and requests.verb(asked) in requests.END
+        if ended or update.spec.suspend or update.deleted:
             self._take_back()
         if not self._taken_back and asked is not None:
             self._tell(update, f"request {asked!r} is looked at")

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Set
+from dataclasses import replace
 
 from controller import crashpoints, errors
 from controller.adoption import adopt
@@ -30,7 +31,7 @@ from controller.engine.waking import Waking
 from controller.logs import fields, retrying
 from controller.sharding import Shard
 from controller.streams import UpdateStream
-from controller.updates import UserUpdate, unfinished_selector
+from controller.updates import Phase, UserUpdate, unfinished_selector
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,10 @@ class Engine:
         known = lane.queue.get(metadata["name"]) if lane else None
         if lane is None or known is None or known.resource_version >= int(metadata["resourceVersion"]):
             return  # mostly the echo of our own write
-        if not lane.has_in_hand(parse(body)):
+        update = parse(body)
+        if update.status.phase in (None, Phase.WAITING):  # the watch would go on showing it
+            update = replace(update, deleted=True)
+        if not lane.has_in_hand(update):
             self._look_up(known)
 
     def _look_up(self, known: UserUpdate) -> None:

@@ -127,7 +127,7 @@ def test_what_is_asked_during_a_call_is_told_and_what_is_asked_of_others_is_done
 
 
 @pytest.mark.usefixtures("controller")
-@pytest.mark.parametrize("meanwhile", ["skip", "suspend", "stream"])
+@pytest.mark.parametrize("meanwhile", ["skip", "suspend", "stream", "delete"])
 def test_a_call_that_is_not_sent_yet_is_taken_back(stream: Processing, meanwhile: str) -> None:
     with deaf() as url:
         stream.apply(profile={"url": url}, every={"timeoutSeconds": 600})
@@ -139,6 +139,14 @@ def test_a_call_that_is_not_sent_yet_is_taken_back(stream: Processing, meanwhile
             stream.until(first, "Skipped", within=AT_ONCE)
             stream.ask(second, "skip")
             stream.until(second, "Skipped", within=AT_ONCE)
+        elif meanwhile == "delete":
+            kept = stream.namespace, "userupdates", first
+            stream.kube.patch(*kept, {"metadata": {"finalizers": ["example.com/kept"]}})
+            stream.kube.delete(*kept)
+            stream.ask(second, "skip")
+            stream.until(second, "Skipped", within=AT_ONCE)
+            stream.until(stream.add("ana", 3), "Running", "Running", within=AT_ONCE)
+            stream.kube.patch(*kept, {"metadata": {"finalizers": None}})
         elif meanwhile == "suspend":
             stream.suspend(first)
             assert "startTime" not in stream.until(first, "Waiting", "Suspended", within=AT_ONCE)

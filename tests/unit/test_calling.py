@@ -75,6 +75,13 @@ async def test_nothing_comes_of_one_that_is_taken_back_before_it_is_sent(calling
     assert calling.context.told == []
 
 
+async def test_one_of_an_update_that_is_deleted_is_taken_back_before_it_is_sent(calling: Calling) -> None:
+    """Else it was made all the same once there was a connection, up to an hour later."""
+    calling.call.changed(replace(calling.update, deleted=True))
+    assert await calling.task is None
+    assert calling.context.told == []
+
+
 async def test_one_that_was_sent_is_waited_for_and_told_of_once(calling: Calling) -> None:
     calling.call.sending()
     for _ in range(3):
