@@ -154,10 +154,10 @@ class Lane:
         self._unwritten.drop()
 
     def finished(self, name: str) -> None:
-        """An update is finished or gone: what follows it may start."""
+        """An update is finished or gone: what follows it may start, but while another one is in hand."""
         self.queue.remove(name)
         self._newer = newer.without(self._newer, name)
-        self._follows = name
+        self._follows = name if self._in_hand is None or self._in_hand.name == name else self._follows
 
     def gone(self, update: UserUpdate) -> None:
         """It is no more. Another one of its name, made since, is not forgotten with it."""
