@@ -211,7 +211,7 @@ def _read_key(key: bytes | None, *, any_text: bool) -> str | Rejection:
 def _bad_key(reason: RejectionReason, fault: str, key: bytes) -> Rejection:
     seems = formats.description(key)
     guess = f"; it {seems}" if seems and seems != fault else ""
-    return Rejection(reason, f"the key {fault}{guess}: a key is to be plain text in UTF-8")
+    return Rejection(reason, f"the key {fault}{guess}: a key must be plain text in UTF-8")
 
 
 def _read_value(record: Record) -> dict[str, str] | Rejection:
@@ -284,7 +284,7 @@ def _why_not_json(value: bytes, error: ValueError | RecursionError) -> str:
     if not value:
         return "the value is empty"
     if seems := formats.description(value):
-        return f"the value {seems}: a value is to be plain JSON in UTF-8"
+        return f"the value {seems}: a value must be plain JSON in UTF-8"
     match error:
         case RecursionError():
             return _TOO_DEEP

@@ -1,4 +1,4 @@
-"""What a key or value seems to be that is not what was asked for: for the messages that the owner of a producer reads.
+"""What the bytes of a rejected key or value seem to be, for messages that the owner of a producer reads.
 
 Pure. Nothing is decided by it, so a wrong guess costs a misleading word and no record. Whatever the size, the work is
 bounded: a flood of bad records is looked at on the way of the good ones.
@@ -27,12 +27,12 @@ _BEGINNINGS: Final = (
     (codecs.BOM_UTF32_BE, "is UTF-32"),
     (codecs.BOM_UTF16_LE, "is UTF-16"),
     (codecs.BOM_UTF16_BE, "is UTF-16"),
-    (b"\x1f\x8b", "is packed by gzip, which is for Kafka to do (compression.type)"),
-    (b"\x28\xb5\x2f\xfd", "is packed by zstd, which is for Kafka to do (compression.type)"),
-    (b"\x04\x22\x4d\x18", "is packed by LZ4, which is for Kafka to do (compression.type)"),
-    (b"\xff\x06\x00\x00sNaPpY", "is packed by Snappy, which is for Kafka to do (compression.type)"),
-    (b"\x82SNAPPY\x00", "is packed by Snappy, which is for Kafka to do (compression.type)"),
-    (b"\x78\x9c", "is packed by zlib, which is for Kafka to do (compression.type)"),
+    (b"\x1f\x8b", "is compressed with gzip by the application, not by compression.type"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd by the application, not by compression.type"),
+    (b"\x04\x22\x4d\x18", "is compressed with LZ4 by the application, not by compression.type"),
+    (b"\xff\x06\x00\x00sNaPpY", "is compressed with Snappy by the application, not by compression.type"),
+    (b"\x82SNAPPY\x00", "is compressed with Snappy by the application, not by compression.type"),
+    (b"\x78\x9c", "is compressed with zlib by the application, not by compression.type"),
     (b"PK\x03\x04", "is a zip file"),
     (b"Obj\x01", "is an Avro file"),
     (b"\xac\xed\x00\x05", "is a serialized Java object"),

@@ -10,7 +10,7 @@ fail        `status` (500), `retryAfter`          slow        answers after `sec
 reject      `status` (422)                        drip        a byte every `intervalSeconds`
 redirect    `status` (302), `location`            reset       `at` the answer or in the middle of its body (default)
 hang        for `seconds`, or for ever            huge        an answer of so many `bytes` more
-gzip        packed, though nobody asked for it    notJson, wrongTypes, missingId: a 200 without what it owes
+gzip        compressed, without being asked to    notJson, wrongTypes, missingId: a 200 without what it owes
 answer      `status`, `headers`, `body` as given
 
 Where `applied` is true (the default in the right column, and of gzip) the call takes effect all the same, and a repeat

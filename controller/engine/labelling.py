@@ -1,8 +1,8 @@
 """The labels that a person who made an update by hand has left out.
 
-By the bucket controllers that share a stream select; nothing but the speed of lists rests on it, since whose an update
-is, is told by its user. By the user people select, and kubectl shows it, as a user may have a thousand characters. So
-both are set without a Lease, and what fails is left to the next look at the update.
+People select updates by the label of the user, and kubectl shows it, as a user may have a thousand characters.
+Controllers that share a stream select by the bucket, which only makes their lists shorter: `spec.user` says whose an
+update is. So both are set without a Lease, and what fails is left to the next look at the update.
 """
 
 from __future__ import annotations

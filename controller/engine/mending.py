@@ -1,7 +1,6 @@
-"""Secrets of steps whose calls are refused, looked at until they change: then those who wait are called at once.
+"""The Secrets of steps whose calls are refused are read until one has changed; then those who wait are called at once.
 
-A changed url acts by the watch of the streams. No watch shows a Secret: the right to watch would be one to list all of
-the cluster's.
+The watch of the streams shows a changed url. No watch shows a changed Secret: who may watch Secrets may list them all.
 """
 
 from __future__ import annotations
