@@ -185,6 +185,7 @@ class Consumption:
                 self._joining,
                 self._partitions,
                 lambda: self._there,
+                self._member.begin,
                 committed=self.stream.kafka.config.get("isolation.level") != "read_uncommitted",
             ),
             watch_assignment(self._lookup, self._joining, self._member.rejoin),

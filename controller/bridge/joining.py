@@ -83,6 +83,11 @@ class Joining:
         for partition in partitions:
             self.troubles.pop(("fetch", partition), None)
 
+    @property
+    def unfetched(self) -> set[int]:
+        """Partitions that were refused when they were fetched."""
+        return {who[1] for who in self.troubles if isinstance(who, tuple) and who[0] == "fetch"}
+
     def told(self, unassigned: set[int], others: Mapping[int, str]) -> None:
         """Partitions that no member has, and those that members of other streams or applications have."""
         nobody = kafka.unassigned(self.group, self._topic, sorted(unassigned)) if unassigned else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from controller import kafka
 from controller.bridge.joining import Joining
@@ -20,10 +20,12 @@ async def measure(
     joining: Joining,
     partitions: Partitions,
     there: Callable[[], Iterable[Partition]],
+    begin: Callable[[Mapping[tuple[int, int], int]], None],
     *,
     committed: bool,
 ) -> None:
-    """Until cancelled. `there`: those that the topic has; `committed`: reading stops at an open transaction.
+    """Until cancelled. `there`: those that the topic has; `begin` reads partitions from these offsets on, each named
+    with the serial of its assignment; `committed`: reading stops at an open transaction.
 
     What is told holds twice in a row: by then an election is over, and a transaction of everyday has ended.
     """
@@ -46,7 +48,18 @@ async def measure(
             if committed:
                 joining.held_up(await _held_up(lookup, dict(nexts.items() & nexts_before.items())))
             nexts_before = nexts
+        if again := _refused(partitions, joining.unfetched):
+            begin(again)
         await asyncio.sleep(LAG_SECONDS)
+
+
+def _refused(partitions: Iterable[Partition], numbers: Set[int]) -> dict[tuple[int, int], int]:
+    """Where reading is, of those of these numbers.
+
+    Read from there anew, one without new records tells of its end. That it is fetched again nothing else would tell.
+    """
+    known = ((partition, partition.tracker) for partition in partitions if partition.number in numbers)
+    return {(partition.number, partition.serial): tracker.next for partition, tracker in known if tracker}
 
 
 def _behind(partitions: Iterable[Partition]) -> dict[int, int]:

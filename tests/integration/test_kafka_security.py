@@ -173,28 +173,24 @@ def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
     ingested.apply(kafka=secured.kafka)
     ingested.produce(good(["ana"]))
     ingested.positioned(1, 30)
-    with denied(ingested, ResourceType.TOPIC):
-        ingested.reason("NotAuthorized", 30)
-    eventually(lambda: ingested.condition()["status"] == "True", 20)
+    for seen in (False, True):
+        with denied(ingested, ResourceType.TOPIC, seen=seen):
+            ingested.reason("NotAuthorized", 30)
+        eventually(lambda: ingested.condition()["status"] == "True", 20)
 
 
 @contextmanager
-def denied(ingested: Ingested, kind: Any) -> Iterator[None]:
-    """The bridge may not read the topic, or use the group of the same name."""
+def denied(ingested: Ingested, kind: Any, *, seen: bool = False) -> Iterator[None]:
+    """The bridge may not read the topic, or use the group of the same name; `seen`: but know of it."""
     client = AdminClient({"bootstrap.servers": ingested.bootstrap})
-    rule = (
-        kind,
-        ingested.topic,
-        ResourcePatternType.LITERAL,
-        f"User:{USER}",
-        "*",
-        AclOperation.READ,
-        AclPermissionType.DENY,
-    )
-    binding, filtered = AclBinding(*rule), AclBindingFilter(*rule)
-    client.create_acls([binding])[binding].result(10)
+    rules = [(AclOperation.READ, AclPermissionType.DENY)]
+    rules += [(AclOperation.DESCRIBE, AclPermissionType.ALLOW)] if seen else []
+    whole = [(kind, ingested.topic, ResourcePatternType.LITERAL, f"User:{USER}", "*", *rule) for rule in rules]
+    for made in client.create_acls([AclBinding(*rule) for rule in whole]).values():
+        made.result(10)
     yield
-    client.delete_acls([filtered])[filtered].result(10)
+    for gone in client.delete_acls([AclBindingFilter(*rule) for rule in whole]).values():
+        gone.result(10)
 
 
 def told(ingested: Ingested, word: str) -> None:
