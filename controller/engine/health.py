@@ -111,7 +111,7 @@ class Health:
             served=len(evidence.served.keys() - troubled),
             quiet=quiet_since is not None and now - quiet_since >= QUIET_SECONDS,
             proven=accepted is not None and now - accepted < PROVEN_SECONDS,
-            cause=evidence.shown,
+            cause=evidence.shown if len({*map(_head, causes)}) <= 1 else f"for instance {evidence.shown}",
             settled=now - evidence.since >= SETTLE_SECONDS,
         )
 
@@ -131,7 +131,8 @@ class StepReport:
     quiet: bool = False
     #: It has accepted a call within PROVEN_SECONDS.
     proven: bool = False
-    #: What most of those who wait were told; empty where nobody waits.
+    #: What most of those who wait were told, "for instance …" where others were told something else; empty where nobody
+    #: waits.
     cause: str = ""
     #: `served` is known: SETTLE_SECONDS have passed, and all shards have told. It is in no entry.
     settled: bool = True
