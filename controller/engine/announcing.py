@@ -71,6 +71,8 @@ class Announcer:
                 "step": status.step,
                 "reason": status.held or status.reason,
             }
+            if reason == "RequestRefused" and status.refused_request:
+                values["request"] = status.refused_request.request
             told = {key: value for key, value in values.items() if value is not None}
             if self._untold:
                 told["untold"] = self._untold

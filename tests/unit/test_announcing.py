@@ -11,9 +11,10 @@ import pytest
 
 from controller.engine.announcing import BURST, Announcer, transition
 from controller.recorder import EventRecorder
+from controller.requests import RefusedRequest
 from controller.streams import Suspend
 from controller.updates import Phase, Reason, Status
-from tests.builders import held_status, make_stream, make_update
+from tests.builders import NOW, held_status, make_stream, make_update
 
 
 class Written:
@@ -69,6 +70,15 @@ async def test_of_an_update_a_line_and_an_event_without_what_the_downstream_said
         {**shared, "reason": "Rejected"},
         {**shared, "reason": "SkippedByRequest"},
     ]
+
+
+async def test_of_a_refused_request_the_line_says_what_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = EventRecorder(cast(Any, Written()), "controller", "controller")
+    update = make_update()
+    refused = replace(update.status, refused_request=RefusedRequest("retry", "the update is finished", NOW))
+    Announcer(recorder).update_changed(replace(update, status=refused), update.status)
+    await asyncio.gather(*recorder._writes)
+    assert [vars(record)["fields"]["request"] for record in caplog.records] == ["retry"]
 
 
 def test_what_is_suspended_otherwise_or_has_no_stream_is_not_resumed() -> None:
