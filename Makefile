@@ -87,6 +87,6 @@ $(UV):
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "Missing: venv for python3: sudo apt-get install -y python3-venv"; exit 1; }
 	@rm -rf .tools
 	python3 -m venv .tools/uv-$(UV_VERSION)
-	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || { echo "Missing: uv $(UV_VERSION), which pip did not get from the package index, as said above: see HTTPS_PROXY and PIP_INDEX_URL"; exit 1; }
 
 .PHONY: help demo bench chaos e2e floods test up down status clean check audit manifests format

@@ -52,11 +52,12 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
         stream=options.stream,
         tuned=options.tuned,
     )
-    for line in lifecycle.streams_ready(environment):
+    lines, ready = lifecycle.streams_ready(environment)
+    for line in lines:
         environment.progress(line)
     env = environment.layout.env
     shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
-    print(f"ready. Now: . {shown} && kubectl get us,uu")
+    print(f"{'ready' if ready else 'up, but not every stream is ready'}. Now: . {shown} && kubectl get us,uu")
     return 0
 
 

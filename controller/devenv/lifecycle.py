@@ -55,15 +55,16 @@ def up(
         _start(environment, _replicas(wanted))
 
 
-def streams_ready(environment: Environment) -> list[str]:
-    """A line for each UpdateStream, once all are Ready or say why not; at the latest after STREAM_SECONDS."""
+def streams_ready(environment: Environment) -> tuple[list[str], bool]:
+    """A line for each UpdateStream, once all are Ready or say why not, at the latest after STREAM_SECONDS; all are."""
     until = time.monotonic() + STREAM_SECONDS
     while True:
         found = environment.kubectl.json("get", "updatestreams", "--all-namespaces")["items"]
         conditions = {_full_name(body): _ready_condition(body) for body in found}
         told = all(condition.get("status") in ("True", "False") for condition in conditions.values())
         if told or time.monotonic() > until:
-            return [f"{'stream':<13} {name}: {_said(condition)}" for name, condition in conditions.items()]
+            lines = [f"{'stream':<13} {name}: {_said(condition)}" for name, condition in conditions.items()]
+            return lines, all(condition.get("status") == "True" for condition in conditions.values())
         time.sleep(STREAM_POLL_SECONDS)
 
 
