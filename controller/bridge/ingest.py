@@ -119,7 +119,7 @@ class Ingest:
         note = (
             f"the stream was deleted while {records:,} records of {whose} waited in UserBacklogs. They become"
             f" updates when it is applied again under its name, with group {stream.kafka.group_id}, as long as its"
-            " UserBacklogs are there. Once these are deleted too, the records are given up"
+            " UserBacklogs are there. The records of those that are deleted, or were before, are given up"
         )
         logger.warning("%s", note, extra=self._fields())
         regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)

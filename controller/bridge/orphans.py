@@ -86,7 +86,8 @@ def _tell_kept(recorder: EventRecorder, kept: Mapping[Key, _Kept]) -> None:
         found.told = True
         note = (
             f"deleted, and kept until its {found.records:,} records have become updates: deleting a UserBacklog gives"
-            " nothing up. The bridge lets it go then; kubectl delete --wait=false does not wait for that"
+            " nothing up while its stream is there. The bridge lets it go then; kubectl delete --wait=false does not"
+            " wait for that"
         )
         regarding = reference("UserBacklog", namespace, name, found.uid)
         recorder.event(regarding, "Normal", "RecordsWaiting", "Deleting", note)

@@ -114,7 +114,7 @@ class Steering:
             said = self._partitions.commit_refused or "the group's coordinator answers none"
             return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
-            return self._no("Suspended", "spec.suspend.ingest is true")
+            return self._no("Suspended", "spec.suspend.ingest is set")
         if error := next(iter(self._joining.troubles.values()), None):
             return self._no(error.reason, str(error))
         if alone:

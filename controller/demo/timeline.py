@@ -16,7 +16,7 @@ NARROWEST = 0.2
 
 WAITS, SEVERAL = "·", "+"
 LEGEND = (
-    "1 2 3 call of profile, permissions, resources; + several calls; b told busy; x failed; ! cut off;"
+    "1 2 3 call of profile, permissions, resources, while it lasts; + several calls; b told busy; x failed; ! cut off;"
     " · waiting for its time"
 )
 

@@ -157,7 +157,7 @@ def shared(group: str, topic: str, others: Mapping[int, str]) -> KafkaError:
     return KafkaError(
         "GroupShared",
         f"of topic {topic} other members of group {group} have these partitions: {numbers}; this stream gets no record"
-        f" of them. They are: {members}. Give each a group of its own",
+        f" of them. The members: {members}. Give each stream a group of its own",
     )
 
 
