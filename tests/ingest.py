@@ -43,6 +43,16 @@ class Ingested:
     def change(self, **spec: Any) -> None:
         self.kube.patch(self.namespace, "updatestreams", self.name, {"spec": spec})
 
+    def drain(self, within: float) -> None:
+        """Finish updates, as a controller would, until no backlog is left; for so many seconds at most."""
+
+        def drained() -> bool:
+            for update in self.unfinished():
+                self.finish(update)
+            return not self.backlogs()
+
+        eventually(drained, within)
+
     def make_topic_again(self, partitions: int = 1) -> None:
         """Under another id, without records."""
         broker.delete_topic(self.bootstrap, self.topic)
@@ -134,6 +144,16 @@ def good(users: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """A good record for each."""
     for user in users:
         yield user, GOOD
+
+
+def users(count: int, each: int) -> list[str]:
+    """So many users in turn, each of them so often."""
+    return [f"user{number}" for _ in range(each) for number in range(count)]
+
+
+def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
+    """Partition and offset of the first records, none left out."""
+    return [(partition, offset) for offset in range(count)]
 
 
 def check_links(updates: Iterable[dict[str, Any]]) -> None:

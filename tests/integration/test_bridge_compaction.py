@@ -69,13 +69,7 @@ def test_what_is_cleaned_away_while_it_waits_is_shown(ingested: Ingested, start_
     bridge.start()
     ingested.produce(good(["ana"]))
     end = ends_at(ingested)
-
-    def drained() -> bool:
-        for update in ingested.unfinished():
-            ingested.finish(update)
-        return not ingested.backlogs()
-
-    eventually(drained, 60)
+    ingested.drain(60)
     ingested.positioned(end)
     users = {update["spec"]["source"]["offset"]: update["spec"]["user"] for update in ingested.updates()}
     assert sorted(offset for offset, user in users.items() if user == "big") == [0, 1, 2, 3, 4, 39]

@@ -11,24 +11,16 @@ from controller.devenv.broker import commits_refused
 from controller.devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.eventually import eventually, throughout
-from tests.ingest import Ingested, check_links, good
+from tests.ingest import Ingested, check_links, good, users, whole
 from tests.refusing import policy
 from tests.rights import Right, taken_away
 
 pytestmark = pytest.mark.timeout(240)
 
 
-def users(count: int, each: int) -> list[str]:
-    return [f"user{number}" for _ in range(each) for number in range(count)]
-
-
 def made(ingested: Ingested, count: int) -> None:
     """Wait until there are so many updates."""
     eventually(lambda: len(ingested.updates()) >= count, 30)
-
-
-def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
-    return [(partition, offset) for offset in range(count)]
 
 
 def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(

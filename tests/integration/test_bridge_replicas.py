@@ -204,11 +204,5 @@ def test_backlogs_move_with_their_partitions(ingested: Ingested, start_bridge: S
     positioned(ingested, 100)
     start_bridge()
     first.stop()
-
-    def drained() -> bool:
-        for update in ingested.unfinished():
-            ingested.finish(update)
-        return not ingested.backlogs()
-
-    eventually(drained, 120)
+    ingested.drain(120)
     assert ingested.offsets() == everything(100)

@@ -19,7 +19,7 @@ from controller.kafka import Admins, KafkaError, TopicLookup
 from controller.names import record_name
 from tests.conftest import StartReplica
 from tests.eventually import eventually, eventually_async, throughout
-from tests.ingest import GOOD, Ingested, good
+from tests.ingest import GOOD, Ingested, good, users, whole
 from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(240)
@@ -28,14 +28,6 @@ pytestmark = pytest.mark.timeout(240)
 def admin(ingested: Ingested) -> AdminClient:
     """To be held until its answers are there: dropping it ends its requests."""
     return AdminClient({"bootstrap.servers": ingested.bootstrap})
-
-
-def users(count: int, each: int) -> list[str]:
-    return [f"user{number}" for _ in range(each) for number in range(count)]
-
-
-def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
-    return [(partition, offset) for offset in range(count)]
 
 
 def test_a_lost_group_changes_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
@@ -297,13 +289,7 @@ def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_b
     bridge.kill()
     _remove_below(ingested, 50)
     bridge.start()
-
-    def drained() -> bool:
-        for update in ingested.unfinished():
-            ingested.finish(update)
-        return not ingested.backlogs()
-
-    eventually(drained, 60)
+    ingested.drain(60)
     assert ingested.offsets() == whole(100)[:5] + whole(100)[50:]
     assert sum(entry["count"] for entry in ingested.rejected()) == 45
     assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}

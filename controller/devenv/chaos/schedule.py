@@ -29,8 +29,6 @@ class Kind(StrEnum):
     GROW = "grow"
 
 
-#: Replicas whose crashes are the point of it, the parts that they need, and the links between them.
-PROCESSES = ("bridge", "controller", "apiserver", "etcd", "kafka", "kafka-2", "downstream")
 #: A further broker, which has one of the topic's partitions: without it that one has no leader.
 BROKER = "kafka-2"
 #: What of a stream's objects the API server refuses to write.
@@ -40,6 +38,7 @@ COMMITS = "commits"
 #: Who refuses: a policy by its reason (empty: it names none), or a webhook.
 WEBHOOK = "webhook"
 REFUSERS = ("Forbidden", "RequestEntityTooLarge", "Invalid", "", WEBHOOK)
+#: Between the replicas and the parts that they need.
 LINKS = (
     "bridge-apiserver",
     "controller-apiserver",
