@@ -81,12 +81,21 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 # Some dependencies have wheels for these alone: tests/unit/test_lock.py.
 NO_PYTHON := Missing: Python 3.11 to 3.14, of which uv could fetch none either: sudo apt-get install -y python3.13, or another way to one on the PATH
 
-# uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has.
+# uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has. The cache keeps
+# the program, beside etcd, kube-apiserver and Kafka: a second checkout needs no package index.
+UV_CACHED := "$${XDG_CACHE_HOME:-$$HOME/.cache}/userupdates/uv-$(UV_VERSION)"
 $(UV):
 	@command -v python3 >/dev/null || { echo "Missing: python3 (3.11 to 3.14): sudo apt-get install -y python3 python3-venv"; exit 1; }
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "Missing: venv for python3: sudo apt-get install -y python3-venv"; exit 1; }
 	@rm -rf .tools
-	python3 -m venv .tools/uv-$(UV_VERSION)
-	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || { echo "Missing: uv $(UV_VERSION), which pip did not get from the package index, as said above: see HTTPS_PROXY and PIP_INDEX_URL"; exit 1; }
+	@mkdir -p $(@D)
+	@if cp $(UV_CACHED) $@ 2>/dev/null && $@ --version >/dev/null 2>&1; then :; else $(MAKE) --no-print-directory uv-from-index; fi
 
-.PHONY: help demo bench chaos e2e floods test up down status clean check audit manifests format
+uv-from-index:
+	@rm -rf .tools
+	python3 -m venv .tools/uv-$(UV_VERSION)
+	.tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || { rm -rf .tools; echo "Missing: uv $(UV_VERSION), which pip did not get from the package index, as said above: see HTTPS_PROXY and PIP_INDEX_URL"; exit 1; }
+	@mkdir -p "$$(dirname $(UV_CACHED))"
+	@cp $(UV) $(UV_CACHED).$$$$ && mv $(UV_CACHED).$$$$ $(UV_CACHED)
+
+.PHONY: help demo bench chaos e2e floods test up down status clean check audit manifests format uv-from-index

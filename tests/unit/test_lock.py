@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import tomllib
@@ -124,6 +126,23 @@ def test_a_machine_without_such_a_python_is_told_what_to_install(tmp_path: Path)
     assert done.returncode != 0
     assert f"Missing: Python 3.{MINORS[0]} to 3.{MINORS[-1]}" in done.stdout
     assert not (tmp_path / ".venv" / "synced").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_second_checkout_needs_no_index_for_uv(tmp_path: Path, whole: bool) -> None:
+    """The cache has it from the first one, or a part of it, which is no program."""
+    makefile = (ROOT / "Makefile").read_text()
+    (tmp_path / "Makefile").write_text(makefile)
+    (version,) = re.findall(r"^UV_VERSION := (.*)$", makefile, re.MULTILINE)
+    uv = Path(".tools", f"uv-{version}", "bin", "uv")
+    cached = tmp_path / "a cache é" / "userupdates" / f"uv-{version}"
+    cached.parent.mkdir(parents=True)
+    shutil.copy(ROOT / uv, cached) if whole else cached.write_bytes(b"half of it")
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "XDG_CACHE_HOME": str(cached.parents[1])}
+    command = ["make", "-C", str(tmp_path), str(uv)]
+    done = subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True)
+    assert (done.returncode == 0, (tmp_path / uv).exists()) == (whole, whole), done.stderr
+    assert (f"Missing: uv {version}" in done.stdout) != whole
 
 
 @pytest.mark.parametrize(
