@@ -81,6 +81,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         lifecycle.clean(checkout.environment)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored, and what they start inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_up_is_finished_by_the_next(checkout: Checkout) -> None:
     with checkout.spawn("up") as first:
         eventually(lambda: "apiserver" in checkout.pids(), within=60)
