@@ -179,7 +179,9 @@ def test_a_start_beside_many_waiting_users_opens_few_connections(
         found = psutil.Process(controller.pid).net_connections("tcp")
         most = max(most, sum(bool(connection.raddr) and connection.raddr.port == port for connection in found))
     stream.all_finished(60)
-    assert 0 < most < 300
+    # Were all woken at once, it would be most of a thousand. How many calls a busy machine does not answer within
+    # HANGING_SECONDS, so that the next ones begin beside them, depends on it: 309 to 334 at a load of three a core.
+    assert 0 < most < 500
 
 
 def test_a_start_beside_many_whose_calls_hang_gets_to_the_others(
