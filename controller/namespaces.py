@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
 
 from controller.config import Scope
 from controller.errors import ApiError, Forbidden
@@ -32,6 +33,10 @@ class Namespaces:
         """Those whose streams were listed, and have not been refused since."""
         return frozenset(self._readable)
 
+    def reads(self, namespace: str) -> bool:
+        """Whether what is in that namespace is known."""
+        return self.scope.of(namespace) in self._readable
+
     def listed(self, namespace: str | None) -> None:
         """Its streams are known."""
         if namespace in self._refused:
@@ -41,31 +46,32 @@ class Namespaces:
             self._readable.add(namespace)
             self.changed.set()
 
-    def failed(self, namespace: str | None, error: ApiError) -> None:
-        """Its streams could not be listed or watched. An API server that gives no answer says nothing of it.
+    def failed(self, namespace: str | None, error: ApiError) -> bool:
+        """Its streams could not be listed or watched. Whether that is told here: it is refused.
 
-        Where all of the cluster is refused there is nothing else to work on: that is tried again like any other error.
+        An API server that gives no answer says nothing of the namespace. Where all of the cluster is refused there is
+        nothing else to work on: that is tried again like any other error.
         """
-        if namespace is None or not isinstance(error, Forbidden) or namespace in self._refused:
-            return
+        if namespace is None or not isinstance(error, Forbidden):
+            return False
+        if namespace in self._refused:
+            return True
         message = "Namespace is not read: it does not exist, or the RoleBindings in it are missing. Trying again"
         logger.warning(message, extra=fields(namespace=namespace, cause=str(error)))
         self._refused.add(namespace)
         if namespace in self._readable:
             self._readable.discard(namespace)
             self.changed.set()
+        return True
 
     def answered(self, listed: Collection[str | None]) -> bool:
         """Whether there is an answer for each, of which one at least is more than a refusal."""
         return bool(listed) and {*listed, *self._refused} >= set(self.scope.each)
 
 
-async def for_each(scope: Scope, work: Callable[[str | None], Awaitable[None]]) -> None:
+async def for_each(scope: Scope, work: Callable[[str | None], Coroutine[Any, Any, None]]) -> None:
     """The same work for each namespace, side by side, so that none waits for another."""
-
-    async def one(namespace: str | None) -> None:
-        await work(namespace)
 
     async with asyncio.TaskGroup() as group:
         for namespace in scope.each:
-            group.create_task(one(namespace))
+            group.create_task(work(namespace))

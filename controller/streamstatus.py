@@ -22,7 +22,7 @@ from controller.cluster import STREAMS, Body, Cluster
 from controller.errors import ApiError, Conflict, Expired, NotFound, Unavailable
 from controller.logs import retrying
 from controller.recorder import EventRecorder
-from controller.transitions import Transitions
+from controller.transitions import Transitions, conditions
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ async def report_unreadable(
 
 def condition(status: Mapping[str, Any], kind: Literal["Consuming", "Processing"]) -> Mapping[str, Any] | None:
     """None where nobody has said anything yet."""
-    return next((entry for entry in status.get("conditions") or () if entry["type"] == kind), None)
+    return conditions(status).get(kind)
 
 
 def with_unknown(
@@ -238,22 +238,22 @@ def with_condition(
     now: datetime,
 ) -> dict[str, Any]:
     """The status with that condition in it, and with Ready, which follows from both; `ok` None: it is not known."""
-    conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
-    _set(conditions, kind, "Unknown" if ok is None else str(ok), reason, message, generation, now)
-    parts = [conditions.get(part) for part in ("Consuming", "Processing")]
+    found = conditions(status)
+    _set(found, kind, "Unknown" if ok is None else str(ok), reason, message, generation, now)
+    parts = [found.get(part) for part in ("Consuming", "Processing")]
     seen = [part["observedGeneration"] for part in parts if part and "observedGeneration" in part]
     if bad := next((part for part in parts if part and part["status"] != "True"), None):
-        _set(conditions, "Ready", bad["status"], bad["reason"], bad["message"], min(seen), now)
+        _set(found, "Ready", bad["status"], bad["reason"], bad["message"], min(seen), now)
     elif None in parts:
         missing = "bridge" if parts[0] is None else "controller"
-        _set(conditions, "Ready", "Unknown", "Pending", f"no {missing} has taken up this stream yet", min(seen), now)
+        _set(found, "Ready", "Unknown", "Pending", f"no {missing} has taken up this stream yet", min(seen), now)
     else:
-        _set(conditions, "Ready", "True", "Ready", "records are consumed and updates processed", min(seen), now)
-    return {**status, "conditions": list(conditions.values()), "observedGeneration": min(seen)}
+        _set(found, "Ready", "True", "Ready", "records are consumed and updates processed", min(seen), now)
+    return {**status, "conditions": list(found.values()), "observedGeneration": min(seen)}
 
 
 def _set(
-    conditions: dict[str, dict[str, Any]],
+    found: dict[str, dict[str, Any]],
     kind: str,
     value: str,
     reason: str,
@@ -261,9 +261,9 @@ def _set(
     generation: int,
     now: datetime,
 ) -> None:
-    old = conditions.get(kind) or {}
+    old = found.get(kind) or {}
     since = old["lastTransitionTime"] if old.get("status") == value else times.to_text(now)
-    conditions[kind] = {
+    found[kind] = {
         "type": kind,
         "status": value,
         "reason": reason,

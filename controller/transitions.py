@@ -49,7 +49,7 @@ class Transitions:
 
     def written(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """The status was `before`, and `after` has just been written."""
-        old, new = _by_type(before), _by_type(after)
+        old, new = conditions(before), conditions(after)
         for kind in ("Consuming", "Processing"):
             if kind in new and _key(old.get(kind)) != _key(new[kind]):
                 self._changed(kind, _key(old.get(kind)), new[kind])
@@ -91,7 +91,8 @@ class Transitions:
         known.told, known.untold = _key(known.now), 0
 
 
-def _by_type(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def conditions(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of a stream's status, by type."""
     return {entry["type"]: entry for entry in status.get("conditions") or ()}
 
 

@@ -284,15 +284,12 @@ class BacklogWriter:
     async def _write(self, backlog: Backlog, entries: list[Body]) -> Body:
         if backlog.body is None:
             return await self._cluster.create(BACKLOGS, self._stream.namespace, self._manifest(backlog, entries))
-        if "deletionTimestamp" not in backlog.body["metadata"]:
-            # Whoever took the finalizer off by hand has lost nothing by that.
-            metadata = finalizers.with_own(backlog.body)
-        elif finalizers.has_own(backlog.body):
-            metadata = {"resourceVersion": backlog.body["metadata"]["resourceVersion"]}
-        else:  # it goes at any moment, with all that is written into it; the API server takes no new finalizer
+        if "deletionTimestamp" in backlog.body["metadata"] and not finalizers.has_own(backlog.body):
+            # It goes at any moment, with all that is written into it; the API server takes no new finalizer.
             kept = ", ".join(finalizers.others(backlog.body))
             raise Conflict(f"{self._name(backlog)} is being deleted, and kept by finalizers of others: {kept}")
-        patch = {"metadata": metadata, "spec": {"partitions": entries}}
+        # Whoever took the finalizer off by hand has lost nothing by that.
+        patch = {"metadata": finalizers.with_own(backlog.body), "spec": {"partitions": entries}}
         return await self._cluster.patch(BACKLOGS, self._stream.namespace, self._name(backlog), patch)
 
     async def _remove(self, backlog: Backlog) -> None:

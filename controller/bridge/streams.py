@@ -126,8 +126,8 @@ class Streams:
 
     def _exists(self, stream: tuple[str, str]) -> bool:
         """Whether there is such a stream; while its namespace cannot be read there may be."""
-        read = self._scope.of(stream[0]) in self._namespaces.readable
-        return not read or any(key[:2] == stream for key in (*self._running, *self._unreadable))
+        there = (*self._running, *self._unreadable)
+        return not self._namespaces.reads(stream[0]) or any(key[:2] == stream for key in there)
 
     def _put(self, body: dict[str, Any]) -> None:
         key = _key(body)

@@ -24,12 +24,6 @@ from controller.updates import Reason, Status, UserUpdate
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a step that cannot be called, for want of its Secret say, is tried again.
-UNCALLABLE_SECONDS = 10.0
-#: Seconds until an unexpected error of a lane is tried again.
-ERROR_SECONDS = 5.0
-#: Seconds of waiting for a step's concurrency before the status says so.
-SLOT_PATIENCE = 1.0
 SUSPENSION = "the suspension takes effect"
 
 

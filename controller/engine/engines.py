@@ -134,8 +134,7 @@ class Engines:
         try:
             listing = await self._cluster.list(STREAMS, namespace, metadata_only=metadata_only)
         except errors.ApiError as error:
-            self.namespaces.failed(namespace, error)
-            if namespace is None or not isinstance(error, errors.Forbidden):
+            if not self.namespaces.failed(namespace, error):
                 retrying(logger, "Streams not listed, trying again", error)
             return None
         self.namespaces.listed(namespace)
@@ -287,8 +286,7 @@ class Engines:
 
     def _exists(self, stream: tuple[str, str]) -> bool:
         """Whether there is such a stream; there may be while its namespace is not read: kopf shows all again then."""
-        read = self.namespaces.scope.of(stream[0]) in self.namespaces.readable
-        return not read or stream in self._streams or stream in self._unreadable
+        return not self.namespaces.reads(stream[0]) or stream in self._streams or stream in self._unreadable
 
     def _doubt_all(self) -> None:
         for engine in self._engines.values():

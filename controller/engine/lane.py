@@ -17,7 +17,7 @@ from typing import assert_never
 
 from controller import crashpoints, errors
 from controller.engine import newer
-from controller.engine.calling import ERROR_SECONDS, SLOT_PATIENCE, UNCALLABLE_SECONDS, Call
+from controller.engine.calling import Call
 from controller.engine.checkpoints import Gone, Superseded, write_status
 from controller.engine.context import StreamContext
 from controller.engine.credentials import CallCredentials
@@ -45,6 +45,10 @@ from controller.streams import StepSpec
 from controller.updates import Status, UserUpdate
 
 logger = logging.getLogger(__name__)
+#: Seconds until a step that cannot be called, for want of its Secret say, is tried again; and an unexpected error.
+UNCALLABLE_SECONDS, ERROR_SECONDS = 10.0, 5.0
+#: Seconds of waiting for a step's concurrency before the status says so.
+SLOT_PATIENCE = 1.0
 
 
 class Lane:
@@ -313,8 +317,8 @@ class Lane:
         """None: it was taken back before it was sent."""
         first = self.queue.take(update.name)
         crashpoints.reach("controller.calling")
-        began, own = time.monotonic(), (self.queue, self._decide, self._keep, self.gone)
-        call = self._call = Call(self._context, *own, update, step, started)
+        began = time.monotonic()
+        call = self._call = Call(self._context, self.queue, self._decide, self._keep, self.gone, update, step, started)
 
         def may_repeat() -> bool:
             return self._context.lease.held and self._still(update, step, endpoint) is not None
@@ -393,8 +397,4 @@ class Lane:
         return True
 
     def _requeue(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, self._wake_by_timer)
-
-    def _wake_by_timer(self) -> None:
-        self._timer = None
-        self.wake()
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, self.wake)

@@ -200,6 +200,19 @@ async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monk
     assert names(due(collection._finished, Retention(), at(10))) == [stays.name]
 
 
+def collecting_from(server: object) -> Collection:
+    """A collection at 10 s, of an API server of which the test says what it answers."""
+    context = SimpleNamespace(
+        cluster=server,
+        stream=make_stream(),
+        shard=Shard(),
+        lease=SimpleNamespace(tenure=1),
+        retention=Retention(),
+        now=lambda: at(10),
+    )
+    return Collection(cast(Any, context), lambda update: None)
+
+
 async def test_a_doubt_lasts_until_all_are_listed() -> None:
     """It comes of a watch that broke, when the API server may be away: a request to a finished update was lost."""
 
@@ -213,15 +226,7 @@ async def test_a_doubt_lasts_until_all_are_listed() -> None:
                 raise Unavailable("no answer")
             yield SimpleNamespace(items=[])
 
-    context = SimpleNamespace(
-        cluster=Server(),
-        stream=make_stream(),
-        shard=Shard(),
-        lease=SimpleNamespace(tenure=1),
-        retention=Retention(),
-        now=lambda: at(10),
-    )
-    collection = Collection(cast(Any, context), lambda update: None)
+    collection = collecting_from(Server())
     await collection._choose([])
     collection.doubt()
     away.append(True)
@@ -241,15 +246,7 @@ async def test_one_that_is_to_go_at_once_does_not_wait_until_the_next_one_become
         async def get(self, *_: Any) -> dict[str, Any]:
             return {}
 
-    context = SimpleNamespace(
-        cluster=Server(),
-        stream=make_stream(),
-        shard=Shard(),
-        lease=SimpleNamespace(tenure=1),
-        retention=Retention(),
-        now=lambda: at(10),
-    )
-    collection = Collection(cast(Any, context), lambda update: None)
+    collection = collecting_from(Server())
     assert await collection._choose([]) == []
     update = make_update(manual=True, status=Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(9)))
     collection.add(replace(update, spec=replace(update.spec, ttl_seconds_after_finished=0)))
