@@ -31,6 +31,7 @@ EXPOSE 8080
 FROM base AS dev
 COPY --from=build-dev /app /app
 COPY --chown=65532:65532 controller /src/controller
+COPY --chown=65532:65532 devenv /src/devenv
 WORKDIR /src
 ENTRYPOINT ["python", "-m", "controller"]
 

@@ -17,19 +17,19 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/synced  ## play the demo scenario on real parts: timeline, kubectl output, verdict; stops everything at the end
-	$(PYTHON) -m controller.demo $(ARGS)
+	$(PYTHON) -m demo $(ARGS)
 
 test: .venv/synced  ## all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
 	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
 
 e2e: .venv/synced  ## the scenarios in a kind cluster, with pods; needs Docker and kind; KEEP=1 leaves the cluster, WHAT=path
-	@$(PYTHON) -m controller.devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
+	@$(PYTHON) -m devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
 
 floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls, misbehaving downstreams): some 40 minutes
 	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
 
 chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECONDS=900 RUNS=1 FAULTS=kill:controller,freeze
-	@$(PYTHON) -m controller.devenv.chaos $(if $(SEED),--seed "$(SEED)") $(if $(RUNS),--runs "$(RUNS)") \
+	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed "$(SEED)") $(if $(RUNS),--runs "$(RUNS)") \
 		$(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(RATE),--rate "$(RATE)") \
 		$(if $(FAULTS),--faults "$(FAULTS)") $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)")
@@ -38,31 +38,31 @@ bench: .venv-bench/synced  ## this project beside Restate and the bare limit, on
 	@.venv-bench/bin/python -m tests.benchmarks $(WHAT) $(if $(QUICK),--quick) $(ARGS)
 
 up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml; then: . .dev/env
-	@$(PYTHON) -m controller.devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
+	@$(PYTHON) -m devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(STREAM),--stream "$(STREAM)")
 
 down: .venv/synced  ## stop what `make up` started; ports and data stay
-	@$(PYTHON) -m controller.devenv down
+	@$(PYTHON) -m devenv down
 
 status: .venv/synced  ## what runs
-	@$(PYTHON) -m controller.devenv status
+	@$(PYTHON) -m devenv status
 
 clean: .venv/synced  ## stop it and remove ports, data and logs
-	@$(PYTHON) -m controller.devenv clean
+	@$(PYTHON) -m devenv clean
 
 check: .venv/synced  ## format, lint, types, import layers, size budget, CRDs and manifests against a real API server
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	$(PYTHON) -m pytest -q tests/unit/test_style.py tests/unit/test_crds.py
-	$(PYTHON) -m controller.devenv validate
+	$(PYTHON) -m pytest -q tests/unit/repository/test_style.py tests/unit/api/test_crds.py
+	$(PYTHON) -m devenv validate
 
 audit: $(UV)  ## known vulnerabilities of what the image holds, by the OSV service
 	$(UV) audit --frozen --no-default-groups --preview-features audit
 
 manifests: .venv/synced  ## write deploy/install.yaml anew from its overlay
-	$(PYTHON) -m controller.devenv.manifests
+	$(PYTHON) -m devenv.manifests
 
 format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff format .
@@ -78,7 +78,7 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --no-install-project --quiet --compile-bytecode --group bench
 	@touch $@
 
-# Some dependencies have wheels for these alone: tests/unit/test_lock.py.
+# Some dependencies have wheels for these alone: tests/unit/repository/test_lock.py.
 NO_PYTHON := Missing: Python 3.11 to 3.14, of which uv could fetch none either: sudo apt-get install -y python3.13, or another way to one on the PATH
 
 # uv in an environment of its own: the lock is installed by the version that wrote it, whatever the machine has. The cache keeps

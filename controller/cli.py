@@ -14,10 +14,11 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from controller import eventloop, logs, names
+from controller import eventloop, logs
+from controller.api import names
 from controller.config import Scope, Settings
 from controller.errors import ConfigError
-from controller.serving import Health, serve
+from controller.health import Health, serve
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ OPEN_MAX = 10_240
 #: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
 _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for each UpdateStream"),
-    "run": ("controller.engine", "apply the UserUpdates: each user's in order, every step checkpointed"),
+    "run": ("controller.reconciler", "apply the UserUpdates: each user's in order, every step checkpointed"),
 }
 
 

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from controller.devenv import broker, lifecycle
-from controller.devenv.environment import Environment
-from controller.devenv.kind.cluster import KIND, KindEnvironment
-from tests.kube import Kube
-from tests.replicas import Replica
+from devenv import broker, lifecycle
+from devenv.environment import Environment
+from devenv.kind.cluster import KIND, KindEnvironment
+from tests.support.kube import Kube
+from tests.support.replicas import Replica
 
 TIERS = ("unit", "integration", "acceptance", "chaos", "e2e")
 _REPLICAS = pytest.StashKey[list[Replica]]()

@@ -16,21 +16,21 @@ from functools import partial
 from typing import Any, TypeVar
 
 from controller import kafka, logs
+from controller.api.update_stream import UpdateStream
 from controller.bridge import positions
-from controller.bridge.backlogreading import UNREADABLE
-from controller.bridge.backlogwriting import BacklogWriter, Gone
+from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.backlogs.reader import UNREADABLE
+from controller.bridge.backlogs.writer import BacklogWriter, Gone
 from controller.bridge.dispatch import Dispatch
-from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
-from controller.bridge.rejecting import TOPIC_GONE, UNREAD, WAITED, Rejected, Rejecter
-from controller.bridge.reporting import Reporter
+from controller.bridge.rejected_events import TOPIC_GONE, UNREAD, WAITED, Rejected, Rejecter
+from controller.bridge.stream_report import Reporter
 from controller.bridge.tracker import Tracker
 from controller.bridge.unfinished import Unfinished
+from controller.clients.event_recorder import EventRecorder, reference
+from controller.clients.stream_status import StreamStatus
+from controller.core.records import Record
 from controller.errors import ApiError, NotFound
-from controller.events import Record
-from controller.recorder import EventRecorder, reference
-from controller.streams import UpdateStream
-from controller.streamstatus import StreamStatus
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, TypeAlias
 
-from controller import names
-from controller.cluster import Cluster, Listing, Resource, object_key
+from controller.api import names
+from controller.clients.cluster import Cluster, Listing, Resource, object_key
+from controller.clients.namespaces import for_each
+from controller.clients.reflector import reflect
 from controller.config import Scope
-from controller.namespaces import for_each
-from controller.reflector import reflect
 
 #: Namespace and name.
 Key: TypeAlias = tuple[str, str]

@@ -16,27 +16,27 @@ from functools import partial
 from typing import Any
 
 from controller import kafka
+from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
-from controller.bridge.backlogwriting import BacklogWriter
+from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.backlogs.rereading import Rereading
+from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.joining import Joining
-from controller.bridge.lanes import Waiting
 from controller.bridge.measuring import measure
 from controller.bridge.membership import watch_assignment
-from controller.bridge.overflow import Overflow
 from controller.bridge.partitions import Partition, Partitions
-from controller.bridge.rejecting import Rejected, Rejecter
-from controller.bridge.reporting import Consuming, Counts, Reporter, unless_unseen
-from controller.bridge.rereading import Rereading
-from controller.bridge.steering import Steering
+from controller.bridge.pausing import Steering
+from controller.bridge.pending import Waiting
+from controller.bridge.rejected_events import Rejected, Rejecter
+from controller.bridge.stream_report import Consuming, Counts, Reporter, unless_unseen
 from controller.bridge.unfinished import Unfinished
-from controller.cluster import Cluster
-from controller.events import Record, Rejection, read_record
-from controller.presence import Presence
-from controller.recorder import EventRecorder
-from controller.streams import UpdateStream
-from controller.streamstatus import StreamStatus
+from controller.clients.cluster import Cluster
+from controller.clients.event_recorder import EventRecorder
+from controller.clients.process_lease import Presence
+from controller.clients.stream_status import StreamStatus
+from controller.core.records import Record, Rejection, read_record
 
 logger = logging.getLogger(__name__)
 

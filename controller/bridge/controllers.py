@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from controller import names
-from controller.adoption import RESTORED
-from controller.cluster import Cluster, object_key
+from controller.api import names
+from controller.api.update_stream import UpdateStream
+from controller.clients.adoption import RESTORED
+from controller.clients.cluster import Cluster, object_key
+from controller.clients.namespaces import for_each
+from controller.clients.process_lease import SILENCE_SECONDS, Heard, list_leases
+from controller.clients.stream_status import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
 from controller.config import Scope
-from controller.namespaces import for_each
-from controller.presence import SILENCE_SECONDS, Heard, list_leases
-from controller.streams import UpdateStream
-from controller.streamstatus import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
 
 #: Seconds between looks: one for all streams, of metadata alone, since another version is a renewal.
 LOOK_SECONDS = 15.0

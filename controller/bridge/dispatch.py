@@ -12,19 +12,19 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from controller import names
+from controller.api import names
+from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
-from controller.bridge.brake import Brake
-from controller.bridge.creating import Answer, NameTaken, Over, Unfinished, Unusable, create
-from controller.bridge.lanes import Lanes, Waiting
+from controller.bridge.creator import Answer, NameTaken, Over, Unfinished, Unusable, create
 from controller.bridge.links import Links
 from controller.bridge.partitions import Lost, Partition, Partitions
-from controller.bridge.slots import Slots
-from controller.cluster import Cluster
-from controller.crashpoints import reach
+from controller.bridge.pending import Lanes, Waiting
+from controller.bridge.working_set import Slots
+from controller.bridge.write_limiter import Brake
+from controller.clients.cluster import Cluster
+from controller.core.records import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
 from controller.errors import ApiError
-from controller.events import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
-from controller.streams import UpdateStream
+from controller.failpoints import reach
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from controller import kafka, names
+from controller import kafka
+from controller.api import names
+from controller.api.update_stream import UpdateStream
 from controller.logs import sparingly
-from controller.streams import UpdateStream
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from controller.streams import UpdateStream
-from controller.streamstatus import REFUSED
+from controller.api.update_stream import UpdateStream
+from controller.clients.stream_status import REFUSED
 
 _STREAM = ("namespace", "stream")
 

@@ -10,23 +10,23 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from controller import kafka, logs
+from controller.api.update_stream import UpdateStream
+from controller.api.user_update import NOT_UNDERSTOOD
 from controller.bridge import metrics
+from controller.bridge.backlogs.orphans import release_orphans
 from controller.bridge.census import Census
 from controller.bridge.controllers import Controllers
-from controller.bridge.ingest import Ingest
-from controller.bridge.orphans import release_orphans
-from controller.bridge.reporting import Counts
-from controller.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
+from controller.bridge.stream import Ingest
+from controller.bridge.stream_report import Counts
+from controller.clients.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
+from controller.clients.event_recorder import EventRecorder
+from controller.clients.namespaces import Namespaces, for_each
+from controller.clients.process_lease import Presence
+from controller.clients.reflector import reflect
+from controller.clients.stream_status import NO_BRIDGE, condition, report_unreadable
 from controller.config import Scope, Settings
 from controller.errors import ApiError, NotFound
-from controller.namespaces import Namespaces, for_each
-from controller.presence import Presence
-from controller.recorder import EventRecorder
-from controller.reflector import reflect
-from controller.serving import Health
-from controller.streams import UpdateStream
-from controller.streamstatus import NO_BRIDGE, condition, report_unreadable
-from controller.updates import NOT_UNDERSTOOD
+from controller.health import Health
 
 logger = logging.getLogger(__name__)
 

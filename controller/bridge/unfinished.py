@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from controller import names
+from controller.api import names
+from controller.api.user_update import unfinished_selector
 from controller.bridge.links import Links
-from controller.bridge.slots import Slots
-from controller.cluster import UPDATES, Cluster, Listing, WatchEvent
-from controller.reflector import reflect
-from controller.updates import unfinished_selector
+from controller.bridge.working_set import Slots
+from controller.clients.cluster import UPDATES, Cluster, Listing, WatchEvent
+from controller.clients.reflector import reflect
 
 logger = logging.getLogger(__name__)
 

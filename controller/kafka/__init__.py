@@ -6,9 +6,9 @@ comes to the event loop as `Event` values, in order, by batches. Offsets, positi
 
 from controller.kafka.admin import LEADERLESS, Admin, Admins
 from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
-from controller.kafka.member import RELEASE_SECONDS, GroupMember
-from controller.kafka.rereader import Reread, Rereader
-from controller.kafka.told import (
+from controller.kafka.consumer import RELEASE_SECONDS, GroupMember
+from controller.kafka.fetcher import Reread, Rereader
+from controller.kafka.notifications import (
     Assigned,
     CommitRefused,
     Committed,

@@ -8,8 +8,8 @@ from typing import Any
 
 import confluent_kafka as ck
 
+from controller.api.update_stream import KafkaSpec
 from controller.errors import ControllerError
-from controller.streams import KafkaSpec
 
 #: Properties that a stream may set, as a number within bounds. librdkafka's own are wider: within these every stream is
 #: read in time and within its memory, also beside each other, and librdkafka takes every combination of them.

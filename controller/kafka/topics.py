@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import confluent_kafka as ck
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-from controller import names
+from controller.api import names
 from controller.kafka.admin import LEADERLESS, Admin, explained
 from controller.kafka.config import REQUEST_SECONDS, KafkaError
 

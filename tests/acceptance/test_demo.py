@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.demo import scenario
-from controller.devenv.environment import Environment
-from controller.devenv.journal import Expectations, Rule, check, read_calls
-from tests.transcripts import README, missing, shown
+from demo import scenario
+from devenv.environment import Environment
+from devenv.journal import Expectations, Rule, check, read_calls
+from tests.support.transcripts import README, missing, shown
 
 ROOT = README.parent
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """One run, in a directory of its own."""
     directory = tmp_path_factory.mktemp("dev")
     done = subprocess.run(
-        [sys.executable, "-m", "controller.demo"],
+        [sys.executable, "-m", "demo"],
         cwd=ROOT,
         env={**os.environ, "USERUPDATES_DEV_DIR": str(directory)},
         capture_output=True,

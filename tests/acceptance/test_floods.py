@@ -19,18 +19,18 @@ import orjson
 import psutil
 import pytest
 
-from controller.devenv import broker
-from controller.devenv.environment import Environment
-from controller.devenv.journal import STEPS
-from tests.background import repeating
+from devenv import broker
+from devenv.environment import Environment
+from devenv.journal import STEPS
 from tests.conftest import StartReplica
-from tests.costs import backlog_writes, wal_bytes
-from tests.eventually import eventually
-from tests.ingest import GOOD
-from tests.kube import Kube
-from tests.misbehaving import PATIENCE, hanging_name, missing_certificate, of_one_stream
-from tests.replicas import Replica, linked_by
-from tests.whole import Whole, whole
+from tests.support.background import repeating
+from tests.support.costs import backlog_writes, wal_bytes
+from tests.support.eventually import eventually
+from tests.support.ingest import GOOD
+from tests.support.kube import Kube
+from tests.support.misbehaving import PATIENCE, hanging_name, missing_certificate, of_one_stream
+from tests.support.replicas import Replica, linked_by
+from tests.support.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(600)
 

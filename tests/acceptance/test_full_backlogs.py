@@ -12,15 +12,15 @@ import httpx
 import psutil
 import pytest
 
-from controller import names
-from controller.backlogs import MAX_OFFSETS, OffsetQueue
-from controller.devenv.environment import Environment
-from tests.background import repeating
+from controller.api import names
+from controller.api.user_backlog import MAX_OFFSETS, OffsetQueue
+from devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.eventually import eventually
-from tests.kube import Kube
-from tests.replicas import Replica
-from tests.whole import Whole, whole
+from tests.support.background import repeating
+from tests.support.eventually import eventually
+from tests.support.kube import Kube
+from tests.support.replicas import Replica
+from tests.support.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from controller.devenv.environment import Environment
-from controller.devenv.journal import Call, Expectations, check, read_calls
+from devenv.environment import Environment
+from devenv.journal import Call, Expectations, check, read_calls
 from tests.conftest import StartReplica
-from tests.eventually import eventually
-from tests.ingest import Ingested
-from tests.kube import Kube
+from tests.support.eventually import eventually
+from tests.support.ingest import Ingested
+from tests.support.kube import Kube
 
 EVENT = {"profile": "dev", "permissions": "all", "resources": "all"}
 BUSY_DELAY = 5.0

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from controller.devenv.environment import Environment
+from devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.eventually import eventually
-from tests.ingest import GOOD
-from tests.kube import Kube
-from tests.whole import Whole, whole
+from tests.support.eventually import eventually
+from tests.support.ingest import GOOD
+from tests.support.kube import Kube
+from tests.support.whole import Whole, whole
 
 USERS = [f"user{number:03d}" for number in range(200)]
 

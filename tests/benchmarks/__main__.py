@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from controller.devenv.environment import Environment
-from controller.devenv.errors import DevenvError
-from controller.devenv.layout import ROOT
+from devenv.environment import Environment
+from devenv.errors import DevenvError
+from devenv.layout import ROOT
 from tests.benchmarks import limits, report, scenario
 from tests.benchmarks.contenders import contender
 from tests.benchmarks.results import Figures, Measured, Results, Spread

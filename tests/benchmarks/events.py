@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import confluent_kafka as ck
 import orjson
 
-from controller.devenv.errors import CommandFailed
+from devenv.errors import CommandFailed
 
 _SECONDS = 60.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from tests.kube import Kube
+from tests.support.kube import Kube
 
 _REQUESTS = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 _WATCH_EVENTS = re.compile(r"^apiserver_watch_events_total\{(.*)\} (\S+)$", re.MULTILINE)

@@ -11,10 +11,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from controller.devenv import probes
-from controller.devenv.errors import CommandFailed
-from controller.devenv.layout import HOST, is_free
-from controller.devenv.processes import Command
+from devenv import probes
+from devenv.errors import CommandFailed
+from devenv.layout import HOST, is_free
+from devenv.processes import Command
 from tests.benchmarks.restate.install import HERE, install
 from tests.benchmarks.stage import Stage, Topic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from controller.devenv.layout import ROOT
+from devenv.layout import ROOT
 from tests.benchmarks import limits, plots
 from tests.benchmarks.results import Measured, Results, Spread
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from controller.devenv import build
-from controller.devenv.layout import ROOT
+from devenv import build
+from devenv.layout import ROOT
 from tests.benchmarks.restate.install import LOCK
 from tests.benchmarks.scenario import Scenario
 

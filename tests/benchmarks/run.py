@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from controller.devenv.errors import StartFailed
+from devenv.errors import StartFailed
 from tests.benchmarks.contenders import Contender, Ours
 from tests.benchmarks.events import Producer, users_in_turns
 from tests.benchmarks.meter import figures

@@ -15,14 +15,14 @@ from typing import Any
 
 import psutil
 
-from controller.devenv import broker, lifecycle, probes
-from controller.devenv.chaos import topic as topics
-from controller.devenv.environment import INFRASTRUCTURE, Environment
-from controller.devenv.errors import StartFailed
-from controller.devenv.layout import HOST
-from controller.devenv.processes import Command
+from devenv import broker, lifecycle, probes
+from devenv.environment import INFRASTRUCTURE, Environment
+from devenv.errors import StartFailed
+from devenv.layout import HOST
+from devenv.processes import Command
 from tests.benchmarks.meter import Meter
-from tests.kube import Kube
+from tests.chaos import topic as topics
+from tests.support.kube import Kube
 
 NAMESPACE = "default"
 DOWNSTREAM = "bench-downstream"

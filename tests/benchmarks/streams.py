@@ -23,18 +23,18 @@ import confluent_kafka as ck
 import orjson
 import psutil
 
-from controller import names
-from controller.devenv import lifecycle
-from controller.devenv.chaos import topic as topics
-from controller.devenv.chaos.run import read_journal
-from controller.devenv.environment import Environment
-from controller.devenv.journal import STEPS
-from tests.background import repeating
+from controller.api import names
+from devenv import lifecycle
+from devenv.environment import Environment
+from devenv.journal import STEPS
 from tests.benchmarks.meter import Meter, Reading
-from tests.eventually import eventually
-from tests.ingest import GOOD
-from tests.kube import Kube
-from tests.replicas import Replica
+from tests.chaos import topic as topics
+from tests.chaos.run import read_journal
+from tests.support.background import repeating
+from tests.support.eventually import eventually
+from tests.support.ingest import GOOD
+from tests.support.kube import Kube
+from tests.support.replicas import Replica
 
 NAMESPACE = "streams"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"

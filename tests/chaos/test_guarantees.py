@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.devenv import lifecycle
-from controller.devenv.chaos import schedule
-from controller.devenv.chaos.play import Plan, play
-from controller.devenv.chaos.workload import Sizes
-from controller.devenv.environment import Environment
+from devenv import lifecycle
+from devenv.environment import Environment
+from tests.chaos import schedule
+from tests.chaos.play import Plan, play
+from tests.chaos.workload import Sizes
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 

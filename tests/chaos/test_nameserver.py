@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 from aiohttp.resolver import AsyncResolver
 
-from controller.devenv.chaos.nameserver import DOWNSTREAM, Nameserver
-from controller.devenv.layout import HOST
+from devenv.layout import HOST
+from tests.chaos.nameserver import DOWNSTREAM, Nameserver
 
 ADDRESS = "127.0.0.9"
 

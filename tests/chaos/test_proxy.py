@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from controller.devenv.chaos.proxy import Proxy
-from controller.devenv.layout import HOST
-from tests.eventually import eventually_async
+from devenv.layout import HOST
+from tests.chaos.proxy import Proxy
+from tests.support.eventually import eventually_async
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from controller.demo.__main__ import perform
-from controller.demo.scenario import NAMESPACE as DEMO_NAMESPACE
-from controller.demo.screen import Screen
-from controller.demo.verdict import judge
-from controller.devenv.errors import CommandFailed
-from controller.devenv.kind.cluster import KindEnvironment
-from tests.applying import SOURCE, UPDATE, changed
-from tests.eventually import eventually
-from tests.kube import Kube
-from tests.whole import Whole, whole
+from demo.__main__ import perform
+from demo.scenario import NAMESPACE as DEMO_NAMESPACE
+from demo.screen import Screen
+from demo.verdict import judge
+from devenv.errors import CommandFailed
+from devenv.kind.cluster import KindEnvironment
+from tests.support.applying import SOURCE, UPDATE, changed
+from tests.support.eventually import eventually
+from tests.support.kube import Kube
+from tests.support.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(600)
 USERS = [f"user{number:02d}" for number in range(40)]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.devenv.errors import CommandFailed
-from controller.devenv.kind.cluster import KindEnvironment
-from controller.devenv.layout import ROOT
-from tests.eventually import eventually
+from devenv.errors import CommandFailed
+from devenv.kind.cluster import KindEnvironment
+from devenv.layout import ROOT
+from tests.support.eventually import eventually
 
 pytestmark = [
     pytest.mark.timeout(900),

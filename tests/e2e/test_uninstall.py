@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from controller.devenv.errors import CommandFailed
-from controller.devenv.kind.cluster import KindEnvironment
-from controller.devenv.manifests import DEPLOY
-from tests.applying import UPDATE, changed
-from tests.eventually import eventually
-from tests.kube import Kube
-from tests.whole import Whole, whole
+from devenv.errors import CommandFailed
+from devenv.kind.cluster import KindEnvironment
+from devenv.manifests import DEPLOY
+from tests.support.applying import UPDATE, changed
+from tests.support.eventually import eventually
+from tests.support.kube import Kube
+from tests.support.whole import Whole, whole
 
 pytestmark = pytest.mark.timeout(600)
 

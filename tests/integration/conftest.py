@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.devenv.environment import Environment
-from tests.applying import Applier
-from tests.ingest import Ingested
-from tests.kube import Kube
-from tests.processing import Processing, processing
-from tests.replicas import Replica
+from devenv.environment import Environment
+from tests.support.applying import Applier
+from tests.support.ingest import Ingested
+from tests.support.kube import Kube
+from tests.support.processing import Processing, processing
+from tests.support.replicas import Replica
 
 
 @pytest.fixture(scope="module")

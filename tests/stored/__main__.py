@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from controller.devenv import broker, lifecycle
-from controller.devenv.environment import Environment
-from controller.devenv.kubectl import CRDS
-from tests.eventually import eventually
-from tests.ingest import Ingested, good
-from tests.kube import Kube
-from tests.processing import Processing
-from tests.replicas import Replica
+from devenv import broker, lifecycle
+from devenv.environment import Environment
+from devenv.kubectl import CRDS
+from tests.support.eventually import eventually
+from tests.support.ingest import Ingested, good
+from tests.support.kube import Kube
+from tests.support.processing import Processing
+from tests.support.replicas import Replica
 
 NAMESPACE, NAME = "shop", "orders"
 #: Where the stream's steps were when its objects were written: nobody is there.

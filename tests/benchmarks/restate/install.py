@@ -8,9 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from controller.devenv.errors import BuildFailed, MissingTools
-from controller.devenv.layout import cache_directory, locked
-from controller.devenv.sources import version_of
+from devenv.errors import BuildFailed, MissingTools
+from devenv.layout import cache_directory, locked
+from devenv.sources import version_of
 
 HERE = Path(__file__).resolve().parent
 LOCK = HERE / "package-lock.json"

@@ -1,0 +1,1 @@
+"""Users with more waiting than fits: their offsets are kept in UserBacklogs, their records stay in Kafka."""

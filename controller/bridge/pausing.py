@@ -1,0 +1,182 @@
+"""How much is read ahead: partitions pause and go on, users spill into backlogs; and the condition that says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.backlogs.spilling import Spilling
+from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.dispatch import Dispatch
+from controller.bridge.joining import JOINING, Joining
+from controller.bridge.partitions import Partitions
+from controller.bridge.rejected_events import Rejecter
+from controller.bridge.stream_report import Consuming, Counts
+from controller.kafka import GroupMember, KafkaError
+
+#: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
+HIGH_WATER = 18 << 20
+LOW_WATER = 12 << 20
+#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving
+#: records there must not make room for more. Some 20,000 of them fill the memory of a stream.
+UNSAVED_COST = 900
+#: With no slot for anybody for so long the partitions pause, whatever memory there is.
+STARVING_SECONDS = 1.0
+#: Seconds without an accepted commit until the condition says so: before creates stop for lack of one.
+UNCOMMITTED_SECONDS = 5.0
+#: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
+#: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
+MADE_HIGH = 20_000
+MADE_LOW = 15_000
+#: Seconds of refusals until the condition names a write, and for which it goes on naming it: the write begins anew when
+#: its user is moved into a backlog.
+REFUSED_SECONDS = 2.0
+REPORTED_SECONDS = 4.0
+MAX_MESSAGE = 1000
+
+
+class Steering:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        rejecter: Rejecter,
+        writer: BacklogWriter,
+        overflow: Overflow,
+        partitions: Partitions,
+        member: GroupMember,
+        joining: Joining,
+        counts: Callable[[], Counts],
+        share: Callable[[], float],
+    ) -> None:
+        self._dispatch = dispatch
+        self._rejecter = rejecter
+        self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
+        self._overflow = overflow
+        self._partitions = partitions
+        self._member = member
+        self._joining = joining
+        #: Of the memory that a stream may use when there are few: see `streams.share`.
+        self._share = share
+        self._spilling = Spilling(dispatch, overflow, partitions, counts, writer.may_begin)
+        #: Why the topic cannot be described for now.
+        self.broker_error: KafkaError | None = None
+        #: What keeps partitions from being begun, until one is.
+        self.refused: KafkaError | None = None
+        self.paused = False
+        #: Memory of offsets that are not written yet, as last looked at.
+        self._unsaved = 0
+        #: Too many updates are made above a position: further records wait in Kafka.
+        self.held_up = False
+        #: What the API server refuses, and until when the condition says so.
+        self._reported = ""
+        self._reported_until = 0.0
+        self._looked = time.monotonic()
+
+    @property
+    def memory(self) -> int:
+        return self._dispatch.lanes.cost + self._rejecter.cost
+
+    def look(self) -> None:
+        """Time has passed: that nothing happens is no event."""
+        now = time.monotonic()
+        self._unsaved = UNSAVED_COST * self._overflow.unsaved
+        if words := self._refused(REFUSED_SECONDS):
+            self._reported, self._reported_until = words, now + REPORTED_SECONDS
+        if self._creating:
+            if self.memory > HIGH_WATER * self._share():
+                self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
+            self._spilling.unblock(now)
+        else:
+            self._spilling.pass_over(now - self._looked)
+        self._looked = now
+        self.steer()
+
+    def steer(self) -> None:
+        """Pause or resume reading, with hysteresis."""
+        self._dispatch.halted = self._suspended
+        self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
+        limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
+        waits = self._starving or self._overflow.full or self.held_up
+        paused = self._suspended or waits or self.memory + self._unsaved > limit
+        if paused != self.paused:
+            self.paused = paused
+            (self._member.pause if paused else self._member.resume)()
+
+    def condition(self) -> Consuming | None:
+        """None where this replica has no partitions and no trouble: then it is for another one to tell."""
+        if error := self.broker_error or self.refused:
+            return self._no(error.reason, str(error))
+        alone = not len(self._partitions)
+        if error := self._joining.error(alone=alone):
+            return self._no(error.reason, str(error))
+        if self._uncommitted:
+            said = self._partitions.commit_refused or "the group's coordinator answers none"
+            return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
+        if self._suspended:
+            return self._no("Suspended", "spec.suspend.ingest is set")
+        if error := next(iter(self._joining.troubles.values()), None):
+            return self._no(error.reason, str(error))
+        if alone:
+            waits = self._joining.waits[:MAX_MESSAGE]
+            return Consuming(None, JOINING, waits, self._dispatch.stream.generation) if waits else None
+        if self._overflow.full:
+            return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
+        if self._starving:
+            taken = self._dispatch.slots.taken
+            return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
+        reported = self._reported if time.monotonic() < self._reported_until else ""
+        if self.held_up:
+            return self._no("PositionHeld", self._held_up(reported or self._refused(0)))
+        if reported:
+            return self._no("CreatesRefused", reported)
+        if self.paused:
+            return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
+        return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
+
+    @property
+    def _suspended(self) -> bool:
+        return self._dispatch.stream.suspend.ingest
+
+    @property
+    def _creating(self) -> bool:
+        """Nothing but slots keeps records waiting: then a user who waits is in the way, else it is an outage.
+
+        RejectedEvents that are refused leave room for backlogs, as no user waits for them. Where it is backlogs that
+        cannot be written, their writer says how many more may be begun.
+        """
+        trouble = self._suspended or self.broker_error or self.refused or self._joining.error(alone=False)
+        return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
+
+    @property
+    def _uncommitted(self) -> bool:
+        """The assignment is about to be uncertain, or is: creates wait for an accepted commit."""
+        return self._partitions.uncommitted_for(time.monotonic()) > UNCOMMITTED_SECONDS
+
+    def _refused(self, seconds: float) -> str:
+        """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""
+        found = [refusal for brake in self._brakes if (refusal := brake.oldest)]
+        oldest = min(found, key=lambda refusal: refusal.since, default=None)
+        if oldest is None or time.monotonic() - oldest.since < seconds:
+            return ""
+        others = sum(brake.refused for brake in self._brakes) - 1
+        more = f" ({others:,} more are refused)" if others else ""
+        return f"{oldest.what}: {oldest.message}"[:MAX_MESSAGE] + more
+
+    def _made_above(self) -> int:
+        return sum(partition.tracker.made_above for partition in self._partitions if partition.tracker)
+
+    def _held_up(self, refused: str) -> str:
+        known = [partition for partition in self._partitions if partition.tracker]
+        most = max(known, key=lambda partition: partition.tracker.made_above if partition.tracker else 0)
+        return (
+            f"over {MADE_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at position"
+            f" {most.position}: its record waits. {refused}"
+        ).strip()
+
+    @property
+    def _starving(self) -> bool:
+        return self._dispatch.starving(STARVING_SECONDS)
+
+    def _no(self, reason: str, message: str) -> Consuming:
+        return Consuming(False, reason, message, self._dispatch.stream.generation)

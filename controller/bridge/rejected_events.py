@@ -1,0 +1,382 @@
+"""Records that can never become a UserUpdate are shown as RejectedEvents. They stop nothing that comes after them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from controller.api.names import USER_LABEL, record_name
+from controller.api.update_stream import UpdateStream
+from controller.bridge import metrics
+from controller.bridge.folding import FIRST, Fold, Folding, Kind
+from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.bridge.write_limiter import Brake
+from controller.clients.cluster import REJECTED, Body, Cluster
+from controller.core.records import Record, Rejection, RejectionReason, rejected_event_manifest
+from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
+from controller.logs import retrying
+
+logger = logging.getLogger(__name__)
+
+#: RejectedEvents of a stream that are kept; older ones are deleted.
+KEPT = 1000
+#: Where they cannot be deleted: from here on all that comes shares those that are there.
+CROWDED = 2 * KEPT
+#: Too many of them are looked for after so many new ones.
+SLACK = 100
+#: Records that one write takes in at most.
+BATCH = 5000
+#: Tries after which one that is called invalid goes without what came from outside.
+BARE_AFTER = 3
+#: Why Kafka has a record no more that is waited for.
+_REMOVED = "by retention (retention.ms, retention.bytes), compaction or deletion, which have to leave enough time"
+UNREAD = f"Kafka removed what was here before it was read, {_REMOVED}"
+WAITED = f"Kafka removed what was here while it waited in its user's backlog, {_REMOVED}"
+TOPIC_GONE = "the topic was deleted or made again while this waited in its user's backlog"
+#: What a manifest costs in memory beside key and value.
+MANIFEST_OVERHEAD = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A RejectedEvent to be written; the record itself, of up to 8 MiB, is not kept for it."""
+
+    manifest: Body
+    partition: Partition
+    #: Called when the RejectedEvent is acknowledged.
+    done: Callable[[], None]
+
+    @classmethod
+    def of(
+        cls, stream: UpdateStream, record: Record, rejection: Rejection, partition: Partition, done: Callable[[], None]
+    ) -> Rejected:
+        """One record."""
+        return cls(rejected_event_manifest(stream, record, rejection), partition, done)
+
+    @classmethod
+    def expired(
+        cls,
+        stream: UpdateStream,
+        first: Record,
+        last_offset: int,
+        count: int,
+        why: str,
+        partition: Partition,
+        done: Callable[[], None],
+    ) -> Rejected:
+        """Records that Kafka has no more, from `first` to `last_offset`, and why."""
+        rejection = Rejection(RejectionReason.PAYLOAD_EXPIRED, why)
+        rejected = cls.of(stream, first, rejection, partition, done)
+        rejected.manifest["spec"]["source"]["lastOffset"] = last_offset
+        rejected.manifest["spec"]["count"] = count
+        return rejected
+
+    @property
+    def kind(self) -> Kind:
+        source = self._source
+        return self.manifest["spec"]["reason"], source["topicId"], source["partition"]
+
+    @property
+    def offset(self) -> int:
+        offset: int = self._source["offset"]
+        return offset
+
+    @property
+    def last_offset(self) -> int:
+        offset: int = self._source["lastOffset"]
+        return offset
+
+    @property
+    def count(self) -> int:
+        count: int = self.manifest["spec"]["count"]
+        return count
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about."""
+        spec = self.manifest["spec"]
+        return MANIFEST_OVERHEAD + len(spec.get("key", "")) + len(spec.get("value", ""))
+
+    def begin_later(self) -> None:
+        """Of several records without a key leave out the first: it is shown for another reason."""
+        spec, source = self.manifest["spec"], self._source
+        source["offset"] += 1
+        spec["count"] -= 1
+        self.manifest["metadata"]["name"] = record_name(
+            spec["stream"], source["topicId"], source["partition"], source["offset"]
+        )
+
+    def bare(self) -> None:
+        """Leave out what came from outside."""
+        for field in ("key", "value", "pointer"):
+            self.manifest["spec"].pop(field, None)
+        self.manifest["metadata"]["labels"].pop(USER_LABEL, None)
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        source: dict[str, Any] = self.manifest["spec"]["source"]
+        return source
+
+
+def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
+    """One object for all of them; they themselves stay as they are, for the next try."""
+    first = group[0].manifest
+    fold = Fold(
+        name=first["metadata"]["name"],
+        offset=group[0].offset,
+        last_offset=max(rejected.last_offset for rejected in group),
+        count=sum(rejected.count for rejected in group),
+        since=time.monotonic(),
+        message=first["spec"]["message"],
+    )
+    source = {**first["spec"]["source"], "lastOffset": fold.last_offset}
+    message = fold.message if len(group) == 1 else FIRST + fold.message
+    return fold, {**first, "spec": {**first["spec"], "message": message, "source": source, "count": fold.count}}
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """Records that one object is to show, until it is acknowledged or their partitions are another replica's."""
+
+    group: list[Rejected]
+    #: Neighbours of one kind in a flood, in an object that takes further ones too.
+    shared: bool
+    #: It was refused, and is not tried again before this time of the monotonic clock.
+    again: float = 0.0
+
+    def __str__(self) -> str:
+        partition, offset = self.group[0].kind[2], self.group[0].offset
+        return f"the RejectedEvent of partition {partition}, offset {offset}"
+
+
+class Rejecter:
+    """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after.
+
+    One that is refused is tried again for as long as its records are this replica's, whatever the answer: `position`
+    waits for it. It keeps no other one waiting.
+    """
+
+    def __init__(self, cluster: Cluster, stream: UpdateStream, partitions: Partitions) -> None:
+        self._cluster = cluster
+        self._stream = stream
+        self._partitions = partitions
+        self._folding = Folding()
+        self.brake = Brake()
+        self._queue: list[Rejected] = []
+        self._refused: list[Write] = []
+        self._filled = asyncio.Event()
+        self._kept = 0
+        #: Bytes of memory of those that wait to be written.
+        self.cost = 0
+
+    def add(self, rejected: Rejected) -> None:
+        self._queue.append(rejected)
+        self.cost += rejected.cost
+        self._filled.set()
+
+    def forget(self) -> None:
+        """Partitions are another replica's now: it shows their records."""
+        for write in self._refused:
+            self._leave(write)
+        self._refused = [write for write in self._refused if write.group]
+
+    async def refresh(self) -> None:
+        """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
+        listing = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=self._selector)
+        self._kept = len(listing.items)
+        self._folding.forget_known()
+        for body in listing.items:
+            spec, source = body["spec"], body["spec"]["source"]
+            if spec["count"] > 1:
+                kind = (spec["reason"], source["topicId"], source["partition"])
+                self._folding.know(kind, source["offset"], source["lastOffset"])
+
+    async def run(self) -> None:
+        while True:
+            await self._next()
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            if self._queue:
+                self._filled.set()
+            now = time.monotonic()
+            due = [write for write in self._refused if write.again <= now]
+            for write in (*due, *self._sorted(batch)):
+                await self._try(write)
+                await self._prune(SLACK)
+            await self._prune()
+
+    @property
+    def _selector(self) -> str:
+        return f"spec.stream={self._stream.name}"
+
+    @property
+    def _crowded(self) -> bool:
+        return self._kept >= CROWDED
+
+    async def _next(self) -> None:
+        """Wait until there is something new, or something refused is to be tried again."""
+        due = min((write.again for write in self._refused), default=None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due - time.monotonic()) if due is not None else None):
+                await self._filled.wait()
+        self._filled.clear()
+
+    def _sorted(self, batch: list[Rejected]) -> list[Write]:
+        """Each its own object while there may be more; the rest by kind, one write for each."""
+        own: list[Write] = []
+        shared: dict[Kind, Write] = {write.group[0].kind: write for write in self._refused if write.shared}
+        new: list[Write] = []
+        for rejected in batch:
+            kind = rejected.kind
+            if self._folding.shown(kind, rejected.offset, rejected.last_offset):
+                self.cost -= rejected.cost
+                rejected.done()
+            elif not (self.brake.failing_for() or self._crowded) and self._folding.own(time.monotonic()):
+                own.append(Write([rejected], shared=False))
+            elif kind in shared:
+                shared[kind].group.append(rejected)
+            else:
+                shared[kind] = Write([rejected], shared=True)
+                new.append(shared[kind])
+        return own + new
+
+    async def _try(self, write: Write) -> None:
+        """Once. What is refused comes again when its time has come."""
+        if write in self._refused:
+            self._refused.remove(write)
+        async with self.brake.turn():
+            await self._hold(write)
+            if not write.group:
+                return
+            try:
+                await (self._share if write.shared else self._create)(write.group)
+            except ApiError as error:
+                self._put_off(write, error)
+                return
+        for other in self.brake.worked(write):
+            assert isinstance(other, Write)
+            other.again = 0.0
+        for rejected in write.group:
+            self.cost -= rejected.cost
+            rejected.done()
+
+    def _put_off(self, write: Write, error: ApiError) -> None:
+        retrying(logger, "RejectedEvent not written", error, stream=f"{self._stream.namespace}/{self._stream.name}")
+        self._leave(write)
+        if not write.group:
+            return
+        seconds = self.brake.failed(write, error, str(write))
+        first = write.group[0]
+        if isinstance(error, Invalid) and self.brake.tries(write) >= BARE_AFTER:
+            # Better one without its record than none.
+            before = first.cost
+            first.bare()
+            self.cost += first.cost - before
+        write.again = time.monotonic() + seconds
+        self._refused.append(write)
+
+    async def _hold(self, write: Write) -> None:
+        """Until it is certain that what is left of it is this replica's."""
+        while True:
+            self._leave(write)
+            try:
+                for partition in {rejected.partition for rejected in write.group}:
+                    await self._partitions.hold(partition)
+            except Lost:
+                continue
+            return
+
+    def _leave(self, write: Write) -> None:
+        """Each record has its own partition: one whose partition was lost leaves, the others stay."""
+        for rejected in write.group:
+            if rejected.partition.revoked:
+                self.cost -= rejected.cost
+        write.group = [rejected for rejected in write.group if not rejected.partition.revoked]
+        if not write.group:
+            self.brake.forget(write)
+
+    async def _create(self, group: list[Rejected]) -> None:
+        fold, manifest = fold_of(group)
+        try:
+            await self._cluster.create(REJECTED, self._stream.namespace, manifest)
+        except AlreadyExists:
+            # Made before a restart: a record's RejectedEvent has the record's name.
+            if fold.count > 1:
+                return await self._meet(group, fold)
+        else:
+            self._kept += 1
+            self._count(group, fold.count)
+        self._folding.put(group[0].kind, fold)
+
+    async def _meet(self, group: list[Rejected], fold: Fold) -> None:
+        """There is one of the first record: it shows fewer of them, or that record alone, for a reason of its own."""
+        selector = f"metadata.name={fold.name}"  # listed: there is no right to get one
+        found = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=selector)
+        if not found.items:  # someone has dealt with it and deleted it
+            return await self._create(group)
+        spec = found.items[0]["spec"]
+        if spec["reason"] == group[0].kind[0]:
+            known = spec["source"]["lastOffset"], spec["count"]
+            fold = replace(fold, last_offset=max(fold.last_offset, known[0]), count=max(fold.count, known[1]))
+            if (fold.last_offset, fold.count) != known:
+                await self._grow(fold)
+                self._count(group, fold.count - known[1])
+            self._folding.put(group[0].kind, fold)
+        else:
+            group[0].begin_later()
+            await self._create(group)
+
+    async def _share(self, group: list[Rejected]) -> None:
+        first = group[0]
+        fold = self._folding.current(first.kind, first.offset, time.monotonic(), crowded=self._crowded)
+        if fold is None:
+            return await self._create(group)
+        for rejected in group:
+            fold = fold.with_record(rejected.last_offset, rejected.count)
+        try:
+            await self._grow(fold)
+        except (NotFound, Invalid):  # someone has dealt with it and deleted it, or it has grown beyond what is known
+            return await self._create(group)
+        self._count(group, sum(rejected.count for rejected in group))
+        self._folding.put(first.kind, fold)
+
+    def _count(self, group: list[Rejected], records: int) -> None:
+        """Records that are shown for the first time: what is read again after a restart adds nothing."""
+        metrics.rejected(self._stream, group[0].kind[0], records)
+
+    async def _grow(self, fold: Fold) -> None:
+        """The object stands for more than the record that its message is about."""
+        spec = {"source": {"lastOffset": fold.last_offset}, "count": fold.count, "message": FIRST + fold.message}
+        patch = {"spec": spec}
+        await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
+
+    async def _prune(self, slack: int = 0) -> None:
+        """Delete the oldest of too many; another replica may have been faster."""
+        if self._kept <= KEPT + slack:
+            return
+        try:
+            listing = await self._cluster.list(
+                REJECTED, self._stream.namespace, field_selector=self._selector, metadata_only=True
+            )
+            by_age = sorted((body["metadata"] for body in listing.items), key=_age)
+            for metadata in by_age[: max(len(by_age) - KEPT, 0)]:
+                await self._delete(metadata["name"])
+            self._kept = min(len(by_age), KEPT)
+        except ApiError as error:
+            retrying(
+                logger, "Old RejectedEvents not deleted", error, stream=f"{self._stream.namespace}/{self._stream.name}"
+            )
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._cluster.delete(REJECTED, self._stream.namespace, name)
+        except NotFound:
+            pass
+
+
+def _age(metadata: dict[str, Any]) -> tuple[str, str]:
+    return metadata["creationTimestamp"], metadata["name"]

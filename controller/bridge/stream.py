@@ -1,0 +1,255 @@
+"""One UpdateStream's way from Kafka: credentials, topic, then one consumption after another, for as long as it exists.
+
+What is missing or refused is a condition on the stream and tried again, never the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from controller import kafka, logs
+from controller.api import names, secret_data
+from controller.api.update_stream import UpdateStream
+from controller.bridge import metrics
+from controller.bridge.consumption import Consumption, Context, Over
+from controller.bridge.controllers import Missing, without_controller
+from controller.bridge.joining import JOINING
+from controller.bridge.positions import Outdated
+from controller.bridge.stream_report import Consuming, Counts, unless_unseen
+from controller.clients.adoption import RESTORED, RESTORED_MESSAGE, adopt
+from controller.clients.cluster import SECRETS, Body, Cluster
+from controller.clients.event_recorder import EventRecorder, reference
+from controller.clients.process_lease import Presence
+from controller.clients.stream_status import NO_BRIDGE, UNREADABLE, Change, StreamStatus, condition
+from controller.errors import ApiError, NotFound
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+#: A changed Secret is noticed within this time.
+SECRET_SECONDS = 10.0
+
+
+class Ingest:
+    def __init__(
+        self,
+        cluster: Cluster,
+        stream: UpdateStream,
+        identity: str,
+        presence: Presence,
+        counts: Callable[[], Counts],
+        share: Callable[[], float],
+        admins: kafka.Admins,
+        recorder: EventRecorder,
+    ) -> None:
+        self._cluster = cluster
+        self._admins = admins
+        self._recorder = recorder
+        #: Kept from one consumption to the next: a client for each look at a missing topic would cost threads.
+        self._admin: kafka.Admin | None = None
+        self._presence = presence
+        self._counts = counts
+        self._share = share
+        self._stream = stream
+        # Streams of several topics may share a group: each is a member of its own in it.
+        self._instance = f"{identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
+        self._status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
+        self._consumption: Consumption | None = None
+        self._changed = asyncio.Event()
+        self._counted = metrics.Counted()
+        self._refused = False
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """The group has assigned what it has for this replica, or the stream's condition says why it did not."""
+        return self._refused or (self._consumption is not None and self._consumption.settled)
+
+    def change(self, stream: UpdateStream) -> None:
+        """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
+        old, self._stream = self._stream, stream
+        if old.kafka != stream.kafka or old.restored != stream.restored:
+            self._changed.set()
+        if self._consumption is not None:
+            self._consumption.change(stream)
+
+    def observe(self, body: Body) -> None:
+        """The stream as the watch shows it.
+
+        Others say that no bridge lives, and do not say when one does; a bridge of another version beside this one, that
+        it does not understand the stream; one without partitions, that it waits for some, and not when that is over.
+        """
+        self._status.observe(body)
+        told = condition(body.get("status") or {}, "Consuming")
+        reads = self._consumption is not None and self._consumption.reads
+        if told and (told["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and told["reason"] == JOINING)):
+            self.verify()
+
+    def miss_controllers(self, missing: Callable[[UpdateStream], Missing | None]) -> None:
+        """Say that no controller works on it, where that is so. Who does says so again by themselves."""
+        if (self._writing is None or self._writing.done()) and (found := missing(self._stream)):
+            change = partial(without_controller, self._stream, found)
+            if self._status.would_change(change):
+                self._writing = asyncio.create_task(self._write(change))
+
+    async def _write(self, change: Change) -> None:
+        try:
+            await self._status.apply(change)
+        except ApiError as error:
+            logs.retrying(logger, "Condition not written", error, stream=self._label)
+
+    def verify(self) -> None:
+        """The API server was lost sight of: it may have been restored from a snapshot."""
+        if self._consumption is not None:
+            self._consumption.verify()
+
+    def tell_deleted(self) -> None:
+        """Say what becomes of the records that wait in backlogs, now that the stream was deleted.
+
+        Who consumes knows of those of its partitions. Where nothing is consumed, as without Kafka, the status knows.
+        """
+        users, records = self._consumption.put_aside if self._consumption is not None else self._status.put_aside
+        if not records:
+            return
+        stream = self._stream
+        whose = "one user" if users == 1 else f"{users:,} users"
+        note = (
+            f"the stream was deleted while {records:,} records of {whose} waited in UserBacklogs. They become"
+            f" updates when it is applied again under its name, with group {stream.kafka.group_id}, as long as its"
+            " UserBacklogs are there. The records of those that are deleted, or were before, are given up"
+        )
+        logger.warning("%s", note, extra=self._fields())
+        regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
+        self._recorder.event(regarding, "Warning", "RecordsWaiting", "Deleting", note)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
+            if self._admin is not None:
+                self._admins.release(self._admin)
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._consume()
+            except NotFound as error:
+                logger.info("Stream is not there", extra=self._fields(cause=str(error)))
+                await self._pause()
+            except kafka.KafkaError as error:
+                await self._report(error.reason, str(error))
+                await self._pause()
+            except (Over, Outdated) as error:
+                logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
+            except ApiError as error:
+                logs.retrying(logger, "Stream waits for the API server", error, stream=self._label)
+                await self._pause()
+            except Exception:
+                logger.exception("Consumption failed", extra=self._fields())
+                await self._pause()
+
+    async def _consume(self) -> None:
+        if self._stream.restored:
+            raise kafka.KafkaError(RESTORED, RESTORED_MESSAGE)
+        await adopt(self._cluster, self._stream)
+        secrets = await self._secrets()
+        config = kafka.client_config(self._stream.kafka, secrets)
+        lookup = kafka.TopicLookup(self._reach(config), self._stream.kafka.topic)
+        topic = await lookup.describe()
+        context = Context(
+            self._cluster,
+            self._stream,
+            self._status,
+            lookup,
+            config,
+            topic,
+            self._instance,
+            self._presence,
+            self._counts,
+            self._share,
+            self._recorder,
+            self._counted,
+        )
+        self._consumption = Consumption(context)
+        running = asyncio.create_task(self._consumption.run())
+        change = asyncio.create_task(self._new_way(secrets))
+        try:
+            await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            running.cancel()
+            await asyncio.wait([running])
+            self._consumption = None
+        if not running.cancelled():
+            running.result()
+
+    def _reach(self, config: dict[str, Any]) -> kafka.Admin:
+        """The admin client for that way to Kafka, in place of the one that this stream has had."""
+        new, old = self._admins.acquire(config), self._admin
+        self._admin = new
+        if old is not None:
+            self._admins.release(old)
+        return new
+
+    async def _new_way(self, secrets: dict[str, str]) -> None:
+        """Return when the way to Kafka has changed: the spec's, or what its Secret holds."""
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), SECRET_SECONDS)
+                return
+            except TimeoutError:
+                pass
+            try:
+                if await self._secrets() != secrets:
+                    return
+            except (ApiError, kafka.KafkaError) as error:
+                # What works is not stopped for a Secret that is away.
+                logs.retrying(logger, "Secret not read again", error, stream=self._label)
+
+    async def _secrets(self) -> dict[str, str]:
+        """Raises ApiError, or KafkaError: SecretMissing, ConfigRefused where an entry is no text."""
+        name = self._stream.kafka.secret_name
+        if name is None:
+            return {}
+        try:
+            body = await self._cluster.get(SECRETS, self._stream.namespace, name)
+        except NotFound as error:
+            message = f"Secret {name} of spec.kafka.secretRef does not exist; consumption begins when it is there"
+            raise kafka.KafkaError("SecretMissing", message) from error
+        try:
+            return secret_data.entries(body)
+        except ValueError as error:
+            raise kafka.KafkaError("ConfigRefused", f"Secret {name}: {error}") from error
+
+    async def _report(self, reason: str, message: str) -> None:
+        self._refused = True
+        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._presence)
+        if not self._status.would_change(consuming.write):
+            return
+        try:
+            await self._status.apply(consuming.write)
+        except NotFound:
+            pass
+        except Exception:
+            logger.exception("Condition not written", extra=self._fields(reason=reason))
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), RETRY_SECONDS)
+        except TimeoutError:
+            pass
+
+    def _fields(self, **values: Any) -> dict[str, dict[str, Any]]:
+        return logs.fields(stream=self._label, **values)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._stream.namespace}/{self._stream.name}"

@@ -1,0 +1,182 @@
+"""What the bridge writes to `UpdateStream.status`: its partitions' entries and the condition Consuming."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from controller.bridge import positions
+from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.positions import Entry
+from controller.clients.process_lease import Presence
+from controller.clients.stream_status import NO_BRIDGE, StreamStatus, condition, with_condition
+from controller.errors import ApiError, NotFound
+from controller.failpoints import reach
+from controller.kafka import Topic
+
+#: What has changed is written within this time, at most once a second.
+LOOK_SECONDS = 0.25
+#: The records in backlogs are counted anew so often: where they alone change, that is all that is written.
+BACKLOG_SECONDS = 5.0
+#: What the API server refuses is tried again after so many seconds, from the first to the most.
+FIRST_DELAY, MAX_DELAY = 1.0, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Consuming:
+    """The condition, as computed from that generation of the spec."""
+
+    ok: bool | None
+    reason: str
+    message: str
+    generation: int
+
+    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        known = condition(status, "Consuming")
+        if self.reason == NO_BRIDGE and known and known["reason"] == NO_BRIDGE:
+            return dict(status)  # somebody else has said so, in their words
+        return with_condition(
+            status,
+            "Consuming",
+            self.ok,
+            self.reason,
+            self.message,
+            generation=self.generation,
+            now=datetime.now(UTC),
+        )
+
+
+def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
+    """The condition; NoBridge where controllers may write that too, so that nobody overwrites the other in turns."""
+    trouble = presence.trouble
+    return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
+
+    #: UserBacklogs: users with more waiting than fits.
+    overflowing: int | None
+    #: RejectedEvents.
+    rejected: int | None
+
+    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        written = dict(status)
+        if self.overflowing is not None:
+            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        if self.rejected is not None:
+            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return written
+
+
+class Reporter:
+    """One topic's entries, those of this replica's partitions only."""
+
+    def __init__(
+        self,
+        status: StreamStatus,
+        topic: Topic,
+        partitions: Partitions,
+        condition: Callable[[], Consuming | None],
+        counts: Callable[[], Counts],
+        certain: Callable[[], bool],
+    ) -> None:
+        self._status = status
+        self._topic = topic
+        self._partitions = partitions
+        #: None: another replica's to tell.
+        self._condition = condition
+        self._counts = counts
+        #: Whether the topic is known well enough to say that its former ids are gone.
+        self._certain = certain
+        self._written: object = None
+        #: Records of each partition that are listed in backlogs, and when they were counted, by the monotonic clock.
+        self._backlog: dict[Partition, int] = {}
+        self._backlog_at = float("-inf")
+
+    def verify(self) -> None:
+        """Read the status soon, changed or not."""
+        self._written = None
+
+    async def run(self) -> None:
+        """Write what has changed. Raises NotFound when the stream is gone, Outdated when its status says otherwise."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                if self._current() != self._written:
+                    await self.write()
+                delay = FIRST_DELAY
+            except NotFound:
+                raise
+            except ApiError:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, MAX_DELAY)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def write(self) -> None:
+        """Positions as they are when the write begins; `recorded` of each partition once it is done.
+
+        Raises NotFound and Outdated as `run` does; another ApiError when the API server refuses: the condition says so.
+        """
+        proposed: dict[Partition, int] = {}
+
+        def change(status: dict[str, Any]) -> dict[str, Any]:
+            known = sorted(self._partitions.known, key=lambda p: p.position)
+            recorded = {p.number: p.recorded for p in known if p.recorded is not None}
+            held = {p.number: p.position for p in known if not p.revoked}
+            positions.check_known(status, self._topic.id, recorded, held)
+            ahead = positions.known(status, self._topic.id)
+            proposed.clear()
+            # One that was let go may have been taken further by its next owner, this replica again perhaps.
+            proposed.update((p, p.position) for p in known if p.position >= ahead.get(p.number, 0))  # the highest last
+            self._written = self._current()
+            return self._changed(status, proposed)
+
+        reach("bridge.position")
+        try:
+            await self._status.apply(change)
+        except NotFound:
+            raise
+        except ApiError as error:
+            self._written = None
+            await self._report_refused(error)
+            raise
+        reach("bridge.positioned")
+        for partition, position in proposed.items():
+            partition.recorded = position
+
+    async def _report_refused(self, error: ApiError) -> None:
+        """A condition is taken where a list of positions is not."""
+        message = f"the API server refuses the positions, so that none is committed: {error}"
+        if condition := self._condition():
+            refused = replace(condition, ok=False, reason="StatusRefused", message=message)
+            try:
+                await self._status.apply(refused.write)
+            except NotFound:
+                raise
+            except ApiError:
+                pass  # it is in the log, and counted
+
+    def _changed(self, status: dict[str, Any], proposed: Mapping[Partition, int]) -> dict[str, Any]:
+        entries = [self._entry(partition, position) for partition, position in proposed.items()]
+        status = positions.with_entries(status, self._topic.id, entries, certain=self._certain())
+        status = self._counts().write(positions.with_backlog(status, self._topic.id))
+        condition = self._condition()
+        return condition.write(status) if condition else status
+
+    def _entry(self, partition: Partition, position: int) -> Entry:
+        topic, backlog = self._topic, self._backlog.get(partition)
+        return Entry(
+            topic.name, topic.id, partition.number, position, partition.committed, partition.lag, backlog=backlog
+        )
+
+    def _current(self) -> object:
+        if (now := time.monotonic()) - self._backlog_at >= BACKLOG_SECONDS:
+            self._backlog_at, self._backlog = now, {p: p.backlog for p in self._partitions.known if not p.revoked}
+        entries = [self._entry(partition, partition.position) for partition in self._partitions.known]
+        return entries, self._condition(), self._counts(), self._certain()

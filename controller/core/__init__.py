@@ -1,0 +1,1 @@
+"""The decisions, pure: what a record becomes, whose turn it is, which step is next, what an answer means."""

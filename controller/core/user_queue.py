@@ -1,0 +1,170 @@
+"""One user's queue within a stream: which update is next.
+
+The word of the field is *shard* (Confluent Parallel Consumer) or *virtual object key* (Restate); the order is the
+contract of README "Order".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TypeAlias
+
+from controller.api.user_update import UserUpdate
+
+_Rank: TypeAlias = tuple[int, datetime, str]
+
+
+class UserQueue:
+    """The unfinished updates of one user, a heap for each source.
+
+    The head is the one in hand; where there is none, one that has been called; else the earliest of the sources' first
+    ones, whether it has a phase already (it was suspended, say) or not. Across sources it compares times, never
+    sequences, which mean nothing between them. What this version does not understand has its place too, and does not
+    leave it; where its place cannot be told either, it is the head.
+    """
+
+    __slots__ = ("_asked", "_by_name", "_called", "_heaps", "_in_hand", "_shown", "_unplaced")
+
+    def __init__(self) -> None:
+        # There is a queue for each of ten thousand users who wait, most with one update: that takes little memory.
+        self._by_name: dict[str, UserUpdate] = {}
+        #: Names of updates that have been called: one of them, where nobody meddles.
+        self._called: tuple[str, ...] = ()
+        #: Names of updates with a phase that have not: it tells why the head waits.
+        self._shown: tuple[str, ...] = ()
+        #: Names of updates for which a person asks something. A set as dict: an empty one takes a third of the memory.
+        self._asked: dict[str, None] = {}
+        #: All updates by source; empty while there are less than two.
+        self._heaps: dict[str, list[_Rank]] = {}
+        self._in_hand: str | None = None
+        #: Names of those whose place nobody can tell: all others wait.
+        self._unplaced: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[UserUpdate]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> UserUpdate | None:
+        return self._by_name.get(name)
+
+    def replace(self, update: UserUpdate) -> bool:
+        """Whether it is still there: not when another one of its name, made since, has taken its place."""
+        known = self._by_name.get(update.name)
+        there = known is not None and known.uid == update.uid
+        if there:
+            self.push(update)
+        return there
+
+    def push(self, update: UserUpdate) -> None:
+        """Add an update, or replace the one of its name."""
+        known = self._by_name.get(update.name)
+        if known is not None and known.uid != update.uid and self._in_hand == update.name:
+            self._in_hand = None  # another one of that name, made since
+        self._by_name[update.name] = update
+        status = update.status
+        self._called = _with(self._called, update.name, status.called)
+        self._shown = _with(self._shown, update.name, status.phase is not None and not status.called)
+        unplaced = update.unreadable is not None and not update.unreadable.placed
+        self._unplaced = _with(self._unplaced, update.name, unplaced)
+        _put(self._asked, update.name, update.asked is not None)
+        if known is None or _place(known) != _place(update):
+            self._insert(update)
+
+    def _insert(self, update: UserUpdate) -> None:
+        """Into its source's heap; the first update gets there when a second one comes."""
+        if len(self._by_name) > 1:
+            for one in (update,) if self._heaps else self._by_name.values():
+                heapq.heappush(self._heaps.setdefault(one.source_name, []), _rank(one))
+
+    def remove(self, name: str) -> None:
+        """Forget an update that is finished or gone; an unknown name is no error."""
+        self._by_name.pop(name, None)
+        self._called = _with(self._called, name, False)
+        self._shown = _with(self._shown, name, False)
+        self._unplaced = _with(self._unplaced, name, False)
+        self._asked.pop(name, None)
+        if len(self._by_name) < 2:
+            self._heaps.clear()
+        if self._in_hand == name:
+            self._in_hand = None
+
+    def take(self, name: str) -> bool:
+        """Keep this update the head, whatever comes, until it is removed: a call of it begins. Whether that is new."""
+        new = self._in_hand != name
+        self._in_hand = name
+        return new
+
+    def put_back(self, name: str) -> None:
+        """Undo `take`: the call could not be made."""
+        if self._in_hand == name:
+            self._in_hand = None
+
+    @property
+    def asked(self) -> list[UserUpdate]:
+        """Those for which a person asks something that has not been acted upon."""
+        return [self._by_name[name] for name in self._asked]
+
+    @property
+    def displaced(self) -> list[UserUpdate]:
+        """Those that still tell why they wait at the head, which they are no more: an earlier one has come."""
+        head = self.head if self._shown else None
+        return [self._by_name[name] for name in self._shown if self._by_name[name] is not head]
+
+    @property
+    def head(self) -> UserUpdate | None:
+        """The update whose turn it is; None where nothing waits."""
+        if self._unplaced:
+            return self._by_name[self._unplaced[0]]
+        if self._in_hand is not None:
+            return self._by_name[self._in_hand]
+        firsts = self._firsts_called() if self._called else self._firsts()
+        return min(firsts, key=_between_sources, default=None)
+
+    def _firsts_called(self) -> Iterable[UserUpdate]:
+        """The first called one of each source: where there are several, sequence comes before time as ever."""
+        called = sorted((self._by_name[name] for name in self._called), key=_rank, reverse=True)
+        return {update.source_name: update for update in called}.values()
+
+    def _firsts(self) -> Iterator[UserUpdate]:
+        """The first update of each source; ranks of what was removed or replaced are dropped on the way."""
+        if not self._heaps:
+            yield from self._by_name.values()
+        for source, heap in list(self._heaps.items()):
+            while heap:
+                update = self._by_name.get(heap[0][2])
+                if update is not None and _place(update) == (source, heap[0]):
+                    yield update
+                    break
+                heapq.heappop(heap)
+            else:
+                del self._heaps[source]
+
+
+def _with(names: tuple[str, ...], name: str, belongs: bool) -> tuple[str, ...]:
+    if belongs == (name in names):
+        return names
+    return (*names, name) if belongs else tuple(other for other in names if other != name)
+
+
+def _put(names: dict[str, None], name: str, belongs: bool) -> None:
+    if belongs:
+        names[name] = None
+    else:
+        names.pop(name, None)
+
+
+def _rank(update: UserUpdate) -> _Rank:
+    """Order within a source; the sequences of hand-made updates may be equal."""
+    return update.spec.sequence, update.creation_time, update.name
+
+
+def _place(update: UserUpdate) -> tuple[str, _Rank]:
+    return update.source_name, _rank(update)
+
+
+def _between_sources(update: UserUpdate) -> tuple[datetime, str, str]:
+    return update.timestamp, update.source_name, update.name

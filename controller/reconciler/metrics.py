@@ -1,0 +1,70 @@
+"""What the controller counts. No label is a user: the number of series does not grow with the users."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from controller.clients.stream_status import REFUSED
+
+_PREFIX = "enrichment_controller"
+#: The same as the bridge's, so that series of both can be joined.
+_STREAM = ("namespace", "stream")
+
+CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", (*_STREAM, "step", "outcome"))
+CALL_SECONDS = Histogram(
+    f"{_PREFIX}_call_seconds",
+    "Duration of calls of downstreams.",
+    (*_STREAM, "step"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+FINISHED = Counter(f"{_PREFIX}_updates_finished", "Updates that reached their end, by phase.", (*_STREAM, "phase"))
+COLLECTED = Counter(f"{_PREFIX}_updates_collected", "Finished updates deleted when their time had come.", _STREAM)
+CONFLICTS = Counter(f"{_PREFIX}_checkpoint_conflicts", "Status writes that met a changed object.", _STREAM)
+UNFINISHED = Gauge(f"{_PREFIX}_updates_unfinished", "Unfinished updates, by state.", (*_STREAM, "state"))
+USERS = Gauge(
+    f"{_PREFIX}_users",
+    "Users that are held, suspended, wait for an update that this version does not understand (unreadable), or wait"
+    " because their step is misconfigured or failing.",
+    (*_STREAM, "state"),
+)
+LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", _STREAM)
+
+
+class Part:
+    """One shard's part of gauges that count all of a stream's shards in this process."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Gauge, float] = {}
+
+    def set(self, gauge: Gauge, value: float) -> None:
+        gauge.inc(value - self._parts.get(gauge, 0.0))
+        self._parts[gauge] = value
+
+    def clear(self) -> None:
+        for gauge in self._parts:
+            self.set(gauge, 0.0)
+
+
+LATENESS = Histogram(
+    f"{_PREFIX}_delay_lateness_seconds",
+    "By how much a delayed call began after its time.",
+    _STREAM,
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10),
+)
+
+
+def forget(namespace: str, stream: str) -> None:
+    """A stream that is gone has no series: they would grow with the number of streams that ever were."""
+    for metric in (
+        CALLS,
+        CALL_SECONDS,
+        FINISHED,
+        COLLECTED,
+        CONFLICTS,
+        UNFINISHED,
+        USERS,
+        LEASE_HELD,
+        LATENESS,
+        REFUSED,
+    ):
+        metric.remove_by_labels({"namespace": namespace, "stream": stream})

@@ -1,0 +1,100 @@
+"""Updates whose UpdateStream is missing: the head of each user says so, and waits; it may be skipped or cancelled.
+
+No Lease is taken for them: nothing is called, and resourceVersion fences the writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from controller import errors
+from controller.api.user_update import UserUpdate, unfinished_selector
+from controller.clients.cluster import UPDATES, Cluster
+from controller.clients.event_recorder import EventRecorder
+from controller.core.decisions import Finish, RequeueAfter, decide, refusal
+from controller.core.user_queue import UserQueue
+from controller.logs import retrying
+from controller.reconciler.announcing import Announcer
+from controller.reconciler.parsing import parse
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a stream may be on its way: at a start, streams and updates are listed side by side.
+GRACE_SECONDS = 2.0
+
+
+class Orphans:
+    """Marks the heads of queues that no engine works on, as `(namespace, stream)` are noticed."""
+
+    def __init__(self, cluster: Cluster, recorder: EventRecorder, exists: Callable[[tuple[str, str]], bool]) -> None:
+        """`exists`: whether there is such a stream, be it one that this version does not understand."""
+        self._cluster = cluster
+        self._announcer = Announcer(recorder)
+        self._exists = exists
+        self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def notice(self, key: tuple[str, str]) -> None:
+        if key not in self._waiting:
+            self._waiting[key] = asyncio.get_running_loop().create_task(self._mark_later(key))
+
+    def stop(self) -> None:
+        for task in self._waiting.values():
+            task.cancel()
+
+    async def _mark_later(self, key: tuple[str, str]) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        del self._waiting[key]  # what comes from here on is noticed anew: the list may miss it
+        if self._exists(key):
+            return
+        try:
+            await self._mark(*key)
+        except Exception as error:  # whatever it is, it is not to be the last look
+            retrying(logger, "Updates without a stream not marked", error, stream=key)
+            self.notice(key)
+
+    async def _mark(self, namespace: str, stream: str) -> None:
+        listing = await self._cluster.list(UPDATES, namespace, field_selector=unfinished_selector(stream))
+        queues: dict[str, UserQueue] = defaultdict(UserQueue)
+        for update in map(parse, listing.items):
+            queues[update.spec.user].push(update)
+        for queue in queues.values():
+            for asked in queue.asked:
+                await self._settle(asked, queue)
+            if head := queue.head:
+                await self._settle(head, queue)
+
+    async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
+        """Do what a person asks for, or say that it cannot be done; the head waits for its stream.
+
+        What is refused is looked at again, and keeps nobody else's from being written.
+        """
+        after = update.spec.source.after if update.spec.source else None  # the list would have shown it
+        found, now = update, datetime.now(UTC)
+        if refused := refusal(update, now):
+            update = update.with_status(refused, update.resource_version)
+            queue.push(update)
+        decision = decide(update, queue, None, now, follows=after)
+        status = decision.status if isinstance(decision, RequeueAfter | Finish) else update.status
+        if status == found.status:
+            return
+        try:
+            body = await self._cluster.patch_status(
+                UPDATES, update.namespace, update.name, status.for_status(), update.resource_version
+            )
+        except errors.Unavailable:
+            raise
+        except errors.ApiError as error:
+            if not isinstance(error, errors.Conflict | errors.NotFound):
+                retrying(logger, "Update not marked", error, update=update.name)
+            self.notice((update.namespace, update.spec.stream))
+            return
+        written = update.with_status(status, int(body["metadata"]["resourceVersion"]))
+        self._announcer.update_changed(written, found.status)
+        if status.finished:
+            queue.remove(update.name)
+        else:
+            queue.push(written)

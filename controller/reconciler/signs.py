@@ -1,0 +1,94 @@
+"""Which controllers live, and whether a bridge does: the processes' own Leases, listed every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TypeAlias
+
+from controller import errors
+from controller.api import names
+from controller.clients.cluster import LEASES, Body, Cluster, object_key
+from controller.clients.process_lease import RENEW_SECONDS, SILENCE_SECONDS, Heard, list_leases
+from controller.config import Scope
+from controller.logs import fields
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks.
+LOOK_SECONDS = 5.0
+#: A controller counts among those that share Leases while it was renewed within so many seconds.
+SHARING_SECONDS = 2.5 * RENEW_SECONDS
+#: A Lease that nobody has renewed for so long is deleted: its process is gone for good.
+DEAD_SECONDS = 1800.0
+
+#: Namespace and name of a process's Lease.
+Key: TypeAlias = tuple[str, str]
+
+
+class Signs:
+    """What this controller knows of the other processes."""
+
+    def __init__(self, cluster: Cluster, namespace: str, scope: Scope) -> None:
+        """`namespace`: this process's own, in which it deletes the Leases of the dead.
+
+        Who works in some namespaces alone looks for others in its own one; else they may be anywhere.
+        """
+        self._cluster = cluster
+        self._namespace = namespace
+        self._where = namespace if scope.namespaces else None
+        self._heard: Heard[Key] = Heard(LOOK_SECONDS)
+        #: Component and identity of each process that was seen.
+        self._processes: dict[Key, tuple[str, str]] = {}
+
+    @property
+    def controllers(self) -> set[str]:
+        """Identities of the controllers that live, without any that nothing was seen of but an old Lease."""
+        now = time.monotonic()
+        return {
+            identity
+            for key, (component, identity) in self._processes.items()
+            if component == "controller" and self._heard.lives(key, now, SHARING_SECONDS)
+        }
+
+    @property
+    def no_bridge(self) -> str:
+        """What to say where no bridge has been heard of for a minute; empty where one has, or that is not known."""
+        bridges = [key for key, (component, _) in self._processes.items() if component == "bridge"]
+        if self._heard.silence_of_all(bridges, time.monotonic()) < SILENCE_SECONDS:
+            return ""
+        where = f"-n {self._where}" if self._where else "-A"
+        return (
+            f"no bridge has renewed its Lease for {SILENCE_SECONDS:.0f} s: look at the bridge's pods and log, and at "
+            f"kubectl get leases {where} -l {names.COMPONENT_LABEL}=bridge"
+        )
+
+    async def follow(self) -> None:
+        """Look for ever."""
+        async for leases in list_leases(self._cluster, self._where, names.COMPONENT_LABEL, LOOK_SECONDS):
+            self._observe(leases)
+            await self._delete_dead(leases)
+
+    def _observe(self, leases: list[Body]) -> None:
+        versions = {}
+        for body in leases:
+            metadata = body["metadata"]
+            key = object_key(body)
+            versions[key] = metadata["resourceVersion"]
+            identity = (body.get("spec") or {}).get("holderIdentity") or metadata["name"]
+            self._processes[key] = metadata["labels"][names.COMPONENT_LABEL], identity
+        self._heard.look(versions, time.monotonic())
+        self._processes = {key: self._processes[key] for key in self._heard.known if key in self._processes}
+
+    async def _delete_dead(self, leases: list[Body]) -> None:
+        """Delete what is dead for long, as it was seen: who comes back makes it again."""
+        now = time.monotonic()
+        for body in leases:
+            metadata = body["metadata"]
+            key = object_key(body)
+            if key[0] != self._namespace or self._heard.silence(key, now) < DEAD_SECONDS:
+                continue
+            try:
+                await self._cluster.delete(LEASES, *key, metadata["uid"], int(metadata["resourceVersion"]))
+            except errors.ApiError as error:
+                logger.info("Lease of a dead process not deleted", extra=fields(lease=key[1], cause=str(error)))

@@ -1,0 +1,132 @@
+"""A step's Secret: each entry is a header of its calls, as `Authorization: Bearer …`, but for a client certificate's.
+
+They are read again every few seconds, so that a rotated token needs no restart; they appear in no log and no status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from controller import errors
+from controller.api import secret_data
+from controller.clients.cluster import SECRETS, Body, Cluster
+from controller.clients.tls import ClientTls
+from controller.core.outcomes import NotCalled
+
+#: Seconds for which what was read is used, at most: each time up to a fifth less, so that many are not read at once.
+FRESH_SECONDS = 10.0
+#: Seconds for which it is known that there is none, or none of use.
+MISSING_SECONDS = 1.0
+#: Seconds that a call waits for a read while what was known before would serve.
+PATIENCE_SECONDS = 1.0
+#: Entries that are no headers: those of a Secret of type kubernetes.io/tls, as cert-manager writes it.
+TLS_ENTRIES = ("tls.crt", "tls.key", "ca.crt")
+TLS_TYPE = "kubernetes.io/tls"
+#: Types of Kubernetes' own, whose entries are anything but headers: passwords, keys of SSH, registries' logins.
+_OWN_TYPES = ("kubernetes.io/", "bootstrap.kubernetes.io/")
+_PRIVATE_KEY = "PRIVATE KEY-----"
+
+
+@dataclass(frozen=True, slots=True)
+class CallCredentials:
+    """What a call carries besides its own."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: ClientTls | None = None
+
+    @classmethod
+    def of(cls, secret: Body) -> CallCredentials | NotCalled:
+        """By its type and the names of its entries; NotCalled, which names what is at fault and tells no value."""
+        name, kind = secret["metadata"]["name"], secret.get("type") or "Opaque"
+        if kind.startswith(_OWN_TYPES) and kind != TLS_TYPE:
+            return NotCalled(
+                f"the entries of Secret {name} are no headers, as it is of type {kind}: use one of type Opaque,"
+                f" each of whose entries is a header, or of type {TLS_TYPE}"
+            )
+        # What is no text no header can carry, which is told below.
+        entries = secret_data.entries(secret, errors="replace")
+        certificate, key, authority = (entries.get(entry, "") for entry in TLS_ENTRIES)
+        tls = ClientTls(certificate, key, authority) if certificate or key or authority else None
+        headers = {entry: value.strip() for entry, value in entries.items() if _is_header(entry, kind)}
+        for entry, value in headers.items():
+            if fault := _fault(value):
+                return NotCalled(
+                    f"the entry {entry} of Secret {name} cannot be sent as a header, as it {fault}: remove it."
+                    f" What belongs to a client certificate are {', '.join(TLS_ENTRIES)}"
+                )
+        return cls(headers, tls)
+
+
+#: What is known of a Secret; None: there is none, or no right to read it.
+Found: TypeAlias = CallCredentials | NotCalled | None
+
+
+class Credentials:
+    """The Secrets of one namespace, as far as steps name them."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        #: Until when what was read is used, and what it was.
+        self._known: dict[str, tuple[float, Found]] = {}
+        #: The read that is under way: a thousand lanes that want the same one wait for it, and have its error together.
+        self._reads: dict[str, asyncio.Task[errors.ApiError | None]] = {}
+        #: When (monotonic) one was seen to have other entries than before.
+        self._changed: dict[str, float] = {}
+
+    def changed_at(self, secret: str | None) -> float:
+        """When (monotonic) that Secret was last seen to have changed; -inf where it was not."""
+        return self._changed.get(secret or "", float("-inf"))
+
+    async def read(self, secret: str) -> Found:
+        """None where there is no such Secret, or no right to it; what was known serves while it cannot be read.
+
+        Raises errors.ApiError where it was never read.
+        """
+        until, _ = self._known.get(secret, (0.0, None))
+        if time.monotonic() >= until:
+            if not (read := self._reads.get(secret)):
+                read = self._reads[secret] = asyncio.get_running_loop().create_task(self._read(secret))
+                read.add_done_callback(lambda _: self._reads.pop(secret))
+            await asyncio.wait({read}, timeout=PATIENCE_SECONDS if secret in self._known else None)
+            if read.done() and (error := read.result()):
+                raise error.with_traceback(None)  # else each of those who share it would lengthen it
+        return self._known[secret][1]
+
+    async def _read(self, secret: str) -> errors.ApiError | None:
+        """The error where nothing is known."""
+        _, found = self._known.get(secret, (0.0, None))
+        try:
+            body = await self._cluster.get(SECRETS, self._namespace, secret)
+        except errors.NotFound:
+            found = None
+        except errors.ApiError as error:
+            if secret not in self._known and not isinstance(error, errors.Forbidden):
+                return error
+        else:
+            found = CallCredentials.of(body)
+        if secret in self._known and self._known[secret][1] != found:
+            self._changed[secret] = time.monotonic()
+        usable = isinstance(found, CallCredentials)
+        seconds = FRESH_SECONDS * random.uniform(0.8, 1.0) if usable else MISSING_SECONDS
+        self._known[secret] = time.monotonic() + seconds, found
+        return None
+
+
+def _is_header(entry: str, kind: str) -> bool:
+    """What else a Secret of type kubernetes.io/tls has are files: tls-combined.pem, keystore.p12, key.der."""
+    return entry not in TLS_ENTRIES and not (kind == TLS_TYPE and "." in entry)
+
+
+def _fault(value: str) -> str:
+    """Why it is no header's value; empty where it is one. A key that was folded into one line would be one."""
+    if _PRIVATE_KEY in value:
+        return "is a private key"
+    if not (value.isascii() and value.isprintable()):
+        return "holds characters that no header can carry (a line break, bytes that are no text)"
+    return ""

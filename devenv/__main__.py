@@ -1,0 +1,158 @@
+"""`python -m devenv {up,down,clean,status,validate,send}`: what `make up`, `down`, `clean` and `check` run.
+
+`send` produces one record, so that nothing of Kafka has to be installed to try the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from devenv import broker, lifecycle, sources, validation
+from devenv.environment import Environment
+from devenv.errors import DevenvError
+from devenv.kind import engine
+from devenv.kind.choice import choose
+from devenv.kind.cluster import KindEnvironment
+from devenv.kubectl import SAMPLE_STREAM
+from devenv.layout import DEMO, ROOT
+
+MAX_REPLICAS = 20
+#: Name of the kind cluster, where one is needed.
+CLUSTER = "userupdates"
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all is as asked, 1 when not, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    environment = Environment(progress=lambda line: print(line, flush=True))
+    try:
+        return int(options.run(environment, options))
+    except DevenvError as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what runs stays. `make up` goes on, `make down` stops it.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _up(environment: Environment, options: argparse.Namespace) -> int:
+    chosen = choose(environment.layout.directory, CLUSTER, progress=environment.progress)
+    if isinstance(chosen, KindEnvironment):
+        return _up_in_kind(chosen, options)
+    lifecycle.up(
+        environment,
+        bridges=options.bridges,
+        controllers=options.controllers,
+        stream=options.stream,
+        tuned=options.tuned,
+    )
+    lines, ready = lifecycle.streams_ready(environment)
+    for line in lines:
+        environment.progress(line)
+    env = environment.layout.env
+    shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
+    print(f"{'ready' if ready else 'up, but not every stream is ready'}. Now: . {shown} && kubectl get us,uu")
+    return 0
+
+
+def _up_in_kind(environment: KindEnvironment, options: argparse.Namespace) -> int:
+    environment.up()
+    for role, count in (("bridge", options.bridges), ("controller", options.controllers)):
+        if count is not None:
+            environment.processes.scale(role, count)
+            environment.wait_ready(role)
+    environment.apply_stream(options.stream or SAMPLE_STREAM)
+    environment.write_env()
+    print(f"ready, in kind. Now: . {environment.layout.env} && kubectl get us,uu")
+    return 0
+
+
+def _down(environment: Environment, options: argparse.Namespace) -> int:
+    if not lifecycle.down(environment) and not _down_in_kind():
+        print("nothing was running")
+    return 0
+
+
+def _down_in_kind() -> bool:
+    """Whether there was a cluster."""
+    if not engine.available() or CLUSTER not in engine.clusters():
+        return False
+    engine.delete(CLUSTER)
+    return True
+
+
+def _clean(environment: Environment, options: argparse.Namespace) -> int:
+    for each in (environment, Environment(environment.layout.directory / DEMO)):
+        lifecycle.clean(each)
+    shutil.rmtree(environment.layout.directory / DEMO, ignore_errors=True)
+    _down_in_kind()
+    print(f"removed the data in {environment.layout.directory}")
+    return 0
+
+
+def _status(environment: Environment, options: argparse.Namespace) -> int:
+    rows = lifecycle.status(environment)
+    for name, state, pid, log in rows:
+        print(f"{name:<13} {state:<12} {pid:>8}  {log}")
+    return 0 if all(state == "running" for _, state, _, _ in rows) else 1
+
+
+def _send(environment: Environment, options: argparse.Namespace) -> int:
+    servers = environment.bootstrap_servers
+    if not sources.existing_bootstrap_servers() and environment.processes.find("kafka") is None:
+        raise DevenvError("Kafka does not run here; `make up` starts it, and `. .dev/env` says where it is")
+    broker.check(servers)
+    partition, offset = broker.send(servers, options.topic, options.key, options.value)
+    print(f"sent to {options.topic}, partition {partition}, offset {offset}")
+    return 0
+
+
+def _validate(environment: Environment, options: argparse.Namespace) -> int:
+    for path in validation.validate():
+        print(f"valid: {path.relative_to(ROOT)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m devenv", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status,validate,send}")
+    up = commands.add_parser("up", help="start what is not running; returns when everything is ready")
+    up.add_argument("--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, else 1)")
+    up.add_argument("--controllers", type=_count, metavar="N", help="replicas of the controller (as above)")
+    up.add_argument("--stream", type=Path, metavar="FILE", help="apply this UpdateStream instead of the sample")
+    up.add_argument(
+        "--tuned",
+        action=argparse.BooleanOptionalAction,
+        default={"default": False, "tuned": True}.get(os.environ.get("USERUPDATES_APISERVER", "")),
+        help="kube-apiserver with flags that halve its cost (default), or as it comes (USERUPDATES_APISERVER=default)",
+    )
+    up.set_defaults(run=_up)
+    for name, run, text in (
+        ("down", _down, "stop everything; ports and data stay"),
+        ("clean", _clean, "stop everything and remove ports, data and logs"),
+        ("status", _status, "what runs; exit code 1 if anything wanted does not"),
+        ("validate", _validate, "apply all CRDs and manifests to an API server that lives just for that"),
+    ):
+        commands.add_parser(name, help=text).set_defaults(run=run)
+    send = commands.add_parser("send", help="produce one record: its key is the user, its value the event in JSON")
+    send.add_argument("key", metavar="USER")
+    send.add_argument("value", metavar="VALUE")
+    send.add_argument("--topic", default=broker.TOPIC, help=f"(default: {broker.TOPIC})")
+    send.set_defaults(run=_send)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) > MAX_REPLICAS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of replicas from 0 to {MAX_REPLICAS}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

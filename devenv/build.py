@@ -1,0 +1,175 @@
+"""Build etcd, kube-apiserver and kubectl from Go modules, and fetch Kafka's jars from Maven Central; both once.
+
+The results lie in the user's cache by version. A lock per result keeps two checkouts from building it together, and
+each is moved into place as a whole, so that an interrupted build leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from devenv.errors import BuildFailed
+from devenv.layout import cache_directory, locked
+
+HERE = Path(__file__).resolve().parent
+KUBERNETES = "1.37.2"
+KUBERNETES_VERSION = (1, 37)
+ETCD_RELEASE = "3.7.0"
+KAFKA = "4.4.0"
+#: What the message on a missing go offers.
+GO_RELEASE = "1.26.8"
+#: Off a terminal, seconds between two lines of progress.
+PROGRESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A binary that is built from a Go module pinned in `controlplane/go.mod`."""
+
+    name: str
+    package: str
+    version: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is when it is built."""
+        return cache_directory() / f"{self.name}-{self.version}" / self.name
+
+
+ETCD = Good("etcd", "go.etcd.io/etcd/server/v3", ETCD_RELEASE)
+APISERVER = Good("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES)
+KUBECTL = Good("kubectl", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES)
+
+
+def binary(good: Good) -> Path:
+    """The built binary; builds it if the cache has none. Raises BuildFailed."""
+    if good.path.exists():
+        return good.path
+    folder = good.path.parent
+    with locked(folder.with_name(folder.name + ".lock"), what=f"builds {good.name}"):
+        if not good.path.exists():
+            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+            try:
+                _compile(good, temporary / good.name)
+                folder.mkdir(exist_ok=True)
+                (temporary / good.name).replace(good.path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return good.path
+
+
+def kafka_path() -> Path:
+    """The folder of Kafka's jars when they are fetched."""
+    return cache_directory() / f"kafka-{KAFKA}"
+
+
+def kafka_jars() -> Path:
+    """The folder of Kafka's jars; fetches them if the cache has none. Raises BuildFailed."""
+    folder = kafka_path()
+    if folder.exists():
+        return folder
+    with locked(folder.with_name(folder.name + ".lock"), what="fetches Kafka"):
+        if not folder.exists():
+            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+            command = ["mvn", "-B", "-f", str(HERE / "kafka" / "pom.xml"), "dependency:copy-dependencies"]
+            command += ["-DincludeScope=runtime", f"-DoutputDirectory={temporary}"]
+            try:
+                _run(f"Kafka {KAFKA} from Maven Central", command, cwd=HERE, unit="files fetched", total=None)
+                temporary.replace(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _compile(good: Good, target: Path) -> None:
+    major, minor = good.version.split(".")[:2]
+    flags = "-s -w"  # without symbols: a third smaller
+    for key, value in (("gitVersion", f"v{good.version}"), ("gitMajor", major), ("gitMinor", minor)):
+        flags += f" -X k8s.io/component-base/version.{key}={value}"
+    folder = HERE / "controlplane"
+    settings = {"CGO_ENABLED": "0", "GOWORK": "off"}
+    package = ["-mod=readonly", "-trimpath", "-buildvcs=false"]
+    listing = ["go", "list", "-deps", *package[:1], good.package]
+    title = f"{good.name} {good.version} from source"
+    total = _run(f"{title}: modules", listing, cwd=folder, unit="modules fetched", total=None, settings=settings)
+    command = ["go", "build", "-v", *package, "-ldflags", flags, "-o", str(target), good.package]
+    _run(title, command, cwd=folder, unit="packages compiled", total=total, settings=settings)
+
+
+def _run(
+    title: str,
+    command: list[str],
+    *,
+    cwd: Path,
+    unit: str,
+    total: int | None,
+    settings: Mapping[str, str] | None = None,
+) -> int:
+    """Run a build command under a progress display; the number of lines on its standard output."""
+    started = time.monotonic()
+    environment = {**os.environ, **(settings or {})}
+    log: deque[str] = deque(maxlen=30)
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        out, err = _Lines(process.stdout, log), _Lines(process.stderr, log)
+        shown = started
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                shown = _show(title, started, shown, out.fetched + err.count, unit, total)
+        except BaseException:
+            process.terminate()
+            raise
+        out.join()
+        err.join()
+    if process.returncode != 0:
+        said = "\n".join("  " + line for line in log)
+        raise BuildFailed(f"{title}: `{' '.join(command)}` failed with {process.returncode}.\n{said}")
+    _show(title, started, 0.0, out.fetched + err.count, unit, total, done=True)
+    return out.count
+
+
+class _Lines(threading.Thread):
+    """Reads a pipe to its end, counts its lines and keeps the last ones."""
+
+    def __init__(self, pipe: IO[str], log: deque[str]) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._log = pipe, log
+        self.count = 0
+        #: Lines that tell of a fetched file (Maven writes them to its standard output).
+        self.fetched = 0
+        self.start()
+
+    def run(self) -> None:
+        for line in self._pipe:
+            self.count += 1
+            self.fetched += "Downloaded from" in line
+            self._log.append(line.rstrip())
+
+
+def _show(
+    title: str, started: float, shown: float, count: int, unit: str, total: int | None, *, done: bool = False
+) -> float:
+    """One line of progress; on a terminal it is rewritten in place. Returns when a line was shown last."""
+    now = time.monotonic()
+    terminal = sys.stderr.isatty()
+    if not done and now - shown < (0.2 if terminal else PROGRESS_SECONDS):
+        return shown
+    minutes, seconds = divmod(int(now - started), 60)
+    amount = f"{count}/{total}" if total else str(count)
+    line = f"building {title}: {minutes}:{seconds:02d}, {amount} {unit}{', done' if done else ''}"
+    end = "\n" if done or not terminal else ""
+    print(f"\r\033[K{line}" if terminal else line, end=end, file=sys.stderr, flush=True)
+    return now

@@ -1,0 +1,183 @@
+"""What writes RejectedEvents and UserBacklogs, before a real API server; its partitions are what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from controller.api.update_stream import UpdateStream
+from controller.bridge import rejected_events
+from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.rejected_events import Rejected, Rejecter
+from controller.clients.cluster import Cluster
+from controller.core.records import Record, Rejection, RejectionReason
+from controller.kafka import Topic
+from devenv.environment import Environment
+from tests.support.builders import make_stream
+from tests.support.eventually import eventually, eventually_async
+from tests.support.kube import Kube
+from tests.support.refusing import PROBES, asked, policy
+
+pytestmark = pytest.mark.timeout(60)
+
+TOPIC = Topic("t", "A" * 22, 1)
+
+
+@pytest.fixture
+def stream(namespace: str) -> UpdateStream:
+    return replace(make_stream(), namespace=namespace)
+
+
+@pytest.fixture(autouse=True)
+def account(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(environment.account_kubeconfig("bridge")))
+
+
+def rejected(stream: UpdateStream, partition: Partition, offset: int, done: Callable[[], None]) -> Rejected:
+    record = Record(TOPIC.name, TOPIC.id, partition.number, offset, 0, b"ana", b"poison" * 500)
+    return Rejected.of(stream, record, Rejection(RejectionReason.NOT_JSON, "no JSON"), partition, done)
+
+
+@asynccontextmanager
+async def running(rejecter: Rejecter) -> AsyncIterator[None]:
+    task = asyncio.create_task(rejecter.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+async def test_of_records_that_share_an_object_only_those_of_a_lost_partition_leave(stream: UpdateStream) -> None:
+    """The partition came back: what is read of it anew shares an object with what was read of it before."""
+    done: list[tuple[Partition, int]] = []
+
+    async def shown() -> bool:
+        return len(done) >= 250
+
+    async with Cluster.connect() as cluster:
+        partitions = Partitions()
+        (before,) = partitions.assign([0])
+        rejecter = Rejecter(cluster, stream, partitions)
+
+        def add(partition: Partition, offset: int) -> None:
+            rejecter.add(rejected(stream, partition, offset, lambda: done.append((partition, offset))))
+
+        for offset in range(101):  # each of the first hundred has an object of its own
+            add(before, offset)
+        partitions.revoke([0])
+        (again,) = partitions.assign([0])
+        partitions.committed({0: 0}, time.monotonic())
+        for offset in range(250):
+            add(again, offset)
+        async with running(rejecter):
+            await eventually_async(shown, 20)
+    assert sorted(done, key=lambda each: each[1]) == [(again, offset) for offset in range(250)]
+    assert rejecter.cost == 0
+
+
+async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Kube, stream: UpdateStream) -> None:
+    """What counts towards the memory that pauses reading: it would be paused for ever in the end."""
+    done: list[int] = []
+    async with Cluster.connect() as cluster:
+        partitions = Partitions()
+        (partition,) = partitions.assign([0])
+        partitions.committed({0: 0}, time.monotonic())
+        rejecter = Rejecter(cluster, stream, partitions)
+        no_value = "!has(object.spec.value)"
+        with policy(kube, stream.namespace, "rejectedevents", no_value, reason="RequestEntityTooLarge"):
+            await asyncio.to_thread(_refuses_values, kube, stream.namespace)
+            for offset in (5, 6):
+                rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
+            async with running(rejecter):
+
+                async def shown() -> bool:
+                    return len(done) == 2
+
+                await eventually_async(shown, 20)
+    found = kube.list(stream.namespace, "rejectedevents")
+    assert [body["spec"]["source"]["offset"] for body in found] == [5, 6]
+    assert not any("value" in body["spec"] for body in found)
+    assert rejecter.cost == 0
+
+
+async def test_rejected_events_that_may_not_be_deleted_do_not_pile_up(
+    kube: Kube, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five are to be kept, and ten are too many: whatever comes then is shown by those that are there."""
+    monkeypatch.setattr(rejected_events, "KEPT", 5)
+    monkeypatch.setattr(rejected_events, "CROWDED", 10)
+    done: list[int] = []
+    count = 0
+    async with Cluster.connect() as cluster:
+        partitions = Partitions()
+        (partition,) = partitions.assign([0])
+        partitions.committed({0: 0}, time.monotonic())
+        rejecter = Rejecter(cluster, stream, partitions)
+
+        async def shown() -> bool:
+            return len(done) == count
+
+        with policy(kube, stream.namespace, "rejectedevents", operations=("DELETE",)):
+            await asyncio.to_thread(_refuses_deletes, kube, stream.namespace)
+            async with running(rejecter):
+                for offset in range(30):
+                    count += 1
+                    rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
+                    await eventually_async(shown, 20)
+    probe = kube.path(stream.namespace, "rejectedevents", "probe")
+    eventually(lambda: kube.client.delete(probe).is_success, 20)
+    found = [body["spec"] for body in kube.list(stream.namespace, "rejectedevents")]
+    assert len(found) <= 11
+    assert max(spec["source"]["lastOffset"] for spec in found) == 29
+
+
+def _refuses_deletes(kube: Kube, namespace: str) -> None:
+    """Wait until one that is there may not be deleted."""
+    body = {"metadata": {"name": "probe"}, "spec": PROBES["rejectedevents"]["spec"]}
+    kube.create(namespace, "rejectedevents", body)
+    path = kube.path(namespace, "rejectedevents", "probe") + "?dryRun=All"
+    eventually(lambda: kube.client.delete(path).status_code == 422, 20)
+
+
+def _refuses_values(kube: Kube, namespace: str) -> None:
+    eventually(lambda: asked(kube, namespace, "rejectedevents", value="") == 413)
+
+
+async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_break(
+    kube: Kube, stream: UpdateStream
+) -> None:
+    """Both the create and the GET answer 404, however often they are sent."""
+
+    def gone() -> int:
+        return kube.requests("userbacklogs")["POST", "404"]
+
+    async with Cluster.connect() as cluster:
+        partitions = Partitions()
+        (partition,) = partitions.assign([0])
+        partitions.committed({0: 0}, time.monotonic())
+        overflow = Overflow(partitions, lambda partition, offset: None)
+        overflow.append("ana", partition, 5)
+        there = replace(stream, namespace="nowhere")
+        writer = BacklogWriter(cluster, there, TOPIC, overflow, partitions, fail, cast(Any, None))
+        before = await asyncio.to_thread(gone)
+        task = asyncio.create_task(writer.run())
+
+        async def refused_for_a_while() -> bool:
+            oldest = writer.brake.oldest
+            return oldest is not None and time.monotonic() - oldest.since > 1.5
+
+        await eventually_async(refused_for_a_while, 20)
+        task.cancel()
+        assert 2 <= await asyncio.to_thread(gone) - before <= 20

@@ -1,0 +1,88 @@
+"""What the README says a person can do, done word for word with a real kubectl."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from devenv.errors import CommandFailed
+from tests.support.applying import STREAM, UPDATE, Applier
+from tests.support.transcripts import README
+
+#: The commands of the table, by their wish.
+_TABLE = README.read_text().partition("### What a person can do")[2].partition("\n## ")[0]
+COMMANDS: dict[str, str] = dict(re.findall(r"^\| (.+?) \| `(kubectl .+?)`", _TABLE, re.MULTILINE))
+
+
+def command(wish: str) -> str:
+    """The one whose wish begins so."""
+    (text,) = [text for told, text in COMMANDS.items() if told.startswith(wish)]
+    return text
+
+
+def run(api: Applier, text: str, **said: str) -> str:
+    """As a person does, with names of their own in place of those of the page."""
+    for name, value in said.items():
+        text = text.replace(name, value)
+    return api(*shlex.split(text)[1:])
+
+
+def found(api: Applier, what: str) -> Any:
+    """The object as it is."""
+    return json.loads(api("get", what, "-o", "json"))
+
+
+def suspended(api: Applier) -> Any:
+    return found(api, "us/user-updates")["spec"]["suspend"]["users"]
+
+
+def test_the_table_is_found() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param({}, id="nothing is said of it"),
+        pytest.param({"spec.suspend": {"processing": True}}, id="no users"),
+        pytest.param({"spec.suspend": {"users": []}}, id="an empty list"),
+    ],
+)
+def test_users_are_suspended_and_resumed_one_by_one(api: Applier, before: dict[str, Any]) -> None:
+    """The command for a second user let the first one go on."""
+    api.apply(STREAM, before)
+    stop, go_on = command("stop one user"), command("let one user go on")
+    run(api, stop, NAME="user-updates")
+    run(api, stop, NAME="user-updates", userid1="ana")
+    run(api, stop, NAME="user-updates", userid1="bo")
+    assert suspended(api) == ["userid1", "ana", "bo"]
+    with pytest.raises(CommandFailed, match="Duplicate value"):
+        run(api, stop, NAME="user-updates", userid1="ana")
+    run(api, go_on, NAME="user-updates")
+    assert suspended(api) == ["ana", "bo"]
+    with pytest.raises(CommandFailed, match="users/0"):
+        run(api, go_on, NAME="user-updates", userid1="bo")  # somebody has removed one meanwhile
+    assert suspended(api) == ["ana", "bo"]
+    where = re.search(r"`(kubectl get us NAME -o jsonpath=\S+)`", _TABLE)
+    assert where and run(api, where[1], NAME="user-updates") == '["ana","bo"]'
+    run(api, go_on.replace("users/0", "users/1"), NAME="user-updates", userid1="bo")
+    assert suspended(api) == ["ana"]
+
+
+def test_a_stream_may_be_suspended_as_a_whole(api: Applier) -> None:
+    api.apply(STREAM, {"spec.suspend": {"users": ["ana"]}})
+    run(api, command("stop all calls"), NAME="user-updates")
+    run(api, command("stop all calls").replace("processing", "ingest"), NAME="user-updates")
+    assert found(api, "us/user-updates")["spec"]["suspend"] == {"ingest": True, "processing": True, "users": ["ana"]}
+
+
+@pytest.mark.parametrize("wish", [wish for wish, text in COMMANDS.items() if " uu " in text])
+def test_an_update_takes_what_is_asked_of_it(api: Applier, wish: str) -> None:
+    api.apply(UPDATE)
+    run(api, COMMANDS[wish], NAME="by-hand")
+    update = found(api, "uu/by-hand")
+    assert update["spec"]["suspend"] or update["metadata"]["annotations"]["enrichment.dev/request"]

@@ -1,0 +1,163 @@
+"""What an event costs in counts: they do not depend on the machine, so a rise is a regression. `make bench` has times.
+
+A bound is what is needed today and no more. Whoever lowers a count lowers its bound with it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from controller.api.update_stream import KafkaSpec
+from controller.kafka import Assigned, Event, Fetched, GroupMember, Rereader, Topic, client_config
+from devenv.environment import Environment
+from tests.benchmarks.meter import Meter, figures
+from tests.chaos import topic as topics
+from tests.conftest import StartReplica
+from tests.support.eventually import eventually, eventually_async
+from tests.support.ingest import GOOD, Ingested
+from tests.support.kube import Kube
+from tests.support.whole import Whole, whole
+
+USERS = [f"user{number:03d}" for number in range(40)]
+EACH = 5
+#: Requests that no event asks for: the Lease's and the stream's status, once a second at most; what kubectl looks up.
+BESIDES = ("leases", "updatestreams", "openapi")
+
+
+@pytest.fixture
+def way(
+    kube: Kube,
+    environment: Environment,
+    namespace: str,
+    topic: str,
+    start_bridge: StartReplica,
+    start_controller: StartReplica,
+) -> Whole:
+    """Both processes at work on a stream of which one event of each user is through."""
+    start_bridge()
+    start_controller()
+    return whole(kube, environment, namespace, topic)
+
+
+def costs(way: Whole, environment: Environment) -> dict[str, float]:
+    """What each of EACH events of every user costs the API server and etcd."""
+    warm = way.produce(USERS, 1)
+    way.done(warm, within=60)
+    way.all_recorded(warm)
+    meter = Meter(way.ingested.kube, environment.command("etcd").url, {})
+    before = meter.before()
+    count = way.produce(USERS, EACH)
+    way.done(warm + count, within=60)
+    way.all_recorded(warm + count)
+    seen = figures(before, meter.after(), count, own=())
+
+    def watched() -> bool:
+        """The watches get the last events a moment later."""
+        previous, seen["watch_events"] = seen["watch_events"], figures(before, meter.after(), count, ())["watch_events"]
+        return previous == seen["watch_events"]
+
+    eventually(watched, every=0.5)
+    return seen
+
+
+def of_events(found: dict[str, float], *verbs: str) -> dict[str, float]:
+    """Requests an event by these verbs, without those that come with time."""
+    requests = {name.removeprefix("requests."): count for name, count in found.items() if name.startswith("requests.")}
+    return {
+        name: count
+        for name, count in requests.items()
+        if name.split()[0] in verbs and not any(resource in name for resource in BESIDES)
+    }
+
+
+def test_every_step_costs_a_create_and_three_patches(way: Whole, environment: Environment) -> None:
+    way.apply(checkpoints="EveryStep")
+    found = costs(way, environment)
+    assert of_events(found, "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION") == {
+        "POST userupdates": 1.0,
+        "PATCH userupdates/status": 3.0,
+    }
+    # Nothing is looked up one by one.
+    assert of_events(found, "GET") == {}
+    # The bridge: made, twice changed, finished. kopf: made, and no more of its business. The controller's watch of
+    # what people ask of running and finished ones, metadata alone: running, changed, finished.
+    assert found["watch_events"] <= 9.0
+    # Four times an object of 2 KB; the rest is for Lease and stream, which are written by time.
+    assert found["etcd_bytes"] <= 12_000
+
+
+def test_coalesced_costs_a_create_and_one_patch_or_two(way: Whole, environment: Environment) -> None:
+    way.apply(checkpoints="Coalesced")
+    found = costs(way, environment)
+    writes = of_events(found, "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION")
+    patches = writes.pop("PATCH userupdates/status")
+    assert writes == {"POST userupdates": 1.0}
+    # Two where the machine is so busy that a step's result has waited for its quarter of a second.
+    assert 1.0 <= patches <= 2.0
+    # A predecessor is looked up where the lane that finished it has been let go of since.
+    assert sum(of_events(found, "GET").values()) <= 0.1
+    # The bridge: made and finished, or changed in between. kopf: made, and no more of its business. The controller's
+    # other watch: finished, or changed in between.
+    assert found["watch_events"] <= 3.0 + 2 * patches
+    assert found["etcd_bytes"] <= 3_000 * (1 + patches)
+
+
+async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: Kube, topic: str) -> None:
+    count = 5000
+    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", GOOD) for _ in range(count))
+    requests: dict[str, int] = {}
+
+    def told(text: str) -> None:
+        for broker in json.loads(text)["brokers"].values():
+            requests[broker["name"]] = broker.get("req", {}).get("Fetch", 0)
+
+    statistics: dict[str, Any] = {"statistics.interval.ms": 100, "stats_cb": told}
+    spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
+    seen: list[Event] = []
+    description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
+    member = GroupMember(client_config(spec, {}) | statistics, description, topic, "counted", seen.append)
+    try:
+
+        async def assigned() -> bool:
+            return any(isinstance(event, Assigned) for event in seen)
+
+        async def read() -> bool:
+            items = sum(len(event.items) for event in seen if isinstance(event, Fetched))
+            return items >= count and bool(requests)
+
+        await eventually_async(assigned, within=30)
+        member.begin({(0, next(event.serial for event in seen if isinstance(event, Assigned))): 0})
+        await eventually_async(read, within=30)
+    finally:
+        await member.close()
+    batches = [event for event in seen if isinstance(event, Fetched)]
+    # At most 500 records each; a megabyte a fetch, and the one that waits at the end.
+    assert len(batches) <= 15
+    assert sum(requests.values()) <= 6
+
+
+async def test_what_is_read_again_is_no_more_than_there_is_room_for(
+    environment: Environment, kube: Kube, topic: str
+) -> None:
+    """A hundred streams share the memory of three: a pass of each may not read the three megabytes that one may."""
+    value = {**GOOD, "profile": "x" * 100_000}
+    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", value) for _ in range(40))
+    spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
+    description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
+    share = 1.0
+    reader = Rereader(client_config(spec, {}), description, topic, lambda: share)
+    try:
+        wanted = list(range(40))
+        for share_now in (1.0, 0.03):
+            share = share_now
+            found = await reader.read(0, wanted, 500_000)
+            assert [record.offset for record in found.records] == wanted[:5]
+            assert found.missing == []
+            wanted = wanted[5:]
+        whole = await reader.read(0, wanted)
+        assert [record.offset for record in whole.records] == wanted[:30]
+    finally:
+        reader.close()

@@ -1,0 +1,1 @@
+"""What tests share: builders, the real parts they drive, and how they wait."""

@@ -1,0 +1,115 @@
+"""What a member that is not let into its group says of that, and when it is for others to say something."""
+
+from __future__ import annotations
+
+import confluent_kafka as ck
+import pytest
+
+from controller.bridge import joining
+from controller.bridge.joining import Joining
+from controller.kafka import Group, KafkaError
+from controller.kafka.admin import explained
+from tests.support.builders import make_stream
+
+STREAM = make_stream()
+GROUP = STREAM.kafka.group_id
+
+
+def make_joining(said: str = "") -> Joining:
+    return Joining(STREAM, lambda: 2, lambda: said)
+
+
+def group(state: str = "STABLE", **members: set[int]) -> Group:
+    names = {"other": "bridge-b.default.user-updates", "stranger": "rdkafka-1"}
+    holders = {number: names[member] for member, numbers in members.items() for number in numbers}
+    return Group(state, state == "STABLE", [names[member] for member in members], holders)
+
+
+def test_who_has_waited_for_long_says_what_the_group_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = make_joining("kafka-2:9092: Connect failed")
+    member.look(group("PREPARING_REBALANCING", stranger=set()))
+    assert not member.waits, "a rebalance takes seconds"
+    monkeypatch.setattr(joining, "JOINING_SECONDS", 0.0)
+    member.look(group("PREPARING_REBALANCING", stranger=set()))
+    words = (GROUP, "PREPARING_REBALANCING", "rdkafka-1", "kafka-2:9092: Connect failed")
+    assert all(word in member.waits for word in words)
+    member.assigned()
+    assert not member.waits
+    member.look(group("EMPTY"))
+    assert not member.waits
+    member.lost()
+    member.look(group("EMPTY"))
+    assert "EMPTY, its members are none" in member.waits
+
+
+def test_who_is_refused_says_so_until_it_is_served() -> None:
+    member = make_joining()
+    refusal = KafkaError("GroupRefused", "full")
+    for served in (member.assigned, member.served):
+        member.refused(refusal, None)
+        assert member.error(alone=True) is member.error(alone=False) is refusal
+        served()
+        assert member.error(alone=True) is None
+
+
+def test_a_partition_that_cannot_be_fetched_is_in_trouble_by_itself() -> None:
+    member = make_joining()
+    refusals = [KafkaError("BrokerRefused", f"{number}") for number in (0, 1)]
+    for number, refusal in enumerate(refusals):
+        member.refused(refusal, number)
+    assert list(member.troubles.values()) == refusals
+    assert member.error(alone=False) is None
+    member.fetched([1, 7])
+    assert list(member.troubles.values()) == refusals[:1]
+
+
+@pytest.mark.parametrize(
+    ("seen", "silent"),
+    [
+        (group(other={0, 1}), True),
+        (group(other={0}), False),
+        (group(other={0}, stranger={1}), False),
+        (group(stranger={0, 1}), False),
+        (group("PREPARING_REBALANCING", other={0, 1}), False),
+    ],
+)
+def test_where_other_bridges_read_all_it_is_for_them_to_tell(
+    seen: Group, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "JOINING_SECONDS", 0.0)
+    member = make_joining()
+    member.refused(KafkaError("GroupRefused", "full"), None)
+    member.look(seen)
+    assert (member.error(alone=True) is None) == (not member.waits) == silent
+
+
+def test_a_group_that_cannot_be_seen_is_told_of_by_who_has_no_partition() -> None:
+    member = make_joining()
+    unseen = KafkaError("CoordinatorUnavailable", "none")
+    member.look(unseen)
+    assert member.error(alone=True) is unseen
+    assert member.error(alone=False) is None, "its commits tell"
+    member.look(group(other={0}))
+    assert member.error(alone=True) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "group", "reason", "word"),
+    [
+        (ck.KafkaError.COORDINATOR_NOT_AVAILABLE, "g", "CoordinatorUnavailable", "group g"),
+        (ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS, "g", "CoordinatorUnavailable", "__consumer_offsets"),
+        (ck.KafkaError._TIMED_OUT, "g", "CoordinatorUnavailable", "Timed out"),
+        (ck.KafkaError._TIMED_OUT, "", "BrokerUnreachable", "Timed out"),
+        (ck.KafkaError._TRANSPORT, "g", "BrokerUnreachable", "spec.kafka"),
+        (ck.KafkaError.GROUP_AUTHORIZATION_FAILED, "g", "NotAuthorized", "Group authorization failed"),
+        (ck.KafkaError.INVALID_SESSION_TIMEOUT, "g", "GroupRefused", "Invalid session timeout"),
+        (ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL, "g", "GroupRefused", "Inconsistent group protocol"),
+        (ck.KafkaError.GROUP_MAX_SIZE_REACHED, "g", "GroupRefused", "size"),
+        (ck.KafkaError.INVALID_GROUP_ID, "g", "GroupRefused", "Invalid group.id"),
+        (ck.KafkaError.UNKNOWN, "g", "BrokerRefused", "see the brokers' logs"),
+    ],
+)
+def test_every_error_has_a_reason_and_its_words(code: int, group: str, reason: str, word: str) -> None:
+    told = explained(ck.KafkaError(code), "events", group)
+    assert told.reason == reason
+    assert word.lower() in str(told).lower()

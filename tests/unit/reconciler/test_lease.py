@@ -1,0 +1,46 @@
+"""When a Lease counts as refused: by what the API server has answered, not by its silence."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from controller import errors
+from controller.core.sharding import Shard
+from controller.reconciler import lease as module
+from controller.reconciler.lease import Lease
+
+AWAY = errors.Unavailable("Cannot connect to host")
+REFUSED = errors.Forbidden("leases is forbidden", status=403)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def lease() -> Lease:
+    leases = SimpleNamespace(seen=lambda namespace, name: None)
+    made: Any = Lease(cast(Any, None), cast(Any, SimpleNamespace(leases=leases)), "ns", "s", Shard(0, 1), "me", [])
+    return cast(Lease, made)
+
+
+def test_one_refusal_after_an_outage_is_no_refused_lease(clock: SimpleNamespace) -> None:
+    """A restarted API server answers 403 while it loads its roles."""
+    own = lease()
+    own._failed(AWAY)
+    clock.now += 60
+    own._failed(REFUSED)
+    assert own.refused == ""
+
+
+def test_refusals_that_last_are_told_of(clock: SimpleNamespace) -> None:
+    own = lease()
+    own._failed(REFUSED)
+    clock.now += module.REFUSED_SECONDS
+    own._failed(REFUSED)
+    assert "leases is forbidden" in own.refused

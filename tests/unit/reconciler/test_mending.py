@@ -1,0 +1,172 @@
+"""Which delays are over when a step gets another url or Secret, or its Secret other entries; and who looks at that."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from controller.api.update_stream import StepSpec, UpdateStream
+from controller.api.user_update import Reason
+from controller.core.outcomes import Busy, Outcome
+from controller.core.sharding import shards
+from controller.reconciler import mending, step_secrets
+from controller.reconciler.context import StreamContext
+from controller.reconciler.mending import follow_secrets
+from controller.reconciler.step_secrets import Credentials
+from controller.reconciler.user_worker import Lane
+from tests.support.builders import BACKING_OFF_UNTIL_5, make_stream, make_update
+from tests.support.eventually import eventually_async
+
+STATUS = replace(BACKING_OFF_UNTIL_5, reason=Reason.STEP_MISCONFIGURED)
+BEFORE = float("-inf")
+
+
+class Server:
+    """Has one Secret."""
+
+    def __init__(self) -> None:
+        self.value = "monday"
+        self.asked = 0
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        self.asked += 1
+        data = {"Authorization": base64.b64encode(self.value.encode()).decode()}
+        return {"metadata": {"name": "token"}, "data": data}
+
+
+class HeldLease:
+    held = False
+
+    async def wait_held(self) -> None:
+        pass
+
+
+def with_profile(**changes: Any) -> UpdateStream:
+    stream = make_stream()
+    return replace(stream, steps={**stream.steps, "profile": replace(stream.steps["profile"], **changes)})
+
+
+class HangingDownstream:
+    """No connection to it is ever made."""
+
+    def __init__(self) -> None:
+        self.begun = self.under_way = 0
+
+    async def call(self, *_: Any) -> Outcome:
+        self.begun += 1
+        self.under_way += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.under_way -= 1
+        raise AssertionError
+
+
+def made(stream: UpdateStream) -> tuple[StreamContext, Server]:
+    server = Server()
+    return StreamContext(
+        shared=cast(Any, SimpleNamespace(cluster=server, credentials=Credentials(cast(Any, server), "default"))),
+        shard=next(iter(shards(1))),
+        lease=cast(Any, HeldLease()),
+        stream=stream,
+        on_finished=lambda _: None,
+    ), server
+
+
+@pytest.mark.parametrize("changes", [{"url": "http://127.0.0.1:8080/other"}, {"secret_name": "token"}])
+def test_another_target_ends_the_delays_of_failures_until_the_next_call(changes: dict[str, Any]) -> None:
+    context, _ = made(make_stream())
+    assert context.mended(STATUS, BEFORE) == ()
+    context.reconfigure(with_profile(**changes))
+    assert set(context.mended(STATUS, BEFORE)) == {Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF}
+    assert context.mended(STATUS, time.monotonic()) == ()
+    assert context.mended(replace(STATUS, step="permissions"), BEFORE) == ()
+
+
+@pytest.mark.parametrize("changes", [{"timeout_seconds": 1.0}, {"retry": StepSpec("").retry}, {"concurrency": 1}])
+def test_what_else_is_changed_of_a_step_ends_no_delay(changes: dict[str, Any]) -> None:
+    context, _ = made(make_stream())
+    context.health.answered("profile", "bo", Busy("503 from profile"), time.monotonic())
+    context.reconfigure(with_profile(**changes))
+    assert context.mended(STATUS, BEFORE) == ()
+    assert context.health.reports([], time.monotonic())[0].served == 1, "nor is what was seen of it forgotten"
+
+
+async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_once_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mending, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(step_secrets, "FRESH_SECONDS", 0.0)
+    context, server = made(with_profile(secret_name="token"))
+    woken: list[bool] = []
+    following = asyncio.create_task(follow_secrets(context, lambda: woken.append(True)))
+
+    async def asked(times: int) -> bool:
+        return server.asked >= times
+
+    await context.shared.credentials.read("token")
+    assert server.asked == 1
+    context.health.reports([make_update(status=STATUS)], time.monotonic())
+    await eventually_async(lambda: asked(5), within=5)
+    assert not woken and context.mended(STATUS, BEFORE) == ()
+    server.value = "tuesday"
+
+    async def all_woken() -> bool:
+        return bool(woken)
+
+    await eventually_async(all_woken, within=5)
+    assert context.mended(STATUS, BEFORE) == (Reason.STEP_MISCONFIGURED,)
+    before = server.asked
+    await eventually_async(lambda: asked(before + 5), within=5)
+    assert woken == [True]
+    following.cancel()
+
+
+def delayed_lane(context: StreamContext) -> tuple[Lane, HangingDownstream]:
+    """Of a user who is to wait for an hour after a failure."""
+    downstream = HangingDownstream()
+    context.shared.downstream = cast(Any, downstream)  # type: ignore[misc]
+    lane = Lane(context)
+    lane.queue.push(make_update(status=replace(STATUS, next_attempt_time=context.now() + timedelta(hours=1))))
+    return lane, downstream
+
+
+async def wake(context: StreamContext, lane: Lane) -> None:
+    """And let it do what there is to do at once."""
+    context.lease.held = True  # type: ignore[misc]
+    lane.wake()
+    looks = count()
+
+    async def looked_at_thrice() -> bool:
+        return next(looks) == 2
+
+    await eventually_async(looked_at_thrice, every=0.01)
+
+
+async def test_a_call_of_a_corrected_step_goes_on_whatever_else_comes_before_it_is_sent() -> None:
+    """Taken back, it would not be made before the delay is over: the correction would count as tried."""
+    context, _ = made(make_stream())
+    lane, downstream = delayed_lane(context)
+    context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
+    for _ in range(3):
+        await wake(context, lane)
+    assert (downstream.begun, downstream.under_way) == (1, 1)
+    lane.drop()
+
+
+async def test_a_correction_of_long_ago_ends_no_delay_that_another_controller_has_written() -> None:
+    """With each Lease that is taken up all lanes begin anew."""
+    context, _ = made(make_stream())
+    context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
+    lane, downstream = delayed_lane(context)
+    await wake(context, lane)
+    assert downstream.begun == 0
+    lane.drop()

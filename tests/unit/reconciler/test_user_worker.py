@@ -1,0 +1,57 @@
+"""A lane whose call is under way, and what happens to the user's other updates meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from types import SimpleNamespace
+from typing import Any, cast
+
+from controller.core.outcomes import Outcome
+from controller.core.sharding import Shard
+from controller.reconciler.context import StreamContext
+from controller.reconciler.user_worker import Lane
+from tests.support.builders import make_stream, make_update
+from tests.support.eventually import eventually_async
+
+
+class HangingDownstream:
+    """No connection to it is ever made."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def call(self, *_: Any) -> Outcome:
+        self.begun += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_that_another_update_ends_does_not_touch_a_call_under_way() -> None:
+    """Its predecessor was forgotten for it: the call was taken back, or a closed connection not made good."""
+    downstream, lease = HangingDownstream(), SimpleNamespace(held=False)
+    context = StreamContext(
+        shared=cast(Any, SimpleNamespace(cluster=None, downstream=downstream, credentials=None)),
+        shard=Shard(),
+        lease=cast(Any, lease),
+        stream=make_stream(),
+        on_finished=lambda _: None,
+    )
+    lane = Lane(context)
+    before, other = make_update(sequence=1), make_update(sequence=3)
+    called = make_update(sequence=2, after=before.name)
+    lane.queue.push(called)
+    lane.queue.push(other)
+    lane.finished(before.name)
+    lease.held = True
+    for _ in range(2):
+        lane.wake()
+        looks = count()
+
+        async def looked_at_thrice(looks: count[int] = looks) -> bool:
+            return next(looks) == 2
+
+        await eventually_async(looked_at_thrice, every=0.01)
+        assert downstream.begun == 1 and lane.calling
+        lane.finished(other.name)
+    lane.drop()

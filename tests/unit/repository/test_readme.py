@@ -1,0 +1,173 @@
+"""What the README and the documents say is so: names, links, examples, tests that they point to."""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+import controller
+import controller.bridge.metrics
+import controller.reconciler.metrics
+from controller.api.names import API_VERSION
+from controller.api.user_update import Reason
+from controller.clients.adoption import RESTORED
+from controller.reconciler import announcing
+from tests.support.schemas import closed, schema
+from tests.support.transcripts import README, missing, shown
+
+ROOT = README.parent
+TEXT = README.read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_state_line_is_that_of_the_package() -> None:
+    line = (controller.__doc__ or "").splitlines()[2]
+    assert line.startswith("record ")
+    assert line in TEXT.splitlines()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_are_named_exist(document: Path) -> None:
+    for path, name in re.findall(r"`(tests/\S+?\.py)(?:::(\w+))?`", document.read_text()):
+        assert (ROOT / path).is_file(), path
+        assert not name or name in functions(ROOT / path), f"{path}::{name}"
+
+
+def test_the_table_of_guarantees_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    files = dict(re.findall(r"^\| (\w+) \| `(tests/\S+)` \|$", text, re.MULTILINE))
+    rows = re.findall(r"\| (\w+) ((?:`test_\w+`(?:, )?)+) \|$", text, re.MULTILINE)
+    assert len(files) >= 10 and len(rows) >= 40
+    for file, names in rows:
+        assert set(re.findall(r"`(\w+)`", names)) <= functions(ROOT / files[file]), f"{files[file]}: {names}"
+    assert len(re.findall(r"^\|.*`test_\w+`.*\|$", text, re.MULTILINE)) == len(rows)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    notes = [path.name for path in (ROOT / "docs" / "decisions").glob("0*.md")]
+    assert [name for name in sorted(notes) if f"]({name})" not in index] == []
+
+
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+#: What `make up` puts into the addresses that a manifest leaves open.
+ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
+MANIFESTS = [yaml.safe_load(string.Template(block).substitute(ADDRESSES)) for block in blocks("yaml")]
+EXAMPLES = [manifest for manifest in MANIFESTS if manifest.get("apiVersion") == API_VERSION]
+
+
+@pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda each: each["kind"])
+def test_examples_fit_the_schemas(manifest: dict[str, object]) -> None:
+    found = closed(schema(f"{str(manifest['kind']).lower()}s"))
+    found["properties"].update({name: {} for name in ("apiVersion", "kind", "metadata")})
+    jsonschema.validate(manifest, found, jsonschema.Draft4Validator)  # exclusiveMinimum as in OpenAPI 3.0
+
+
+def test_every_reason_is_explained() -> None:
+    assert [reason for reason in Reason if f"`{reason}`" not in OPERATIONS] == []
+
+
+def test_every_reason_of_consumption_is_explained() -> None:
+    parts = (ROOT / "controller" / part for part in ("kafka", "bridge"))
+    source = "".join(path.read_text() for part in parts for path in part.glob("*.py"))
+    reasons = set(re.findall(r"(?:KafkaError\(|Failed\(|_no\(|: )\s*\"([A-Z][a-z]+[A-Z]\w+)\"", source)) - {
+        "UserBacklog"
+    }
+    assert reasons >= {"TopicMissing", "MaxObjectsReached", "SecretMissing", "MemberFenced"}
+    assert [reason for reason in sorted(reasons) if f"{reason}`" not in OPERATIONS] == []
+
+
+def test_every_other_reason_of_a_streams_condition_is_explained() -> None:
+    files = (
+        "clients/stream_status.py",
+        "clients/adoption.py",
+        "bridge/stream_report.py",
+        "reconciler/stream_report.py",
+    )
+    source = "".join((ROOT / "controller" / file).read_text() for file in files)
+    reasons = set(re.findall(r"\"((?:[A-Z][a-z]+){2,})\"", source)) | {RESTORED}
+    assert reasons >= {
+        "NoBridge",
+        "NoController",
+        "LeaseRefused",
+        "StatusRefused",
+        "StreamUnreadable",
+        "UpdateUnreadable",
+    }
+    assert [reason for reason in sorted(reasons) if f"{reason}`" not in OPERATIONS] == []
+
+
+def test_every_event_is_explained() -> None:
+    shipped = (ROOT / "controller").rglob("*.py")
+    source = "".join(path.read_text() for path in shipped)
+    reasons = {*re.findall(r"(?<!\[)\"(?:Normal|Warning)\",\s*\"(\w+)\"", source), *announcing.LINES}
+    assert reasons >= {"RecordsWaiting", "OffsetsIgnored", "WaitsForCall", "RequestRefused", "Cancelled", "Resumed"}
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in OPERATIONS] == []
+
+
+def test_metrics_that_are_named_exist() -> None:
+    exported = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
+    exported |= {metric.name for metric in REGISTRY.collect()} | {
+        f"{metric.name}_total" for metric in REGISTRY.collect()
+    }
+    named = re.findall(r"`(enrichment_\w+)", TEXT + OPERATIONS)
+    assert named
+    assert [name for name in named if name not in exported] == []
+
+
+def test_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for document in DOCUMENTS for name in re.findall(r"`make ([a-z0-9]+)", document.read_text())}
+    assert named <= targets, named - targets
+
+
+OUTPUT = """starting
+   0.3 s  sent
+   1.1 s  all 82 updates done
+NAME                                    USER   AGE
+user-updates-0a1b2c-p00000-0000000042   ana    4s
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "want"),
+    [
+        pytest.param(["…", "   9.9 s  sent", "   10.1 s  all 82 updates done"], None, id="other times"),
+        pytest.param(["…", "user-updates-ffffff-p00000-0000000042  ana  12s", "…", "done"], None, id="other ids"),
+        pytest.param(["starting", "…", "done"], None, id="lines left out"),
+        pytest.param(["starting", "done"], "done", id="lines left out without a word"),
+        pytest.param(["…", "   0.3 s  sent twice"], "   0.3 s  sent twice", id="another word"),
+        pytest.param(["…", "done", "…", "starting"], "starting", id="another order"),
+        pytest.param(["…", "   1.1 s  all 83 updates done"], "   1.1 s  all 83 updates done", id="another count"),
+    ],
+)
+def test_a_block_is_compared_with_what_was_printed(block: list[str], want: str | None) -> None:
+    assert missing(block, OUTPUT) == want
+
+
+def test_blocks_are_found_by_their_command() -> None:
+    text = "```console\n$ make demo\none\n```\n\n```console\n$ make up\ntwo\n```\n"
+    assert list(shown("make demo", text)) == [["one"]]
