@@ -50,13 +50,14 @@ status: .venv/synced  ## what runs
 clean: .venv/synced  ## stop it and remove ports, data and logs
 	@$(PYTHON) -m devenv clean
 
-check: .venv/synced  ## format, lint, types, import layers, size budget, CRDs and manifests against a real API server
+check: .venv/synced  ## format, lint, types, import layers, CRDs and manifests against a real API server
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m pytest -q tests/unit/repository/test_style.py tests/unit/api/test_crds.py
 	$(PYTHON) -m devenv validate
+	@$(PYTHON) -m devenv.longest
 
 audit: $(UV)  ## known vulnerabilities of what the image holds, by the OSV service
 	$(UV) audit --frozen --no-default-groups --preview-features audit
