@@ -41,6 +41,14 @@ up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLE
 	@$(PYTHON) -m devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(STREAM),--stream "$(STREAM)")
 
+# Both from the command line alone: a login shell has a USER of its own. As variables of the shell they need no quoting.
+send: .venv/synced  ## send one record: USER=userid1 VALUE='{"profile": "dev", "permissions": "all", "resources": "all"}'; TOPIC=name
+ifeq ($(origin USER)/$(origin VALUE),command line/command line)
+	@$(PYTHON) -m devenv send "$$USER" "$$VALUE" $(if $(TOPIC),--topic "$$TOPIC")
+else
+	@echo "usage: make send USER=userid1 VALUE='{\"profile\": \"dev\", \"permissions\": \"all\", \"resources\": \"all\"}' [TOPIC=user-updates]"; exit 2
+endif
+
 down: .venv/synced  ## stop what `make up` started; ports and data stay
 	@$(PYTHON) -m devenv down
 
@@ -99,4 +107,4 @@ uv-from-index:
 	@mkdir -p "$$(dirname $(UV_CACHED))"
 	@cp $(UV) $(UV_CACHED).$$$$ && mv $(UV_CACHED).$$$$ $(UV_CACHED)
 
-.PHONY: help demo bench chaos e2e floods test up down status clean check audit manifests format uv-from-index
+.PHONY: help demo bench chaos e2e floods test up send down status clean check audit manifests format uv-from-index

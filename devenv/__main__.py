@@ -22,6 +22,8 @@ from devenv.kubectl import SAMPLE_STREAM
 from devenv.layout import DEMO, ROOT
 
 MAX_REPLICAS = 20
+#: The value of a record that becomes an update.
+EVENT = '{"profile": "dev", "permissions": "all", "resources": "all"}'
 #: Name of the kind cluster, where one is needed.
 CLUSTER = "userupdates"
 EXIT_INTERRUPTED = 130
@@ -58,6 +60,7 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
     env = environment.layout.env
     shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
     print(f"{'ready' if ready else 'up, but not every stream is ready'}. Now: . {shown} && kubectl get us,uu")
+    print(f"Send a record: make send USER=userid1 VALUE='{EVENT}'")
     return 0
 
 

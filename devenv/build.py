@@ -69,8 +69,8 @@ def binary(good: Good) -> Path:
 
 
 def kafka_path() -> Path:
-    """The folder of Kafka's jars when they are fetched."""
-    return cache_directory() / f"kafka-{KAFKA}"
+    """The folder of Kafka's jars when they are fetched. `kafka-4.4.0` of an older checkout lacks the tools."""
+    return cache_directory() / f"kafka-{KAFKA}-tools"
 
 
 def kafka_jars() -> Path:

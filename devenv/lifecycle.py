@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from devenv import apiserver, broker, kubectl, sources
+from devenv import apiserver, broker, kafka_tools, kubectl, sources
 from devenv.environment import INFRASTRUCTURE, ROLES, Environment, Wanted, replicas
 from devenv.layout import locked, write_atomically
 
@@ -183,6 +183,7 @@ def _start_infrastructure(environment: Environment) -> None:
             started[name] = environment.launch(name)
     environment.write_env()
     _link_kubectl(environment)
+    _install_kafka_tools(environment)
     if "apiserver" in started:
         _report_ready(environment, "apiserver", started)
     kubectl.install(environment.kubectl)
@@ -227,6 +228,13 @@ def _link_kubectl(environment: Environment) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(environment.sources.kubectl)
     temporary.replace(link)
+
+
+def _install_kafka_tools(environment: Environment) -> None:
+    """`.dev/bin/kafka-topics.sh` and so on, where the embedded Kafka has the jars for them."""
+    found = environment.sources
+    if found.java and found.kafka_jars:
+        kafka_tools.install(found.java, found.kafka_jars, environment.layout.bin)
 
 
 def _use_existing_cluster(environment: Environment) -> None:
