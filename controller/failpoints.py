@@ -1,7 +1,9 @@
-"""Places between two effects at which a test kills the process, to see what a restart makes of it.
+"""Failpoints: places between two effects at which a test kills the process, to see what its restart makes of it.
 
-`USERUPDATES_CRASH_AT=controller.answered` kills at the first passing of that point, `controller.answered:3` at the
-third. Unset, as it is in production, a point costs one comparison.
+The words are those of etcd's gofail: code evaluates a failpoint, and a failpoint that is active triggers.
+`USERUPDATES_FAILPOINT=controller.answered` kills the process at the first evaluation of that failpoint,
+`controller.answered:3` at the third. Where the variable is not set, as in production, an evaluation costs one
+comparison.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import os
 import signal
 
-_POINT, _, _COUNT = os.environ.get("USERUPDATES_CRASH_AT", "").partition(":")
+_ACTIVE, _, _COUNT = os.environ.get("USERUPDATES_FAILPOINT", "").partition(":")
 _left = int(_COUNT or 1)
 
 
-def reach(point: str) -> None:
-    """Kill this process, as SIGKILL does, if it was told to crash here."""
+def evaluate(failpoint: str) -> None:
+    """Kill this process with SIGKILL where the failpoint of that name is active."""
     global _left
-    if point != _POINT:
+    if failpoint != _ACTIVE:
         return
     _left -= 1
     if _left == 0:

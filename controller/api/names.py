@@ -38,6 +38,11 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _NOT_LABEL = re.compile(r"[^A-Za-z0-9]+")
 
 
+def namespaced_name(namespace: str, name: str) -> str:
+    """`namespace/name`: how logs, messages and `kubectl` name an object (client-go's MetaNamespaceKeyFunc)."""
+    return f"{namespace}/{name}"
+
+
 def topic_id_text(high: int, low: int) -> str:
     """Kafka's own text of a topic's UUID (22 characters of URL-safe base64), from its two signed 64-bit halves."""
     raw = (high & (1 << 64) - 1).to_bytes(8, "big") + (low & (1 << 64) - 1).to_bytes(8, "big")

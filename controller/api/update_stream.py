@@ -122,6 +122,11 @@ class UpdateStream:
     suspend: Suspend
 
     @property
+    def namespaced_name(self) -> str:
+        """`namespace/name`, as it is in logs."""
+        return names.namespaced_name(self.namespace, self.name)
+
+    @property
     def restored(self) -> bool:
         """A copy of a stream that was at work: its positions, and the status of its updates, may be missing."""
         return self.adopted_uid not in (None, self.uid)

@@ -360,7 +360,7 @@ class UserUpdate:
         return self.spec.source.timestamp if self.spec.source else self.creation_time
 
     @property
-    def asked(self) -> str | None:
+    def pending_request(self) -> str | None:
         """A person's request that has been neither done nor refused."""
         refused = self.status.refused_request
         answered = (self.status.handled_request, refused.request if refused else None)

@@ -296,7 +296,7 @@ class Assignment:
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
         stream = self._dispatch.stream
         numbers = [partition.number for partition in partitions]
-        return logs.fields(stream=f"{stream.namespace}/{stream.name}", **({"partitions": numbers} if numbers else {}))
+        return logs.fields(stream=stream.namespaced_name, **({"partitions": numbers} if numbers else {}))
 
 
 def _reset(stream: UpdateStream) -> str:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from controller import failpoints
 from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
@@ -24,7 +25,6 @@ from controller.bridge.write_limiter import Brake
 from controller.clients.cluster import Cluster
 from controller.core.records import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
 from controller.errors import ApiError
-from controller.failpoints import reach
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +167,9 @@ class Dispatch:
             self._refuse(lane, waiting, event)
             return Unusable()
         manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
-        reach("bridge.create")
+        failpoints.evaluate("bridge.create")
         answer = await create(self._cluster, manifest)
-        reach("bridge.created")
+        failpoints.evaluate("bridge.created")
         self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
         return answer
 

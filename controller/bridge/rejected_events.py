@@ -265,7 +265,7 @@ class Rejecter:
             rejected.done()
 
     def _put_off(self, write: Write, error: ApiError) -> None:
-        retrying(logger, "RejectedEvent not written", error, stream=f"{self._stream.namespace}/{self._stream.name}")
+        retrying(logger, "RejectedEvent not written", error, stream=self._stream.namespaced_name)
         self._leave(write)
         if not write.group:
             return
@@ -367,9 +367,7 @@ class Rejecter:
                 await self._delete(metadata["name"])
             self._kept = min(len(by_age), KEPT)
         except ApiError as error:
-            retrying(
-                logger, "Old RejectedEvents not deleted", error, stream=f"{self._stream.namespace}/{self._stream.name}"
-            )
+            retrying(logger, "Old RejectedEvents not deleted", error, stream=self._stream.namespaced_name)
 
     async def _delete(self, name: str) -> None:
         try:

@@ -252,4 +252,4 @@ class Ingest:
 
     @property
     def _label(self) -> str:
-        return f"{self._stream.namespace}/{self._stream.name}"
+        return self._stream.namespaced_name

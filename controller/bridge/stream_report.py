@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from controller import failpoints
 from controller.bridge import positions
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.positions import Entry
 from controller.clients.process_lease import Presence
 from controller.clients.stream_status import NO_BRIDGE, StreamStatus, condition, with_condition
 from controller.errors import ApiError, NotFound
-from controller.failpoints import reach
 from controller.kafka import Topic
 
 #: What has changed is written within this time, at most once a second.
@@ -137,7 +137,7 @@ class Reporter:
             self._written = self._current()
             return self._changed(status, proposed)
 
-        reach("bridge.position")
+        failpoints.evaluate("bridge.position")
         try:
             await self._status.apply(change)
         except NotFound:
@@ -146,7 +146,7 @@ class Reporter:
             self._written = None
             await self._report_refused(error)
             raise
-        reach("bridge.positioned")
+        failpoints.evaluate("bridge.positioned")
         for partition, position in proposed.items():
             partition.recorded = position
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from controller import kafka, logs
+from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.api.user_update import NOT_UNDERSTOOD
 from controller.bridge import metrics
@@ -113,7 +114,9 @@ class Streams:
     def unsettled(self) -> list[str]:
         """Streams that are not assigned yet, for no reason that is known."""
         return [
-            f"{namespace}/{name}" for (namespace, name, _), (ingest, _) in self._running.items() if not ingest.settled
+            names.namespaced_name(namespace, name)
+            for (namespace, name, _), (ingest, _) in self._running.items()
+            if not ingest.settled
         ]
 
     async def close(self) -> None:
@@ -142,7 +145,7 @@ class Streams:
             self._running[key][0].observe(body)
             return
         self._end_all(key)
-        logger.info("Stream begun", extra=logs.fields(stream=f"{stream.namespace}/{stream.name}"))
+        logger.info("Stream begun", extra=logs.fields(stream=stream.namespaced_name))
         counts = partial(self._counts, key[:2])
         ingest = Ingest(
             self._cluster,
@@ -170,7 +173,11 @@ class Streams:
         unseen = told is not None and told["reason"] == NO_BRIDGE and not self._presence.trouble
         if known != generation or unseen:
             namespace, name, _ = key
-            logger.error("UpdateStream not understood: %r", error, extra=logs.fields(stream=f"{namespace}/{name}"))
+            logger.error(
+                "UpdateStream not understood: %r",
+                error,
+                extra=logs.fields(stream=names.namespaced_name(namespace, name)),
+            )
             report = asyncio.create_task(self._report_unreadable(key, body, error))
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
@@ -232,7 +239,7 @@ class Streams:
         self._ending[task] = key
         task.add_done_callback(self._ended)
         namespace, name, _ = key
-        logger.info("Stream ended", extra=logs.fields(stream=f"{namespace}/{name}"))
+        logger.info("Stream ended", extra=logs.fields(stream=names.namespaced_name(namespace, name)))
 
 
 def _key(body: dict[str, Any]) -> Key:

@@ -43,8 +43,7 @@ async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
     except (Unavailable, NotFound, Conflict):
         raise
     except ApiError as error:
-        where = f"{stream.namespace}/{stream.name}"
-        retrying(logger, "Annotation refused: a restored copy would run", error, stream=where)
+        retrying(logger, "Annotation refused: a restored copy would run", error, stream=stream.namespaced_name)
 
 
 async def report_restored(cluster: Cluster, recorder: EventRecorder, stream: UpdateStream) -> None:

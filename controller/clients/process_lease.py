@@ -74,7 +74,7 @@ class Presence:
         """Why others may take this process for dead; empty where they do not."""
         if time.monotonic() - self._renewed < UNSEEN_SECONDS:
             return ""
-        return f"Lease {self.namespace}/{self.name} is not renewed: {self._error or 'no answer'}"
+        return f"Lease {self._path} is not renewed: {self._error or 'no answer'}"
 
     async def keep(self) -> None:
         """Renew for ever, whatever the API server answers."""
@@ -125,7 +125,7 @@ class Presence:
 
     @property
     def _path(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return names.namespaced_name(self.namespace, self.name)
 
 
 async def list_leases(

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from prometheus_client import Counter
 
-from controller.api import timestamps
+from controller.api import names, timestamps
 from controller.clients.cluster import STREAMS, Body, Cluster
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.transitions import Transitions, conditions
@@ -66,6 +66,7 @@ class StreamStatus:
         self._namespace = namespace
         self._name = name
         self._uid = uid
+        self._stream = names.namespaced_name(namespace, name)
         self._pending: list[_PendingChange] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
@@ -151,12 +152,12 @@ class StreamStatus:
                     continue  # whoever was faster is done by now
                 asked = None
             except (Unavailable, Expired) as error:
-                retrying(logger, "Status of a stream not written", error, stream=f"{self._namespace}/{self._name}")
+                retrying(logger, "Status of a stream not written", error, stream=self._stream)
                 asked = error.retry_after
             except NotFound:
                 raise
             except ApiError as error:
-                retrying(logger, "Status of a stream refused", error, stream=f"{self._namespace}/{self._name}")
+                retrying(logger, "Status of a stream refused", error, stream=self._stream)
                 REFUSED.labels(self._namespace, self._name).inc()
                 raise
             await asyncio.sleep(min(asked or delay, MAX_ASKED))
@@ -186,7 +187,7 @@ class StreamStatus:
     async def _read(self) -> tuple[dict[str, Any], int]:
         body = await self._cluster.get(STREAMS, self._namespace, self._name)
         if body["metadata"]["uid"] != self._uid:
-            raise NotFound(f"stream {self._namespace}/{self._name} was deleted; another one has its name")
+            raise NotFound(f"stream {self._stream} was deleted; another one has its name")
         return body.get("status") or {}, int(body["metadata"]["resourceVersion"])
 
 

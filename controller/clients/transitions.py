@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from controller.api import names
 from controller.clients.event_recorder import EventRecorder, EventType, TokenBucket, reference
 from controller.logs import fields
 
@@ -43,7 +44,7 @@ class Transitions:
 
     def __init__(self, recorder: EventRecorder, namespace: str, name: str, uid: str) -> None:
         self._recorder = recorder
-        self._stream = f"{namespace}/{name}"
+        self._stream = names.namespaced_name(namespace, name)
         self._regarding = reference("UpdateStream", namespace, name, uid)
         self._conditions: dict[str, _Condition] = {}
 

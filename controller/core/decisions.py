@@ -87,10 +87,10 @@ def decide(
     if status.finished or update.unreadable:
         return WaitTurn()
     verb = ""
-    if (asked := update.asked) is not None:
+    if (request := update.pending_request) is not None:
         if refused := refusal(update, now):
             return Release(refused)
-        verb = requests.verb(asked)
+        verb = requests.verb(request)
     if verb in _REQUESTED_END:
         return Finish(_at(_handled(update), *_REQUESTED_END[verb], now))
     if queue.head is not update:
@@ -115,10 +115,10 @@ def refusal(update: UserUpdate, now: datetime) -> Status | None:
 
     It is no `handledRequest`: earlier versions take an update that has one for called.
     """
-    asked, status = update.asked, update.status
-    if asked is None or update.unreadable:
+    request, status = update.pending_request, update.status
+    if request is None or update.unreadable:
         return None
-    verb = requests.verb(asked)
+    verb = requests.verb(request)
     if verb not in requests.VERBS:
         why = f"{verb!r} is none of {', '.join(requests.VERBS)}"
     elif status.finished:
@@ -127,7 +127,7 @@ def refusal(update: UserUpdate, now: datetime) -> Status | None:
         why = "the update has not been called yet: its first call comes in its turn"
     else:
         return None
-    return replace(status, refused_request=RefusedRequest(asked, why, now))
+    return replace(status, refused_request=RefusedRequest(request, why, now))
 
 
 def record(

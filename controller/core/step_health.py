@@ -53,7 +53,7 @@ class _Evidence:
             del self.served[next(iter(self.served))]
 
 
-class Health:
+class StepHealth:
     """What one controller has seen of the steps of one shard, since it holds the Lease."""
 
     def __init__(self) -> None:

@@ -93,8 +93,7 @@ PERMISSIONS = Step("permissions", needs=("userId",), owes="roleId")
 RESOURCES = Step("resources", needs=("userId", "roleId"))
 #: In the order in which they run.
 STEPS = (PROFILE, PERMISSIONS, RESOURCES)
-#: By name.
-STEP = {step.name: step for step in STEPS}
+STEPS_BY_NAME = {step.name: step for step in STEPS}
 
 
 def retry_after(text: str | None, now: datetime) -> float | None:

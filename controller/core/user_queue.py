@@ -25,7 +25,7 @@ class UserQueue:
     leave it; where its place cannot be told either, it is the head.
     """
 
-    __slots__ = ("_asked", "_by_name", "_called", "_heaps", "_in_hand", "_shown", "_unplaced")
+    __slots__ = ("_by_name", "_called", "_heaps", "_in_hand", "_requested", "_shown", "_unplaced")
 
     def __init__(self) -> None:
         # There is a queue for each of ten thousand users who wait, most with one update: that takes little memory.
@@ -35,7 +35,7 @@ class UserQueue:
         #: Names of updates with a phase that have not: it tells why the head waits.
         self._shown: tuple[str, ...] = ()
         #: Names of updates for which a person asks something. A set as dict: an empty one takes a third of the memory.
-        self._asked: dict[str, None] = {}
+        self._requested: dict[str, None] = {}
         #: All updates by source; empty while there are less than two.
         self._heaps: dict[str, list[_Rank]] = {}
         self._in_hand: str | None = None
@@ -70,7 +70,7 @@ class UserQueue:
         self._shown = _with(self._shown, update.name, status.phase is not None and not status.called)
         unplaced = update.unreadable is not None and not update.unreadable.placed
         self._unplaced = _with(self._unplaced, update.name, unplaced)
-        _put(self._asked, update.name, update.asked is not None)
+        _put(self._requested, update.name, update.pending_request is not None)
         if known is None or _place(known) != _place(update):
             self._insert(update)
 
@@ -86,7 +86,7 @@ class UserQueue:
         self._called = _with(self._called, name, False)
         self._shown = _with(self._shown, name, False)
         self._unplaced = _with(self._unplaced, name, False)
-        self._asked.pop(name, None)
+        self._requested.pop(name, None)
         if len(self._by_name) < 2:
             self._heaps.clear()
         if self._in_hand == name:
@@ -104,9 +104,9 @@ class UserQueue:
             self._in_hand = None
 
     @property
-    def asked(self) -> list[UserUpdate]:
+    def requested(self) -> list[UserUpdate]:
         """Those for which a person asks something that has not been acted upon."""
-        return [self._by_name[name] for name in self._asked]
+        return [self._by_name[name] for name in self._requested]
 
     @property
     def displaced(self) -> list[UserUpdate]:

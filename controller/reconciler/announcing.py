@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.api.user_update import Phase, Reason, Status, UserUpdate
 from controller.clients.cluster import Body
@@ -64,7 +65,7 @@ class Announcer:
         status = update.status
         regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
         if self._announce(regarding, kind, reason, status.step or "Finish", note):
-            stream = f"{update.namespace}/{update.spec.stream}"
+            stream = names.namespaced_name(update.namespace, update.spec.stream)
             values: dict[str, object] = {
                 "stream": stream,
                 "update": update.name,

@@ -131,12 +131,12 @@ class Call:
         """The watch shows a newer version of the update that is called."""
         if not self.under_way:
             return
-        asked = update.asked
-        ended = asked is not None and requests.verb(asked) in requests.END
+        request = update.pending_request
+        ended = request is not None and requests.verb(request) in requests.END
         if ended or update.spec.suspend or update.deleted:
             self._take_back()
-        if not self._taken_back and asked is not None:
-            self._tell(update, f"request {asked!r} is looked at")
+        if not self._taken_back and request is not None:
+            self._tell(update, f"request {request!r} is looked at")
         if not self._taken_back and update.spec.suspend:
             self._tell(update, SUSPENSION)
 
@@ -168,7 +168,7 @@ class Call:
 
     def _next(self) -> tuple[UserUpdate, Status] | None:
         """What a person asks of another update, and what becomes of it."""
-        for update in self._queue.asked if self.under_way else ():
+        for update in self._queue.requested if self.under_way else ():
             decision = self._decide(update)
             if update.name != self._update.name and isinstance(decision, Finish | Release):
                 return update, decision.status

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import TypeAlias
 
 from controller import errors, failpoints
+from controller.api import names
 from controller.api.user_update import Status, UserUpdate
 from controller.clients.cluster import UPDATES
 from controller.logs import retrying
@@ -101,7 +102,7 @@ async def _patch(context: StreamContext, update: UserUpdate, status: Status, ten
             context.refusals[update.name] = update, str(error)
             raise
     context.refusals.pop(update.name, None)
-    failpoints.reach("controller.written")
+    failpoints.evaluate("controller.written")
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
 
 
@@ -130,5 +131,5 @@ async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
 
 
 def _complain(update: UserUpdate, error: Exception) -> None:
-    stream = f"{update.namespace}/{update.spec.stream}"
+    stream = names.namespaced_name(update.namespace, update.spec.stream)
     retrying(logger, "Status not written, trying again", error, stream=stream, update=update.name)

@@ -16,7 +16,7 @@ from controller.clients.downstream import Downstream
 from controller.clients.stream_status import StreamStatus
 from controller.core.outcomes import NotCalled, Outcome
 from controller.core.sharding import Shard
-from controller.core.step_health import Health
+from controller.core.step_health import StepHealth
 from controller.core.steps import STEPS
 from controller.reconciler import metrics
 from controller.reconciler.announcing import Announcer
@@ -103,7 +103,7 @@ class StreamContext:
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
     #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
     refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
-    health: Health = field(default_factory=Health)
+    health: StepHealth = field(default_factory=StepHealth)
     long_calls: LongCalls = field(init=False)
     #: When (monotonic) a step was given another url or Secret.
     moved: dict[str, float] = field(default_factory=dict)

@@ -222,7 +222,7 @@ class Lease:
 
     @property
     def _path(self) -> str:
-        return f"{self._namespace}/{self._name}"
+        return names.namespaced_name(self._namespace, self._name)
 
     async def _acquire_or_renew(self) -> None:
         sent = time.monotonic()
@@ -254,7 +254,7 @@ class Lease:
         if not continued:
             self._acquired, self._new = acquired, True
             self._lapse_now()
-            failpoints.reach("controller.leased")
+            failpoints.evaluate("controller.leased")
         if self.held:
             self._hold()
 

@@ -42,6 +42,13 @@ async def delete_leftovers(
         except (errors.Conflict, errors.NotFound):
             continue  # somebody has it again, or was faster
         except errors.ApiError as error:
-            retrying(logger, "Leases of a stream that is gone not deleted", error, stream=f"{namespace}/{stream}")
+            retrying(
+                logger,
+                "Leases of a stream that is gone not deleted",
+                error,
+                stream=names.namespaced_name(namespace, stream),
+            )
         else:
-            logger.info("Leases of a stream that is gone deleted", extra=fields(stream=f"{namespace}/{stream}"))
+            logger.info(
+                "Leases of a stream that is gone deleted", extra=fields(stream=names.namespaced_name(namespace, stream))
+            )

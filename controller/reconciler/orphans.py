@@ -62,8 +62,8 @@ class Orphans:
         for update in map(parse, listing.items):
             queues[update.spec.user].push(update)
         for queue in queues.values():
-            for asked in queue.asked:
-                await self._settle(asked, queue)
+            for requested in queue.requested:
+                await self._settle(requested, queue)
             if head := queue.head:
                 await self._settle(head, queue)
 

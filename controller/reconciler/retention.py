@@ -314,7 +314,7 @@ class Collection:
             retrying(logger, "Finished updates not collected", failed)
 
     async def _delete(self, each: Finished) -> None:
-        failpoints.reach("controller.collecting")
+        failpoints.evaluate("controller.collecting")
         cluster, namespace = self._context.cluster, self._context.stream.namespace
         try:
             await cluster.delete(UPDATES, namespace, each.name, each.uid, each.version)
@@ -324,7 +324,7 @@ class Collection:
             return await self._look(each)
         else:
             metrics.COLLECTED.labels(*self._context.stream_labels).inc()
-        failpoints.reach("controller.collected")
+        failpoints.evaluate("controller.collected")
         if self._finished.get(each.name) is each:  # not where another one of its name has finished since
             del self._finished[each.name]
             self._changed()

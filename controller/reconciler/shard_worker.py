@@ -18,7 +18,7 @@ from controller.api.user_update import Phase, UserUpdate, unfinished_selector
 from controller.clients.adoption import adopt
 from controller.clients.cluster import UPDATES, Body
 from controller.core.sharding import Shard
-from controller.core.step_health import Health
+from controller.core.step_health import StepHealth
 from controller.logs import fields, retrying
 from controller.reconciler import metrics
 from controller.reconciler.answering import Answering
@@ -243,7 +243,7 @@ class Engine:
                 self._registry.clear()
                 self._answering.clear()
                 self._collection.clear()
-                self._context.health = Health()
+                self._context.health = StepHealth()
             await self._begin(tenure)
             held = metrics.LEASE_HELD.labels(*self._context.stream_labels)
             self._gauges.set(held, 1)
@@ -259,7 +259,7 @@ class Engine:
         self._early = {}
         while self._context.lease.tenure == tenure and not (await self._adopt() and await self._list(whole=True)):
             await asyncio.sleep(RETRY_SECONDS)
-        failpoints.reach("controller.listed")
+        failpoints.evaluate("controller.listed")
         early, self._early = self._early, None
         if self._context.lease.tenure != tenure:
             return

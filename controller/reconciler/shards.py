@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from controller import errors
+from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.api.user_update import NOT_UNDERSTOOD
 from controller.clients.adoption import report_restored
@@ -101,7 +102,7 @@ class Engines:
 
     def unsettled(self) -> list[str]:
         """Streams whose Lease is neither held here nor seen in another's hands yet."""
-        return ["/".join(key) for key, engine in self._engines.items() if not engine.settled]
+        return [names.namespaced_name(*key) for key, engine in self._engines.items() if not engine.settled]
 
     async def begin(self) -> None:
         """Begin with the streams that are there, without kopf: it takes seconds for ten thousand updates.

@@ -32,7 +32,7 @@ from controller.core.decisions import (
     waiting_to_be_callable,
 )
 from controller.core.outcomes import NotCalled, Outcome
-from controller.core.steps import STEP
+from controller.core.steps import STEPS_BY_NAME
 from controller.core.user_queue import UserQueue
 from controller.logs import fields, retrying
 from controller.reconciler import newer
@@ -208,7 +208,7 @@ class Lane:
 
     def _next(self) -> UserUpdate | None:
         """The head; before it whatever a person has asked for, or was the head, be it its turn or not."""
-        for update in self.queue.asked:
+        for update in self.queue.requested:
             if isinstance(self._decide(update), Finish | Release):
                 return update
         return next(iter(self.queue.displaced), None) or self.queue.head
@@ -267,7 +267,7 @@ class Lane:
                 return True
             if isinstance(outcome, NotCalled):
                 return await self._wait_to_be_callable(found, outcome)
-            failpoints.reach("controller.answered")
+            failpoints.evaluate("controller.answered")
             await self._checkpoint(found, step, outcome, started)
         return True
 
@@ -316,14 +316,14 @@ class Lane:
     ) -> Outcome | NotCalled | None:
         """None: it was taken back before it was sent."""
         first = self.queue.take(update.name)
-        failpoints.reach("controller.calling")
+        failpoints.evaluate("controller.calling")
         began = time.monotonic()
         call = self._call = Call(self._context, self.queue, self._decide, self._keep, self.gone, update, step, started)
 
         def may_repeat() -> bool:
             return self._context.lease.held and self._still(update, step, endpoint) is not None
 
-        made = STEP[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
+        made = STEPS_BY_NAME[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
         outcome = await call.made(self._context.downstream.call(*made, may_repeat, call.sending))
         if outcome is not None and not isinstance(outcome, NotCalled):
             self._called = began
@@ -349,7 +349,7 @@ class Lane:
         except Gone:
             self.gone(update)
         else:
-            failpoints.reach("controller.recorded")
+            failpoints.evaluate("controller.recorded")
             self._keep(after, update.status)
 
     async def _write(self, update: UserUpdate, status: Status) -> None:

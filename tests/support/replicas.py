@@ -52,9 +52,9 @@ class Replica:
         if wait:
             self.wait_ready()
 
-    def start_crashing(self, point: str) -> None:
-        """Start it so that it kills itself there: see controller.failpoints."""
-        environment = {**self.command.environment, "USERUPDATES_CRASH_AT": point}
+    def start_with_failpoint(self, failpoint: str) -> None:
+        """Start it with this failpoint active, at which it kills itself: see controller.failpoints."""
+        environment = {**self.command.environment, "USERUPDATES_FAILPOINT": failpoint}
         Replica(self.environment, replace(self.command, environment=environment)).start(wait=False)
 
     def wait_ready(self) -> None:

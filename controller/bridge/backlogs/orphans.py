@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from controller import logs
+from controller.api import names
 from controller.bridge.backlogs import finalizers
 from controller.bridge.census import Census, Key
 from controller.clients.cluster import BACKLOGS, Cluster
@@ -100,5 +101,5 @@ def _tell(recorder: EventRecorder, stream: Key, records: int) -> None:
         " stream that is applied again under this name goes on at its group's offsets, which lie behind them. To read"
         " them, apply one with another name and group: see Replay in the README"
     )
-    logger.warning("%s", note, extra=logs.fields(stream=f"{namespace}/{name}"))
+    logger.warning("%s", note, extra=logs.fields(stream=names.namespaced_name(namespace, name)))
     recorder.event(reference("UpdateStream", namespace, name), "Warning", "RecordsGivenUp", "Deleting", note)

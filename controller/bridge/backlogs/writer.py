@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from controller import failpoints
 from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.api.user_backlog import OffsetQueue
@@ -26,7 +27,6 @@ from controller.bridge.partitions import Lost, Partition, Partitions
 from controller.bridge.write_limiter import Brake
 from controller.clients.cluster import BACKLOGS, Body, Cluster
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
-from controller.failpoints import reach
 from controller.kafka import Rereader, Topic
 from controller.logs import retrying
 
@@ -269,14 +269,14 @@ class BacklogWriter:
         saving, backlog.unsaved = backlog.unsaved, []
         backlog.added = backlog.taken = None
         self._account(entries)
-        reach("bridge.backlog")
+        failpoints.evaluate("bridge.backlog")
         try:
             body = await self._write(backlog, entries)
         except BaseException:
             backlog.unsaved = [entry for entry in saving if not entry[0].revoked] + backlog.unsaved
             backlog.added = backlog.taken = time.monotonic()
             raise
-        reach("bridge.backlogged")
+        failpoints.evaluate("bridge.backlogged")
         self._worked(backlog)
         self._overflow.saved(saving)
         self._seen(backlog, body)
@@ -296,7 +296,7 @@ class BacklogWriter:
     async def _remove(self, backlog: Backlog) -> None:
         """Delete it, then let it go: in this order a crash in between leaves an empty one, which is removed later."""
         if backlog.body is not None:
-            reach("bridge.backlog-remove")
+            failpoints.evaluate("bridge.backlog-remove")
             await self._release(backlog, await self._delete(backlog, backlog.body))
             self._worked(backlog)
         self._seen(backlog, None)
@@ -313,7 +313,7 @@ class BacklogWriter:
     async def _release(self, backlog: Backlog, body: Body) -> None:
         if not finalizers.has_own(body):
             return
-        reach("bridge.backlog-release")
+        failpoints.evaluate("bridge.backlog-release")
         # Others may keep it for long, and what is listed in it is neither collected nor, after a restart, left alone.
         patch = {"metadata": finalizers.without_own(body), "spec": {"partitions": []}}
         try:

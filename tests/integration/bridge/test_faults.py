@@ -93,7 +93,7 @@ def test_a_crash_between_two_effects(ingested: Ingested, start_bridge: StartRepl
     bridge.kill()
     ingested.apply()
     ingested.produce([*good(users(20, 5)), ("ana", b"poison")])
-    bridge.start_crashing(point)
+    bridge.start_with_failpoint(point)
     eventually(lambda: not bridge.running, 30)
     bridge.kill()
     bridge.start()
@@ -108,7 +108,7 @@ def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica
     bridge.kill()
     ingested.apply()
     ingested.produce(good(["big"] * 40 + ["small"]))
-    bridge.start_crashing(point)
+    bridge.start_with_failpoint(point)
 
     def finish() -> bool:
         """Whether the bridge is gone."""

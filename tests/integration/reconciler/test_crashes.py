@@ -39,7 +39,7 @@ POINTS = [
 
 def crash(stream: Processing, replica: Replica, point: str) -> int:
     """Run it until it kills itself at that point; by when all that it had begun was over, in ns."""
-    replica.start_crashing(point)
+    replica.start_with_failpoint(point)
     eventually(lambda: not replica.running, 30)
     stream.calls()  # on a busy machine its last calls may arrive after its death, but before this request
     eventually(lambda: all(call.end is not None for call in stream.calls()))

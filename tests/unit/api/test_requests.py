@@ -51,7 +51,7 @@ def test_retry_and_restart_of_what_was_never_called_are_refused_and_make_nothing
     assert decision == Release(Status(refused_request=RefusedRequest(verb, why, at(1))))
     told = asking.with_status(decision.status, 101)
     queue.push(told)
-    assert (told.status.called, queue.asked) == (False, [])
+    assert (told.status.called, queue.requested) == (False, [])
 
 
 @pytest.mark.parametrize("request_", ["retyr", "RETRY", "", ":2", "retry 2", "skip;cancel"])

@@ -13,7 +13,7 @@ from controller.clients.stream_status import with_condition
 from controller.clients.transitions import BURST, Transitions
 from controller.core.decisions import record
 from controller.core.outcomes import Misconfigured
-from controller.core.step_health import Health
+from controller.core.step_health import StepHealth
 from controller.reconciler.stream_report import Summary, processing
 from tests.support.builders import NOW, at, make_stream, make_update
 
@@ -86,7 +86,7 @@ def test_another_reason_is_a_change_and_what_a_person_wants_is_no_warning(
 def test_the_log_does_not_repeat_what_a_downstream_said(
     transitions: Transitions, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    health = Health()
+    health = StepHealth()
     waiting = [
         make_update(
             user=user, status=record(Status(), Misconfigured(f"401 from profile: no: {user}"), STREAM, NOW, NOW)

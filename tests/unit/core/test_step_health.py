@@ -14,7 +14,7 @@ from controller.core.step_health import (
     PROVEN_SECONDS,
     QUIET_SECONDS,
     SETTLE_SECONDS,
-    Health,
+    StepHealth,
     StepReport,
     of_all_shards,
 )
@@ -29,14 +29,14 @@ def after(outcome: Outcome, user: str = "ana", status: Status | None = None) -> 
     return make_update(user=user, status=record(status or Status(), outcome, STREAM, NOW, NOW))
 
 
-def settled() -> Health:
+def settled() -> StepHealth:
     """Of a controller that has worked on the stream for a while."""
-    health = Health()
+    health = StepHealth()
     health.reports([], -SETTLE_SECONDS)
     return health
 
 
-def profile(health: Health, updates: list[UserUpdate], now: float) -> StepReport:
+def profile(health: StepHealth, updates: list[UserUpdate], now: float) -> StepReport:
     return health.reports(updates, now)[0]
 
 
@@ -44,7 +44,7 @@ def refused(count: int) -> list[UserUpdate]:
     return [after(UNAUTHORIZED, f"user{number}") for number in range(count)]
 
 
-def serve(health: Health, count: int, now: float) -> None:
+def serve(health: StepHealth, count: int, now: float) -> None:
     for number in range(count):
         health.answered("profile", f"good{number}", Done({"userId": "u"}), now)
 
@@ -59,7 +59,7 @@ def test_one_user_who_is_refused_among_others_blames_nobody() -> None:
 
 
 def test_a_single_user_whom_nobody_has_been_served_beside_blames_the_step_after_a_minute() -> None:
-    health = Health()
+    health = StepHealth()
     assert profile(health, refused(1), 0).blame(standing=False) is None
     assert profile(health, refused(1), QUIET_SECONDS - 1).blame(standing=False) is None
     assert profile(health, refused(1), QUIET_SECONDS).blame(standing=False) == "StepMisconfigured"
@@ -88,7 +88,7 @@ def test_calls_that_nobody_answers_blame_the_step_after_a_minute() -> None:
 
 @pytest.mark.parametrize("outcome", [Done({"userId": "u"}), Busy("503 from profile"), Rejected("422 from profile")])
 def test_whoever_is_answered_shows_that_the_step_works(outcome: Outcome) -> None:
-    health = Health()
+    health = StepHealth()
     users = [after(REFUSED_CONNECTION, "ana"), after(REFUSED_CONNECTION, "bo")]
     profile(health, users, 0)
     health.answered("profile", "cy", outcome, QUIET_SECONDS - 1)
@@ -98,14 +98,14 @@ def test_whoever_is_answered_shows_that_the_step_works(outcome: Outcome) -> None
 
 @pytest.mark.parametrize("outcome", [REFUSED_CONNECTION, UNAUTHORIZED])
 def test_a_failure_shows_nothing_of_the_kind(outcome: Outcome) -> None:
-    health = Health()
+    health = StepHealth()
     profile(health, [after(outcome), after(outcome, "bo")], 0)
     health.answered("profile", "ana", outcome, QUIET_SECONDS - 1)
     assert profile(health, [after(outcome), after(outcome, "bo")], QUIET_SECONDS).blame(standing=False)
 
 
 def test_trouble_that_has_passed_does_not_count_when_the_next_one_comes() -> None:
-    health = Health()
+    health = StepHealth()
     profile(health, refused(2), 0)
     profile(health, [], 1)  # skipped
     assert profile(health, refused(2), QUIET_SECONDS + 1).blame(standing=False) is None
@@ -120,19 +120,19 @@ def test_another_step_is_judged_anew() -> None:
 
 
 def test_a_successor_looks_who_is_served_before_it_blames_a_step_and_takes_nothing_back_before() -> None:
-    health = Health()
+    health = StepHealth()
     assert profile(health, refused(3), 0).blame(standing=False) is None
     assert profile(health, refused(3), 0).blame(standing=True) == "StepMisconfigured"
     serve(health, 3, now=SETTLE_SECONDS)
     assert profile(health, refused(3), SETTLE_SECONDS).blame(standing=False) is None
-    serve(settled_late := Health(), 2, now=0)
+    serve(settled_late := StepHealth(), 2, now=0)
     profile(settled_late, refused(3), 0)
     assert profile(settled_late, refused(3), SETTLE_SECONDS).blame(standing=False) == "StepMisconfigured"
 
 
 def test_what_was_said_is_taken_back_by_what_clearly_shows_otherwise() -> None:
     """Around a share of a half the condition does not go to and fro; a successor knows it from the condition alone."""
-    health = Health()
+    health = StepHealth()
     assert profile(health, refused(2), 0).blame(standing=True) == "StepMisconfigured", "nothing accepted since"
     serve(health, 6, now=1)
     assert profile(health, refused(6), 2).blame(standing=True) == "StepMisconfigured"
@@ -143,7 +143,7 @@ def test_what_was_said_is_taken_back_by_what_clearly_shows_otherwise() -> None:
 
 def test_who_could_not_be_called_waits_at_the_step_too() -> None:
     missing = waiting_to_be_callable(Status(steps=(PROFILE_DONE,)), "there is no Secret x for permissions", NOW)
-    reports = Health().reports([make_update(status=missing)], 0)
+    reports = StepHealth().reports([make_update(status=missing)], 0)
     assert [(report.name, report.refused) for report in reports] == [
         ("profile", 0),
         ("permissions", 1),
@@ -156,18 +156,18 @@ def test_one_whose_call_is_being_repeated_is_still_in_trouble() -> None:
     waiting = after(UNAUTHORIZED)
     running = replace(waiting.status, phase=Phase.RUNNING, reason=Reason.RUNNING, message="calling profile")
     for status in (running, waiting_for_slot(waiting.status, NOW)):
-        report = profile(Health(), [make_update(status=status)], 0)
+        report = profile(StepHealth(), [make_update(status=status)], 0)
         assert (report.refused, report.cause) == (1, "")
 
 
 def test_the_cause_stays_while_most_have_one_that_begins_like_it() -> None:
     """Downstreams put the number of a request into what they say."""
 
-    def cause(health: Health, *bodies: str) -> str:
+    def cause(health: StepHealth, *bodies: str) -> str:
         updates = [after(Misconfigured(f"{body}"), f"user{index}") for index, body in enumerate(bodies)]
         return profile(health, updates, 0).cause
 
-    health = Health()
+    health = StepHealth()
     mixed = cause(health, "401 from profile: b", "401 from profile: a", "404 from profile: x")
     assert mixed == "for instance 401 from profile: a"
     assert cause(health, "401 from profile: d", "401 from profile: c") == "401 from profile: a"
@@ -202,7 +202,7 @@ def test_what_shards_have_not_told_yet_may_be_that_they_serve_all_others() -> No
 
 
 def test_users_are_counted_once_and_forgotten_in_time() -> None:
-    health = Health()
+    health = StepHealth()
     for now in range(100):
         health.answered("profile", "ana", Busy(""), now)
         health.answered("profile", f"user{now}", Busy(""), now)

@@ -238,12 +238,12 @@ def test_the_requests_that_wait_to_be_acted_upon() -> None:
     asked = make_update(sequence=2, request="skip")
     done = make_update(sequence=3, request="retry:1", status=replace(WAITING, handled_request="retry:1"))
     queue = make_queue(make_update(sequence=1), asked, done)
-    assert queue.asked == [asked]
+    assert queue.requested == [asked]
     queue.push(replace(done, request="retry:2"))
-    assert {update.name for update in queue.asked} == {asked.name, done.name}
+    assert {update.name for update in queue.requested} == {asked.name, done.name}
     queue.push(make_update(sequence=2))
     queue.remove(done.name)
-    assert queue.asked == []
+    assert queue.requested == []
 
 
 PLACES = st.tuples(
