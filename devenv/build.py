@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import IO
 
 from devenv.errors import BuildFailed
 from devenv.layout import cache_directory, locked
+from devenv.progress import Progress
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = "1.37.2"
@@ -28,17 +28,16 @@ ETCD_RELEASE = "3.7.0"
 KAFKA = "4.4.0"
 #: What the message on a missing go offers.
 GO_RELEASE = "1.26.8"
-#: Off a terminal, seconds between two lines of progress.
-PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """A binary that is built from a Go module pinned in `controlplane/go.mod`."""
+    """A binary that is built from a Go module pinned in the `go.mod` of a folder beside this file."""
 
     name: str
     package: str
     version: str
+    folder: str = "controlplane"
 
     @property
     def path(self) -> Path:
@@ -49,6 +48,8 @@ class Good:
 ETCD = Good("etcd", "go.etcd.io/etcd/server/v3", ETCD_RELEASE)
 APISERVER = Good("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES)
 KUBECTL = Good("kubectl", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES)
+SETUP_ENVTEST = Good("setup-envtest", "sigs.k8s.io/controller-runtime/tools/setup-envtest", "0.25.1", "gotools")
+ACTIONLINT = Good("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", "1.7.12", "gotools")
 
 
 def binary(good: Good) -> Path:
@@ -96,7 +97,7 @@ def _compile(good: Good, target: Path) -> None:
     flags = "-s -w"  # without symbols: a third smaller
     for key, value in (("gitVersion", f"v{good.version}"), ("gitMajor", major), ("gitMinor", minor)):
         flags += f" -X k8s.io/component-base/version.{key}={value}"
-    folder = HERE / "controlplane"
+    folder = HERE / good.folder
     settings = {"CGO_ENABLED": "0", "GOWORK": "off"}
     package = ["-mod=readonly", "-trimpath", "-buildvcs=false"]
     listing = ["go", "list", "-deps", *package[:1], good.package]
@@ -116,19 +117,20 @@ def _run(
     settings: Mapping[str, str] | None = None,
 ) -> int:
     """Run a build command under a progress display; the number of lines on its standard output."""
-    started = time.monotonic()
+    progress = Progress(f"building {title}", unit, total)
     environment = {**os.environ, **(settings or {})}
     log: deque[str] = deque(maxlen=30)
+    if shutil.which(command[0]) is None:
+        raise BuildFailed(f"{title}: {command[0]} is not installed")
     with subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         out, err = _Lines(process.stdout, log), _Lines(process.stderr, log)
-        shown = started
         try:
             while process.poll() is None:
                 time.sleep(0.2)
-                shown = _show(title, started, shown, out.fetched + err.count, unit, total)
+                progress.show(out.fetched + err.count)
         except BaseException:
             process.terminate()
             raise
@@ -137,7 +139,7 @@ def _run(
     if process.returncode != 0:
         said = "\n".join("  " + line for line in log)
         raise BuildFailed(f"{title}: `{' '.join(command)}` failed with {process.returncode}.\n{said}")
-    _show(title, started, 0.0, out.fetched + err.count, unit, total, done=True)
+    progress.done(out.fetched + err.count)
     return out.count
 
 
@@ -157,19 +159,3 @@ class _Lines(threading.Thread):
             self.count += 1
             self.fetched += "Downloaded from" in line
             self._log.append(line.rstrip())
-
-
-def _show(
-    title: str, started: float, shown: float, count: int, unit: str, total: int | None, *, done: bool = False
-) -> float:
-    """One line of progress; on a terminal it is rewritten in place. Returns when a line was shown last."""
-    now = time.monotonic()
-    terminal = sys.stderr.isatty()
-    if not done and now - shown < (0.2 if terminal else PROGRESS_SECONDS):
-        return shown
-    minutes, seconds = divmod(int(now - started), 60)
-    amount = f"{count}/{total}" if total else str(count)
-    line = f"building {title}: {minutes}:{seconds:02d}, {amount} {unit}{', done' if done else ''}"
-    end = "\n" if done or not terminal else ""
-    print(f"\r\033[K{line}" if terminal else line, end=end, file=sys.stderr, flush=True)
-    return now

@@ -3,6 +3,7 @@
 DevenvError
 ├── MissingTools      a tool that the build needs is not installed
 ├── BuildFailed       the compiler or Maven failed
+├── NotFetched        setup-envtest has no binaries for this machine; they are built instead
 ├── PortTaken         a foreign process listens on a port of ours
 ├── StartFailed       a process died or did not become ready
 └── CommandFailed     kubectl, the Kafka admin API or a file says no
@@ -21,6 +22,10 @@ class MissingTools(DevenvError):
 
 class BuildFailed(DevenvError):
     """The compiler or Maven failed."""
+
+
+class NotFetched(DevenvError):
+    """setup-envtest has no binaries for this machine, or cannot reach them; they are built instead."""
 
 
 class PortTaken(DevenvError):

@@ -1,6 +1,7 @@
-"""Where the binaries come from: what the person points to, then `KUBEBUILDER_ASSETS` and the PATH, then our own build.
+"""Where the binaries come from: what the person points to, then `KUBEBUILDER_ASSETS` and the PATH, then the cache.
 
-Everything that is missing for the build is found and named before anything is built.
+What the cache lacks is fetched by setup-envtest, or else built from source. Every tool that is missing for this is
+named before anything is fetched or built.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from devenv import build
-from devenv.errors import DevenvError, MissingTools
+from devenv import build, envtest
+from devenv.errors import DevenvError, MissingTools, NotFetched
+from devenv.versions import version_of
 
 #: The oldest kube-apiserver with everything that the CRDs use (selectable fields are stable since then).
 OLDEST_KUBERNETES = (1, 32)
@@ -69,7 +71,10 @@ def existing_bootstrap_servers(environment: Mapping[str, str] = os.environ) -> s
 
 
 def resolve(environment: Mapping[str, str] = os.environ) -> Sources:
-    """Find or build everything. Raises MissingTools, BuildFailed, DevenvError for what the person points to wrongly."""
+    """Find, fetch or build everything.
+
+    Raises MissingTools, BuildFailed, and DevenvError where what the person points to cannot be used.
+    """
     kubeconfig = existing_kubeconfig(environment)
     servers = existing_bootstrap_servers(environment)
     etcd = apiserver = None
@@ -85,13 +90,12 @@ def resolve(environment: Mapping[str, str] = os.environ) -> Sources:
         *([build.KUBECTL] if kubectl is None else []),
         *([build.APISERVER] if kubeconfig is None and apiserver is None else []),
     ]
-    _require_tools(goods=[good for good in goods if not good.path.exists()], kafka=own_kafka)
-    built = {good: build.binary(good) for good in goods}
+    made = _make(goods, kafka=own_kafka)
     java = shutil.which("java")
     return Sources(
-        kubectl=kubectl or built[build.KUBECTL],
-        etcd=etcd or built.get(build.ETCD),
-        apiserver=apiserver or built.get(build.APISERVER),
+        kubectl=kubectl or made[build.KUBECTL],
+        etcd=etcd or made.get(build.ETCD),
+        apiserver=apiserver or made.get(build.APISERVER),
         existing_kubeconfig=kubeconfig,
         java=Path(java) if own_kafka and java else None,
         kafka_jars=build.kafka_jars() if own_kafka else None,
@@ -102,20 +106,22 @@ def resolve(environment: Mapping[str, str] = os.environ) -> Sources:
 def kubectl(environment: Mapping[str, str] = os.environ) -> Path:
     """A kubectl that fits the embedded API server, for what needs no server. Raises MissingTools, BuildFailed."""
     found = _fitting_kubectl(build.KUBERNETES_VERSION, environment)
-    if found is None:
-        _require_tools(goods=[good for good in (build.KUBECTL,) if not good.path.exists()], kafka=False)
-        found = build.binary(build.KUBECTL)
-    return found
+    return found or _make([build.KUBECTL], kafka=False)[build.KUBECTL]
 
 
-def version_of(command: list[str]) -> tuple[int, int] | None:
-    """The first `major.minor` that a command prints; None where it cannot be run or prints none."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"(\d+)\.(\d+)", done.stdout + done.stderr) if done.returncode == 0 else None
-    return (int(found[1]), int(found[2])) if found else None
+def _make(goods: list[build.Good], *, kafka: bool) -> dict[build.Good, Path]:
+    """Each binary: the built one of the cache, else one that was fetched before, else fetched now, else built now."""
+    lacking = [good for good in goods if not good.path.exists()]
+    folder = envtest.cached() if lacking else None
+    _require_tools(go=bool(lacking) and folder is None, kafka=kafka)
+    if lacking and folder is None:
+        try:
+            folder = envtest.fetch()
+        except NotFetched as reason:
+            print(
+                f"No kube-apiserver to fetch: {reason}. It is built from source, which takes minutes.", file=sys.stderr
+            )
+    return {good: folder / good.name if folder and good in lacking else build.binary(good) for good in goods}
 
 
 def _found(name: str, environment: Mapping[str, str]) -> Path | None:
@@ -178,9 +184,9 @@ def _cluster_version(kubeconfig: Path) -> tuple[int, int] | None:
     return None
 
 
-def _require_tools(*, goods: list[build.Good], kafka: bool) -> None:
+def _require_tools(*, go: bool, kafka: bool) -> None:
     missing = []
-    if goods:
+    if go:
         missing += _missing_go()
     if kafka:
         java = version_of(["java", "-version"])
@@ -194,7 +200,7 @@ def _require_tools(*, goods: list[build.Good], kafka: bool) -> None:
 
 
 def _missing_go() -> list[tuple[str, str, str]]:
-    why = f"{OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, builds etcd, kube-apiserver and kubectl"
+    why = f"{OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, fetches or builds etcd, kube-apiserver and kubectl"
     go = version_of(["go", "env", "GOVERSION"])
     if go is None or go < OLDEST_GO_THAT_UPDATES_ITSELF:
         return [("go", why, _install("go"))]

@@ -15,7 +15,7 @@ from devenv.errors import DevenvError
 from devenv.layout import ROOT
 from tests.benchmarks import limits, report, scenario
 from tests.benchmarks.contenders import contender
-from tests.benchmarks.results import Figures, Measured, Results, Spread
+from tests.benchmarks.results import Figures, Measured, Results, Spread, control_plane
 from tests.benchmarks.run import PLAYS
 from tests.benchmarks.scenario import Scenario
 from tests.benchmarks.stage import Stage, stage
@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(wrong))
         return 2
     results = Results(given.output)
+    environment = Environment(ROOT / ".bench", progress=_say)
     try:
-        with stage(Environment(ROOT / ".bench", progress=_say), _say) as found:
+        with stage(environment, _say) as found:
+            results.versions |= control_plane(environment.sources)
             _measure(found, scenarios, results)
     except DevenvError as failed:
         _say(str(failed))

@@ -18,6 +18,8 @@ import psutil
 
 from devenv import build
 from devenv.layout import ROOT
+from devenv.sources import Sources
+from devenv.versions import release_of
 from tests.benchmarks.restate.install import LOCK
 from tests.benchmarks.scenario import Scenario
 
@@ -151,6 +153,13 @@ def versions() -> dict[str, str]:
         "node": _said("node", "--version").removeprefix("v"),
     }
     return own | packages | peers
+
+
+def control_plane(sources: Sources) -> dict[str, str]:
+    """The versions that run: what setup-envtest has fetched may be another patch than the one that is built."""
+    programs = {"kube-apiserver": sources.apiserver, "etcd": sources.etcd}
+    found = {name: release_of([str(path), "--version"]) for name, path in programs.items() if path}
+    return {name: release for name, release in found.items() if release}
 
 
 def commit() -> str:

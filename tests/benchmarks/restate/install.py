@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devenv.errors import BuildFailed, MissingTools
 from devenv.layout import cache_directory, locked
-from devenv.sources import version_of
+from devenv.versions import version_of
 
 HERE = Path(__file__).resolve().parent
 LOCK = HERE / "package-lock.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devenv import build, sources
+from devenv import sources
 from devenv.environment import Environment
 from devenv.errors import DevenvError, MissingTools
 
@@ -84,8 +84,10 @@ def test_existing_cluster_without_kubeconfig_is_refused() -> None:
 def test_assets_come_before_the_path(environment: Environment, tmp_path: Path) -> None:
     assets = tmp_path / "assets"
     assets.mkdir()
-    for good in (build.ETCD, build.APISERVER, build.KUBECTL):
-        (assets / good.name).symlink_to(build.binary(good))
+    made = environment.sources
+    for name, path in (("etcd", made.etcd), ("kube-apiserver", made.apiserver), ("kubectl", made.kubectl)):
+        assert path is not None
+        (assets / name).symlink_to(path)
     found = sources.resolve({**os.environ, "KUBEBUILDER_ASSETS": str(assets)})
     assert [found.etcd, found.apiserver, found.kubectl] == [
         assets / name for name in ("etcd", "kube-apiserver", "kubectl")
@@ -108,8 +110,8 @@ def test_unfit_binaries_on_the_path_are_passed_by(environment: Environment, tmp_
     if "dispatcher" in says:
         (tmp_path / "bin" / "kube-apiserver").unlink()
     found = sources.resolve({**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
-    assert found.apiserver == build.APISERVER.path
-    assert found.kubectl == build.KUBECTL.path
+    assert found.apiserver == environment.sources.apiserver
+    assert found.kubectl == environment.sources.kubectl
 
 
 def test_kubectl_of_a_sourced_environment_does_not_link_to_itself(environment: Environment) -> None:

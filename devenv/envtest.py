@@ -1,0 +1,134 @@
+"""Fetch etcd, kube-apiserver and kubectl with setup-envtest: seconds, where the build from source takes minutes.
+
+setup-envtest (sigs.k8s.io/controller-runtime/tools/setup-envtest) reads an index of archives, takes the newest one of
+the wanted minor version, and compares its SHA-512 with the one that the index gives. The result may be another patch
+version than the one that is built. Each lies in the user's cache by its own version, and neither replaces the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from devenv import build
+from devenv.errors import BuildFailed, NotFetched
+from devenv.layout import cache_directory, locked
+from devenv.progress import Progress
+from devenv.versions import version_of
+
+#: Another index than setup-envtest's own, as a mirror inside a company.
+INDEX = "USERUPDATES_ENVTEST_INDEX"
+#: Where fewer bytes than these come in so many seconds, the download is given up: the build is sooner done. All in all
+#: it is known within 20 s that there is no index, also where a connection is made and nobody answers.
+SILENT_SECONDS = 15.0
+LEAST_BYTES = 4 << 20
+POLL_SECONDS = 0.2
+
+_MINOR = "{}.{}".format(*build.KUBERNETES_VERSION)
+_NAMES = (build.ETCD.name, build.APISERVER.name, build.KUBECTL.name)
+
+
+def cached() -> Path | None:
+    """The folder with the three binaries that was fetched before, the newest one; None where none was."""
+    found = []
+    for folder in cache_directory().glob(f"envtest-{_MINOR}.*"):
+        patch = re.fullmatch(rf"envtest-{re.escape(_MINOR)}\.(\d+)", folder.name)
+        if patch and not _lacking(folder):
+            found.append((int(patch[1]), folder))
+    return max(found)[1] if found else None
+
+
+def fetch() -> Path:
+    """Fetch the three binaries into the cache, where they are not there yet; their folder.
+
+    Raises NotFetched, with the reason, where there is no index or archive, where it is too slow, or where what comes
+    cannot be used: within SILENT_SECONDS of the last progress.
+    """
+    with locked(cache_directory() / f"envtest-{_MINOR}.lock", what="fetches kube-apiserver"):
+        return cached() or _fetch()
+
+
+def _fetch() -> Path:
+    try:
+        program = build.binary(build.SETUP_ENVTEST)
+    except BuildFailed as failed:
+        raise NotFetched(str(failed).partition("\n")[0]) from failed
+    temporary = cache_directory() / f"envtest-{_MINOR}.x.{os.getpid()}"
+    try:
+        temporary.mkdir()
+        folder = _use(program, temporary)
+        folder.chmod(0o755)  # setup-envtest takes the right to write away, without which a folder cannot be moved
+        _check(folder)
+        version = folder.name.partition("-")[0]  # 1.37.0-linux-amd64
+        target = cache_directory() / f"envtest-{version}"
+        shutil.rmtree(target, ignore_errors=True)  # an incomplete one, else it would have been found
+        return folder.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _use(program: Path, temporary: Path) -> Path:
+    """Run `setup-envtest use`; the folder that it prints."""
+    command = [str(program), "use", f"{_MINOR}.x", "--use-env=false", "--bin-dir", str(temporary), "--print", "path"]
+    if index := os.environ.get(INDEX):
+        command += ["--index", index]
+    environment = {**os.environ, "TMPDIR": str(temporary)}  # so that all that it has fetched can be seen
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            _watch(process, temporary)
+        finally:
+            process.kill()
+        out, err = process.communicate()
+    if process.returncode != 0:
+        raise NotFetched(err.strip().rpartition("\n")[2] or f"setup-envtest ended with {process.returncode}")
+    return Path(out.strip())
+
+
+def _watch(process: subprocess.Popen[str], temporary: Path) -> None:
+    """Show what is fetched until the process ends. Raises NotFetched where that is too little."""
+    progress = Progress(f"fetching etcd, kube-apiserver and kubectl {_MINOR}", "MiB")
+    judged, judged_size, size = time.monotonic(), 0, 0
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        size = _size(temporary)
+        progress.show(size >> 20)
+        if size - judged_size >= LEAST_BYTES:
+            judged, judged_size = time.monotonic(), size
+        elif time.monotonic() - judged > SILENT_SECONDS:
+            progress.clear()
+            raise NotFetched(
+                f"{size >> 20} MiB came, and less than {LEAST_BYTES >> 20} MiB in the last {SILENT_SECONDS:g} s"
+            )
+    if process.returncode == 0:
+        progress.done(_size(temporary) >> 20)
+
+
+def _size(folder: Path) -> int:
+    """Bytes in all files beneath a folder in which files come and go."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _lacking(folder: Path) -> list[str]:
+    return [name for name in _NAMES if not os.access(folder / name, os.X_OK)]
+
+
+def _check(folder: Path) -> None:
+    """Raises NotFetched unless all three are there, run here, and are of the wanted version."""
+    if lacking := _lacking(folder):
+        raise NotFetched(f"the archive holds no {' and no '.join(lacking)}")
+    for name, option in ((build.APISERVER.name, ("--version",)), (build.KUBECTL.name, ("version", "--client"))):
+        if version_of([str(folder / name), *option]) != build.KUBERNETES_VERSION:
+            raise NotFetched(f"the {name} of the archive does not run here as {_MINOR}")
+    if version_of([str(folder / build.ETCD.name), "--version"]) is None:
+        raise NotFetched("the etcd of the archive does not run here")
