@@ -13,15 +13,15 @@ RUN python -m venv /uv && /uv/bin/pip install --quiet --disable-pip-version-chec
 WORKDIR /src
 ENV UV_PROJECT_ENVIRONMENT=/app UV_LINK_MODE=copy UV_PYTHON=/usr/local/bin/python3 UV_PYTHON_DOWNLOADS=never UV_NO_CACHE=1
 COPY pyproject.toml uv.lock ./
-RUN /uv/bin/uv sync --frozen --no-default-groups --no-install-project --compile-bytecode
+RUN /uv/bin/uv sync --frozen --no-default-groups --extra operator --no-install-project --compile-bytecode
 COPY README.md LICENSE ./
 COPY controller controller
-RUN /uv/bin/uv sync --frozen --no-default-groups --no-editable --compile-bytecode \
-    && /uv/bin/uv export --quiet --frozen --no-default-groups --format cyclonedx1.5 --preview-features sbom-export \
+RUN /uv/bin/uv sync --frozen --no-default-groups --extra operator --no-editable --compile-bytecode \
+    && /uv/bin/uv export --quiet --frozen --no-default-groups --extra operator --format cyclonedx1.5 --preview-features sbom-export \
         --output-file /app/sbom.cdx.json
 
 FROM build AS build-dev
-RUN /uv/bin/uv sync --frozen --no-default-groups --group reload --no-install-project --compile-bytecode
+RUN /uv/bin/uv sync --frozen --no-default-groups --extra operator --group reload --no-install-project --compile-bytecode
 
 FROM ${PYTHON} AS base
 ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -79,12 +79,12 @@ format: .venv/synced  ## rewrite the code as `make check` wants it
 
 .venv/synced: $(UV) pyproject.toml uv.lock
 	@$(UV) python find --quiet >/dev/null 2>&1 || $(UV) python install --quiet 3.14 || { echo "$(NO_PYTHON)"; exit 1; }
-	$(UV) sync --frozen --no-install-project --quiet --compile-bytecode
+	$(UV) sync --frozen --no-install-project --extra operator --quiet --compile-bytecode
 	@touch $@
 
 # The peers and matplotlib are for `make bench` alone: an environment of their own, from the same lock.
 .venv-bench/synced: $(UV) pyproject.toml uv.lock
-	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --no-install-project --quiet --compile-bytecode --group bench
+	UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --frozen --no-install-project --quiet --compile-bytecode --extra operator --group bench
 	@touch $@
 
 # Some dependencies have wheels for these alone: tests/unit/repository/test_lock.py.

@@ -1,87 +1,58 @@
-"""Command line: `python -m controller bridge` and `python -m controller run`."""
+"""Command line: `python -m controller bridge` and `python -m controller run`.
+
+This module needs nothing but the standard library, so that it can say what to install where the rest is missing.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
 import importlib
-import logging
 import os
-import resource
-import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from typing import NoReturn
 
-from controller import eventloop, logs
 from controller.api import names
 from controller.config import Scope, Settings
 from controller.errors import ConfigError
-from controller.health import Health, serve
 
-logger = logging.getLogger(__name__)
-
-_Process = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
-#: Objects made and not freed before cycles are looked for among the youngest; how many such looks before one at older
-#: ones. Of an event's cost here Python's 700, 10, 10 take a quarter, and stop everything for longer the more there is.
-GC_THRESHOLDS = (10_000, 10, 10)
-#: Files that a process may have open at most where its hard limit is infinite (macOS).
-OPEN_MAX = 10_240
-#: The package with the process's `run`, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
+#: The package of each process, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
 _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for each UpdateStream"),
     "run": ("controller.reconciler", "apply the UserUpdates: each user's in order, every step checkpointed"),
 }
+#: What pip, uv and pipx install with all that both processes import.
+DISTRIBUTION = "userupdates[operator]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a process until SIGTERM or SIGINT; exit with 2 where it was started wrongly."""
+    """Run a process until SIGTERM or SIGINT; exit with 2 where it was started wrongly, or is not installed in full."""
     options = _parser().parse_args(arguments)
-    logs.configure(options.log_level, options.log_format)
-    _raise_open_files()
     host, port = options.metrics_address
     scope = Scope(tuple(dict.fromkeys(options.namespaces)))
     settings = Settings(identity=options.identity, metrics_host=host, metrics_port=port, scope=scope)
     try:
-        process: _Process = importlib.import_module(_PROCESSES[options.process][0]).run
-        _collect_seldom()
-        eventloop.run(_until_stopped(process, settings))
+        from controller import logs, process
+
+        work: process.Work = importlib.import_module(_PROCESSES[options.process][0]).run
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "controller":
+            raise
+        _fail(
+            f"`python -m controller {options.process}` needs packages that are not installed here ({missing.name} is "
+            f"one): pip install '{DISTRIBUTION}', or in a checkout `make .venv/synced` and then .venv/bin/python"
+        )
+    logs.configure(options.log_level, options.log_format)
+    try:
+        process.run(work, settings)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
 
 
-def _collect_seldom() -> None:
-    """What has been imported stays anyway: it is not looked at again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def _raise_open_files() -> None:
-    """A connection for each call in flight: the usual soft limit of 1,024 is too few.
-
-    macOS says that its hard limit is infinite, and refuses to set more than OPEN_MAX.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, OPEN_MAX):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return
-        except (ValueError, OSError) as error:
-            logger.debug("Open files not raised to %d: %s", wanted, error)
-    logger.warning("At most %d files and connections may be open at a time: raise it with ulimit -n", soft)
-
-
-async def _until_stopped(process: _Process, settings: Settings) -> None:
-    stop = asyncio.Event()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
-    health = Health()
-    async with serve(settings, health):
-        await process(settings, stop, health)
-    logger.info("Stopped", extra=logs.fields(identity=settings.identity))
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from controller import cli
+from controller import cli, process
 from controller.config import Settings
 
 
@@ -34,18 +34,18 @@ def limits(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> _
     return limits
 
 
-@pytest.mark.parametrize("limits", [cli.OPEN_MAX], indirect=True)
+@pytest.mark.parametrize("limits", [process.OPEN_MAX], indirect=True)
 def test_beneath_an_infinite_hard_limit_as_many_files_as_macos_allows_may_be_open(limits: _Limits) -> None:
-    cli._raise_open_files()
-    assert limits.soft == cli.OPEN_MAX
+    process._raise_open_files()
+    assert limits.soft == process.OPEN_MAX
 
 
 @pytest.mark.parametrize("limits", [256], indirect=True)
 def test_a_limit_that_cannot_be_raised_is_told_of_with_its_cure(
     limits: _Limits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "controller.cli"):
-        cli._raise_open_files()
+    with caplog.at_level(logging.WARNING, "controller.process"):
+        process._raise_open_files()
     assert limits.soft == 256
     assert "At most 256 files and connections may be open at a time: raise it with ulimit -n" in caplog.text
 
@@ -66,26 +66,26 @@ def test_namespaces_are_listed_or_repeated(
     async def started_with(_: object, settings: Settings) -> None:
         started.append(settings)
 
-    monkeypatch.setattr(cli, "_until_stopped", started_with)
-    monkeypatch.setattr(cli, "_collect_seldom", lambda: None)
+    monkeypatch.setattr(process, "_until_stopped", started_with)
+    monkeypatch.setattr(process, "_collect_seldom", lambda: None)
     cli.main(["run", *arguments])
     assert [settings.scope.namespaces for settings in started] == [namespaces]
 
 
-@pytest.mark.parametrize("process", ["bridge", "run"])
+@pytest.mark.parametrize("command", ["bridge", "run"])
 @pytest.mark.parametrize("wrong", ["", "team-a,", "Team_A", "*", "-a", "a.b", "a" * 64])
 def test_what_is_no_name_of_a_namespace_is_refused_at_the_start(
-    process: str, wrong: str, capsys: pytest.CaptureFixture[str]
+    command: str, wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([process, f"--namespaces={wrong}"])
+        cli.main([command, f"--namespaces={wrong}"])
     assert ended.value.code == 2
     assert f"argument --namespaces: {wrong.rpartition(',')[2]!r} is no name of a namespace" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("process", ["bridge", "run"])
-def test_help_says_what_each_option_is_without_being_set(process: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["bridge", "run"])
+def test_help_says_what_each_option_is_without_being_set(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main([process, "--help"])
+        cli.main([command, "--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "may be repeated (default: all)" in told and "(default: [])" not in told

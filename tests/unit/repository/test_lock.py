@@ -70,7 +70,7 @@ def holds(marker: str | None, where: Mapping[str, str]) -> bool:
 def wanted(group: str, where: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """All packages that are installed there, of the image or of a group besides."""
     (own,) = packages()[PROJECT["name"]]
-    waiting = own["dependencies"] if group == "image" else own["dev-dependencies"][group]
+    waiting = own["optional-dependencies"]["operator"] if group == "image" else own["dev-dependencies"][group]
     waiting = [*waiting]
     seen: set[tuple[str, str]] = set()
     while waiting:
