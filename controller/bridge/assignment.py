@@ -21,14 +21,14 @@ from controller.bridge import positions
 from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.backlogs.reader import UNREADABLE
 from controller.bridge.backlogs.writer import BacklogWriter, Gone
-from controller.bridge.dispatch import Dispatch
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.context import ConsumerContext
+from controller.bridge.joining import Joining
+from controller.bridge.partitions import Partition
 from controller.bridge.rejected_events import TOPIC_GONE, UNREAD, WAITED, Rejected, Rejecter
 from controller.bridge.stream_report import Reporter
 from controller.bridge.tracker import Tracker
 from controller.bridge.unfinished import Unfinished
-from controller.clients.event_recorder import EventRecorder, reference
-from controller.clients.stream_status import StreamStatus
+from controller.clients.event_recorder import reference
 from controller.core.records import Record
 from controller.errors import ApiError, NotFound
 
@@ -49,37 +49,28 @@ CUT_OFF_SECONDS = 2.0
 class Assignment:
     def __init__(
         self,
-        topic: kafka.Topic,
-        lookup: kafka.TopicLookup,
-        status: StreamStatus,
-        partitions: Partitions,
-        dispatch: Dispatch,
+        context: ConsumerContext,
         overflow: Overflow,
         unfinished: Unfinished,
         rejecter: Rejecter,
         writer: BacklogWriter,
         reporter: Reporter,
         member: kafka.GroupMember,
-        refused: Callable[[kafka.KafkaError | None], None],
-        troubles: dict[object, kafka.KafkaError],
-        recorder: EventRecorder,
+        joining: Joining,
     ) -> None:
-        self._topic = topic
-        self._lookup = lookup
-        self._status = status
-        self._partitions = partitions
-        self._dispatch = dispatch
+        self._context = context
+        self._topic = context.topic
+        self._lookup = context.lookup
+        self._status = context.status
+        self._partitions = context.partitions
         self._overflow = overflow
         self._unfinished = unfinished
         self._rejecter = rejecter
         self._writer = writer
         self._reporter = reporter
         self._member = member
-        #: Told what keeps partitions from being begun, and that nothing does.
-        self._refused = refused
         #: Why some partitions are not begun, by partition or by the call that fails; the others go on.
-        self._troubles = troubles
-        self._recorder = recorder
+        self._troubles = joining.troubles
 
     async def take_up(self, fresh: list[Partition]) -> None:
         """Begin to read newly assigned partitions. Raises NotFound when the stream is gone.
@@ -187,11 +178,11 @@ class Assignment:
         ranges = await self._lookup.ranges(numbers)
         if begun and ranges:
             await self._report_moved_offsets(status, ranges)
-        return positions.starts(status, self._topic, ranges, {}, _reset(self._dispatch.stream))
+        return positions.starts(status, self._topic, ranges, {}, _reset(self._context.stream))
 
     async def _report_moved_offsets(self, status: Mapping[str, Any], numbers: Iterable[int]) -> None:
         """Write an Event where somebody has set the group's offsets: these do not count, and are overwritten."""
-        stream = self._dispatch.stream
+        stream = self._context.stream
         group = stream.kafka.group_id
         try:
             moved = positions.moved(status, self._topic, await self._lookup.committed(group, numbers))
@@ -206,7 +197,9 @@ class Assignment:
             )
             logger.warning("%s", note, extra=self._fields(()))
             regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
-            self._recorder.event(regarding, "Warning", "OffsetsIgnored", "Consuming", note, attempts=EVENT_ATTEMPTS)
+            self._context.recorder.event(
+                regarding, "Warning", "OffsetsIgnored", "Consuming", note, attempts=EVENT_ATTEMPTS
+            )
 
     async def _first_positions(self, highest: int) -> dict[str, Any]:
         """The stream has no position yet: those of all partitions are written at once, other replicas' too.
@@ -214,7 +207,7 @@ class Assignment:
         All, or none: of a partition that is left out, since it has no leader just now, the commit would count no more
         once the others have entries; it would begin anew, or with `latest` behind records that were never read.
         """
-        stream = self._dispatch.stream
+        stream = self._context.stream
         topic = await self._lookup.describe()
         numbers = range(max(topic.partitions, highest + 1))
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
@@ -237,7 +230,7 @@ class Assignment:
         offsets = gone.offsets
         key = gone.backlog.user.encode()
         first = Record(self._topic.name, gone.topic_id, gone.number, offsets.first, -1, key, None)
-        stream = self._dispatch.stream
+        stream = self._context.stream
         return Rejected.expired(stream, first, offsets.last, len(offsets), TOPIC_GONE, gone.partition, done)
 
     def expire_one(self, user: str, partition: Partition, offset: int) -> None:
@@ -247,7 +240,7 @@ class Assignment:
         def done() -> None:
             self._overflow.take(user, partition, offset)
 
-        self._rejecter.add(Rejected.expired(self._dispatch.stream, record, offset, 1, WAITED, partition, done))
+        self._rejecter.add(Rejected.expired(self._context.stream, record, offset, 1, WAITED, partition, done))
 
     def _expire(self, partition: Partition, first: int, last: int) -> None:
         """Kafka removed these before they were read: one RejectedEvent for all."""
@@ -260,7 +253,7 @@ class Assignment:
         def done() -> None:
             tracker.done(first)
 
-        stream, count = self._dispatch.stream, last - first + 1
+        stream, count = self._context.stream, last - first + 1
         self._rejecter.add(Rejected.expired(stream, record, last, count, UNREAD, partition, done))
 
     async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
@@ -280,21 +273,22 @@ class Assignment:
                 await asyncio.sleep(UNREADABLE_SECONDS if unreadable else RETRY_SECONDS)
             else:
                 self._troubles.pop(call, None)
-                self._refused(None)
+                self._context.start_error = None
                 return answer
 
     def _report(self, call: object, error: ApiError | kafka.KafkaError) -> None:
         """Say in the condition why partitions are not begun."""
         if isinstance(error, ApiError):
-            self._refused(kafka.KafkaError("CreatesRefused", f"nothing is created before this is read: {error}"))
+            message = f"nothing is created before this is read: {error}"
+            self._context.start_error = kafka.KafkaError("CreatesRefused", message)
         elif error.reason in (UNREADABLE, kafka.LEADERLESS):
             self._troubles[call] = error
-            self._refused(None)  # the brokers do answer
+            self._context.start_error = None  # the brokers do answer
         else:
-            self._refused(error)
+            self._context.start_error = error
 
     def _fields(self, partitions: Iterable[Partition]) -> dict[str, dict[str, Any]]:
-        stream = self._dispatch.stream
+        stream = self._context.stream
         numbers = [partition.number for partition in partitions]
         return logs.fields(stream=stream.namespaced_name, **({"partitions": numbers} if numbers else {}))
 

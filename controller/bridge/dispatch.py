@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable
 
 from controller import failpoints
 from controller.api import names
-from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
+from controller.bridge.context import ConsumerContext
 from controller.bridge.creator import Answer, NameTaken, Over, Unfinished, Unusable, create
 from controller.bridge.links import Links
-from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.bridge.partitions import Lost, Partition
 from controller.bridge.pending import Lanes, Waiting
 from controller.bridge.working_set import Slots
 from controller.bridge.write_limiter import Brake
-from controller.clients.cluster import Cluster
 from controller.core.records import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
 from controller.errors import ApiError
 
@@ -39,29 +38,20 @@ class Dispatch:
 
     def __init__(
         self,
-        cluster: Cluster,
-        stream: UpdateStream,
-        partitions: Partitions,
+        context: ConsumerContext,
         settled: Callable[[Waiting], None],
         reject: Callable[[Waiting, Rejection], None],
-        failed: Callable[[BaseException], None],
     ) -> None:
-        self.stream = stream
+        self._context = context
         self.lanes = Lanes()
-        self.slots = Slots(stream.limits)
+        self.slots = Slots(context.stream.limits)
         self.links = Links()
         self.brake = Brake(PARALLEL)
-        #: Whether this replica has all partitions of the topic.
-        self.alone = True
         #: Nothing is created while this is set.
         self.halted = False
         self._closed = False
-        self._cluster = cluster
-        self._partitions = partitions
         self._settled = settled
         self._reject = reject
-        #: Called with what should never happen; it ends the consumption.
-        self._failed = failed
         self._creating: dict[str, Waiting] = {}
         #: Lanes whose first record was refused, until they want a slot again.
         self._later: dict[str, asyncio.TimerHandle] = {}
@@ -132,17 +122,17 @@ class Dispatch:
             timer.cancel()
 
     def _must_settle(self) -> bool:
-        allowed = max(1, int(SHARE_UNSETTLED * self.stream.limits.max_objects))
-        return not self.alone and self.slots.unsettled >= allowed
+        allowed = max(1, int(SHARE_UNSETTLED * self._context.stream.limits.max_objects))
+        return not self._context.alone and self.slots.unsettled >= allowed
 
     async def _create(self, lane: str, waiting: Waiting) -> None:
         begun, again = time.monotonic(), None
         try:
             async with self.brake.turn():
-                await self._partitions.hold(waiting.partition)
+                await self._context.partitions.hold(waiting.partition)
                 answer = await self._attempt(lane, waiting)
             self._count(answer.outcome)
-            metrics.CREATE_SECONDS.labels(self.stream.namespace, self.stream.name).observe(time.monotonic() - begun)
+            metrics.CREATE_SECONDS.labels(*self._context.stream_labels).observe(time.monotonic() - begun)
         except (Lost, asyncio.CancelledError):
             self.slots.release(lane)
             self.brake.forget(lane)
@@ -156,7 +146,7 @@ class Dispatch:
             # The user's next record must not come before this one: nothing more is created.
             self.close()
             self.slots.release(lane)
-            self._failed(error)
+            self._context.fail(error)
         finally:
             self._end(lane, waiting, again)
 
@@ -166,9 +156,9 @@ class Dispatch:
         if isinstance(event, Rejection):
             self._refuse(lane, waiting, event)
             return Unusable()
-        manifest = user_update_manifest(self.stream, event, self.links.after(_key(event), event.source.offset))
+        manifest = user_update_manifest(self._context.stream, event, self.links.after(_key(event), event.source.offset))
         failpoints.evaluate("bridge.create")
-        answer = await create(self._cluster, manifest)
+        answer = await create(self._context.cluster, manifest)
         failpoints.evaluate("bridge.created")
         self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
         return answer
@@ -197,7 +187,7 @@ class Dispatch:
     def _end(self, lane: str, waiting: Waiting, again: float | None) -> None:
         """`again`: seconds until it is tried anew; None where that is over."""
         del self._creating[lane]
-        self._partitions.create_ended(waiting.partition)
+        self._context.partitions.create_ended(waiting.partition)
         if again is not None and not waiting.partition.revoked:
             self.lanes.put_back(lane, waiting)
             self._later[lane] = asyncio.get_running_loop().call_later(again, self._retry, lane)
@@ -221,7 +211,7 @@ class Dispatch:
             self.slots.want(lane)
 
     def _count(self, outcome: str) -> None:
-        metrics.CREATES.labels(self.stream.namespace, self.stream.name, outcome).inc()
+        metrics.CREATES.labels(*self._context.stream_labels, outcome).inc()
 
 
 def _key(event: UpdateEvent) -> tuple[str, int, str]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from controller import kafka
 from controller.api import names
-from controller.api.update_stream import UpdateStream
+from controller.bridge.context import ConsumerContext
 from controller.logs import sparingly
 
 logger = logging.getLogger(__name__)
@@ -27,18 +27,12 @@ JOINING_SECONDS = 15.0
 class Joining:
     """How one member stands with its group."""
 
-    def __init__(
-        self,
-        stream: UpdateStream,
-        partitions: Callable[[], int],
-        said: Callable[[], str],
-    ) -> None:
-        """`partitions` counts the topic's; `said` is what librdkafka said last."""
-        self._topic = stream.kafka.topic
-        self.group = stream.kafka.group_id
-        self._suffix = names.member_suffix(stream.namespace, stream.name)
-        self._count = partitions
-        self._said = said
+    def __init__(self, context: ConsumerContext, member: kafka.GroupMember) -> None:
+        self._context = context
+        self._topic = context.topic.name
+        self.group = context.group
+        self._suffix = names.member_suffix(context.stream.namespace, context.stream.name)
+        self._member = member
         #: What keeps some partitions from being read, by who found it; the others go on.
         self.troubles: dict[object, kafka.KafkaError] = {}
         #: Whether the group has given this member its partitions, if only none; it may have lost them since.
@@ -56,7 +50,7 @@ class Joining:
     @property
     def wanted(self) -> set[int]:
         """The topic's partitions."""
-        return set(range(self._count()))
+        return set(range(self._context.partition_count))
 
     def assigned(self) -> None:
         self.joined, self._since, self._unseen, self.waits = True, None, None, ""
@@ -121,7 +115,7 @@ class Joining:
         self._unseen = None
         self._read = seen.stable and self.wanted <= seen.holders.keys() - self.strangers(seen).keys()
         waits = self._since is not None and time.monotonic() - self._since >= JOINING_SECONDS and not self._read
-        self.waits = kafka.not_taken_in(self.group, seen, self._said()) if waits else ""
+        self.waits = kafka.not_taken_in(self.group, seen, self._member.said) if waits else ""
 
     def error(self, *, alone: bool) -> kafka.KafkaError | None:
         """What the condition is to say. `alone`: this member has no partition.

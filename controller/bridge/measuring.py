@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 from controller import kafka
+from controller.bridge.context import ConsumerContext
 from controller.bridge.joining import Joining
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.partitions import Partition
 
 logger = logging.getLogger(__name__)
 
 LAG_SECONDS = 5.0
 
 
-async def measure(
-    lookup: kafka.TopicLookup,
-    joining: Joining,
-    partitions: Partitions,
-    there: Callable[[], Iterable[Partition]],
-    begin: Callable[[Mapping[tuple[int, int], int]], None],
-    *,
-    committed: bool,
-) -> None:
-    """Until cancelled. `there`: those that the topic has; `begin` reads partitions from these offsets on, each named
-    with the serial of its assignment; `committed`: reading stops at an open transaction.
+async def measure(context: ConsumerContext, joining: Joining, member: kafka.GroupMember) -> None:
+    """Until cancelled.
 
     What is told holds twice in a row: by then an election is over, and a transaction of everyday has ended.
     """
+    lookup, partitions = context.lookup, context.partitions
+    # Reading stops at an open transaction.
+    committed = context.stream.kafka.config.get("isolation.level") != "read_uncommitted"
     silent_before: set[int] = set()
     nexts_before: Mapping[int, int] = {}
     while True:
@@ -37,7 +32,7 @@ async def measure(
         except kafka.KafkaError as error:
             logger.debug("Lag not measured: %s", error)
         else:
-            silent = {partition.number for partition in there()} - ends.keys()
+            silent = {partition.number for partition in context.held} - ends.keys()
             joining.silent(silent & silent_before)
             silent_before = silent
             for partition in partitions:
@@ -49,7 +44,7 @@ async def measure(
                 joining.held_up(await _held_up(lookup, dict(nexts.items() & nexts_before.items())))
             nexts_before = nexts
         if again := _refused(partitions, joining.unfetched):
-            begin(again)
+            member.begin(again)
         await asyncio.sleep(LAG_SECONDS)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from controller import kafka, logs
 from controller.bridge.joining import Joining
@@ -27,7 +27,7 @@ REJOIN_SECONDS = 20.0
 MAX_REJOIN_SECONDS = 300.0
 
 
-async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, rejoin: Callable[[], None]) -> None:
+async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, member: kafka.GroupMember) -> None:
     """Until cancelled. `joining` is told what each look at the group shows, or what keeps it from view.
 
     And which partitions no member had twice in a row, and which others had, with the names of these.
@@ -64,6 +64,6 @@ async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, rejoin: 
         elif lasting and time.monotonic() >= not_before:
             numbers = logs.fields(group=joining.group, partitions=sorted(lasting))
             logger.warning("Partitions are assigned to nobody: joining again", extra=numbers)
-            rejoin()
+            member.rejoin()
             not_before = time.monotonic() + delay
             delay = min(2 * delay, MAX_REJOIN_SECONDS)

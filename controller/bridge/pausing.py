@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.backlogs.spilling import Spilling
 from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.joining import JOINING, Joining
-from controller.bridge.partitions import Partitions
 from controller.bridge.rejected_events import Rejecter
-from controller.bridge.stream_report import Consuming, Counts
-from controller.kafka import GroupMember, KafkaError
+from controller.bridge.stream_report import Consuming
+from controller.kafka import GroupMember
 
 #: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
 HIGH_WATER = 18 << 20
@@ -39,30 +38,23 @@ MAX_MESSAGE = 1000
 class Steering:
     def __init__(
         self,
+        context: ConsumerContext,
         dispatch: Dispatch,
         rejecter: Rejecter,
         writer: BacklogWriter,
         overflow: Overflow,
-        partitions: Partitions,
         member: GroupMember,
         joining: Joining,
-        counts: Callable[[], Counts],
-        share: Callable[[], float],
     ) -> None:
+        self._context = context
         self._dispatch = dispatch
         self._rejecter = rejecter
         self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
         self._overflow = overflow
-        self._partitions = partitions
+        self._partitions = context.partitions
         self._member = member
         self._joining = joining
-        #: Of the memory that a stream may use when there are few: see `streams.share`.
-        self._share = share
-        self._spilling = Spilling(dispatch, overflow, partitions, counts, writer.may_begin)
-        #: Why the topic cannot be described for now.
-        self.broker_error: KafkaError | None = None
-        #: What keeps partitions from being begun, until one is.
-        self.refused: KafkaError | None = None
+        self._spilling = Spilling(context, dispatch, overflow, writer.may_begin)
         self.paused = False
         #: Memory of offsets that are not written yet, as last looked at.
         self._unsaved = 0
@@ -84,8 +76,8 @@ class Steering:
         if words := self._refused(REFUSED_SECONDS):
             self._reported, self._reported_until = words, now + REPORTED_SECONDS
         if self._creating:
-            if self.memory > HIGH_WATER * self._share():
-                self._spilling.make_room(self.memory - int(LOW_WATER * self._share()), now)
+            if self.memory > HIGH_WATER * self._context.memory_share:
+                self._spilling.make_room(self.memory - int(LOW_WATER * self._context.memory_share), now)
             self._spilling.unblock(now)
         else:
             self._spilling.pass_over(now - self._looked)
@@ -96,7 +88,7 @@ class Steering:
         """Pause or resume reading, with hysteresis."""
         self._dispatch.halted = self._suspended
         self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
-        limit = (LOW_WATER if self.paused else HIGH_WATER) * self._share()
+        limit = (LOW_WATER if self.paused else HIGH_WATER) * self._context.memory_share
         waits = self._starving or self._overflow.full or self.held_up
         paused = self._suspended or waits or self.memory + self._unsaved > limit
         if paused != self.paused:
@@ -105,7 +97,7 @@ class Steering:
 
     def condition(self) -> Consuming | None:
         """None where this replica has no partitions and no trouble: then it is for another one to tell."""
-        if error := self.broker_error or self.refused:
+        if error := self._context.topic_error or self._context.start_error:
             return self._no(error.reason, str(error))
         alone = not len(self._partitions)
         if error := self._joining.error(alone=alone):
@@ -119,7 +111,7 @@ class Steering:
             return self._no(error.reason, str(error))
         if alone:
             waits = self._joining.waits[:MAX_MESSAGE]
-            return Consuming(None, JOINING, waits, self._dispatch.stream.generation) if waits else None
+            return Consuming(None, JOINING, waits, self._context.stream.generation) if waits else None
         if self._overflow.full:
             return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._starving:
@@ -132,11 +124,11 @@ class Steering:
             return self._no("CreatesRefused", reported)
         if self.paused:
             return self._no("BacklogFull", "more records wait than memory and backlogs may hold")
-        return Consuming(True, "Consuming", "records are read", self._dispatch.stream.generation)
+        return Consuming(True, "Consuming", "records are read", self._context.stream.generation)
 
     @property
     def _suspended(self) -> bool:
-        return self._dispatch.stream.suspend.ingest
+        return self._context.stream.suspend.ingest
 
     @property
     def _creating(self) -> bool:
@@ -145,7 +137,12 @@ class Steering:
         RejectedEvents that are refused leave room for backlogs, as no user waits for them. Where it is backlogs that
         cannot be written, their writer says how many more may be begun.
         """
-        trouble = self._suspended or self.broker_error or self.refused or self._joining.error(alone=False)
+        trouble = (
+            self._suspended
+            or self._context.topic_error
+            or self._context.start_error
+            or self._joining.error(alone=False)
+        )
         return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
 
     @property
@@ -179,4 +176,4 @@ class Steering:
         return self._dispatch.starving(STARVING_SECONDS)
 
     def _no(self, reason: str, message: str) -> Consuming:
-        return Consuming(False, reason, message, self._dispatch.stream.generation)
+        return Consuming(False, reason, message, self._context.stream.generation)

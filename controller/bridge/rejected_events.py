@@ -13,10 +13,11 @@ from typing import Any
 from controller.api.names import USER_LABEL, record_name
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
+from controller.bridge.context import ConsumerContext
 from controller.bridge.folding import FIRST, Fold, Folding, Kind
-from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.bridge.partitions import Lost, Partition
 from controller.bridge.write_limiter import Brake
-from controller.clients.cluster import REJECTED, Body, Cluster
+from controller.clients.cluster import REJECTED, Body
 from controller.core.records import Record, Rejection, RejectionReason, rejected_event_manifest
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
 from controller.logs import retrying
@@ -161,10 +162,10 @@ class Rejecter:
     waits for it. It keeps no other one waiting.
     """
 
-    def __init__(self, cluster: Cluster, stream: UpdateStream, partitions: Partitions) -> None:
-        self._cluster = cluster
-        self._stream = stream
-        self._partitions = partitions
+    def __init__(self, context: ConsumerContext) -> None:
+        self._cluster = context.cluster
+        self._stream = context.stream
+        self._partitions = context.partitions
         self._folding = Folding()
         self.brake = Brake()
         self._queue: list[Rejected] = []

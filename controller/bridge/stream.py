@@ -1,4 +1,4 @@
-"""One UpdateStream's way from Kafka: credentials, topic, then one consumption after another, for as long as it exists.
+"""One UpdateStream's way from Kafka: credentials, topic, then one consumer after another, for as long as it exists.
 
 What is missing or refused is a condition on the stream and tried again, never the end of the process.
 """
@@ -15,15 +15,15 @@ from controller import kafka, logs
 from controller.api import names, secret_data
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
-from controller.bridge.consumption import Consumption, Context, Over
+from controller.bridge.consumer import Over, TopicConsumer
+from controller.bridge.context import BridgeContext, ConsumerContext
 from controller.bridge.controllers import Missing, without_controller
 from controller.bridge.joining import JOINING
 from controller.bridge.positions import Outdated
-from controller.bridge.stream_report import Consuming, Counts, unless_unseen
+from controller.bridge.stream_report import Consuming, unless_unseen
 from controller.clients.adoption import RESTORED, RESTORED_MESSAGE, adopt
-from controller.clients.cluster import SECRETS, Body, Cluster
-from controller.clients.event_recorder import EventRecorder, reference
-from controller.clients.process_lease import Presence
+from controller.clients.cluster import SECRETS, Body
+from controller.clients.event_recorder import reference
 from controller.clients.stream_status import NO_BRIDGE, UNREADABLE, Change, StreamStatus, condition
 from controller.errors import ApiError, NotFound
 
@@ -34,31 +34,16 @@ RETRY_SECONDS = 1.0
 SECRET_SECONDS = 10.0
 
 
-class Ingest:
-    def __init__(
-        self,
-        cluster: Cluster,
-        stream: UpdateStream,
-        identity: str,
-        presence: Presence,
-        counts: Callable[[], Counts],
-        share: Callable[[], float],
-        admins: kafka.Admins,
-        recorder: EventRecorder,
-    ) -> None:
-        self._cluster = cluster
-        self._admins = admins
-        self._recorder = recorder
-        #: Kept from one consumption to the next: a client for each look at a missing topic would cost threads.
+class StreamConsumer:
+    def __init__(self, bridge: BridgeContext, stream: UpdateStream) -> None:
+        self._bridge = bridge
+        #: Kept from one consumer to the next: a client for each look at a missing topic would cost threads.
         self._admin: kafka.Admin | None = None
-        self._presence = presence
-        self._counts = counts
-        self._share = share
         self._stream = stream
         # Streams of several topics may share a group: each is a member of its own in it.
-        self._instance = f"{identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
-        self._status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
-        self._consumption: Consumption | None = None
+        self._instance = f"{bridge.identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
+        self._status = StreamStatus(bridge.cluster, bridge.recorder, stream.namespace, stream.name, stream.uid)
+        self._consumer: TopicConsumer | None = None
         self._changed = asyncio.Event()
         self._counted = metrics.Counted()
         self._refused = False
@@ -67,15 +52,15 @@ class Ingest:
     @property
     def settled(self) -> bool:
         """The group has assigned what it has for this replica, or the stream's condition says why it did not."""
-        return self._refused or (self._consumption is not None and self._consumption.settled)
+        return self._refused or (self._consumer is not None and self._consumer.settled)
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
         old, self._stream = self._stream, stream
         if old.kafka != stream.kafka or old.restored != stream.restored:
             self._changed.set()
-        if self._consumption is not None:
-            self._consumption.change(stream)
+        if self._consumer is not None:
+            self._consumer.change(stream)
 
     def observe(self, body: Body) -> None:
         """The stream as the watch shows it.
@@ -85,7 +70,7 @@ class Ingest:
         """
         self._status.observe(body)
         told = condition(body.get("status") or {}, "Consuming")
-        reads = self._consumption is not None and self._consumption.reads
+        reads = self._consumer is not None and self._consumer.reads
         if told and (told["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and told["reason"] == JOINING)):
             self.verify()
 
@@ -104,15 +89,15 @@ class Ingest:
 
     def verify(self) -> None:
         """The API server was lost sight of: it may have been restored from a snapshot."""
-        if self._consumption is not None:
-            self._consumption.verify()
+        if self._consumer is not None:
+            self._consumer.verify()
 
     def tell_deleted(self) -> None:
         """Say what becomes of the records that wait in backlogs, now that the stream was deleted.
 
         Who consumes knows of those of its partitions. Where nothing is consumed, as without Kafka, the status knows.
         """
-        users, records = self._consumption.put_aside if self._consumption is not None else self._status.put_aside
+        users, records = self._consumer.put_aside if self._consumer is not None else self._status.put_aside
         if not records:
             return
         stream = self._stream
@@ -124,7 +109,7 @@ class Ingest:
         )
         logger.warning("%s", note, extra=self._fields())
         regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
-        self._recorder.event(regarding, "Warning", "RecordsWaiting", "Deleting", note)
+        self._bridge.recorder.event(regarding, "Warning", "RecordsWaiting", "Deleting", note)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -134,7 +119,7 @@ class Ingest:
             if self._writing is not None:
                 self._writing.cancel()
             if self._admin is not None:
-                self._admins.release(self._admin)
+                self._bridge.admins.release(self._admin)
 
     async def _run(self) -> None:
         while True:
@@ -159,27 +144,17 @@ class Ingest:
     async def _consume(self) -> None:
         if self._stream.restored:
             raise kafka.KafkaError(RESTORED, RESTORED_MESSAGE)
-        await adopt(self._cluster, self._stream)
+        await adopt(self._bridge.cluster, self._stream)
         secrets = await self._secrets()
         config = kafka.client_config(self._stream.kafka, secrets)
         lookup = kafka.TopicLookup(self._reach(config), self._stream.kafka.topic)
         topic = await lookup.describe()
-        context = Context(
-            self._cluster,
-            self._stream,
-            self._status,
-            lookup,
-            config,
-            topic,
-            self._instance,
-            self._presence,
-            self._counts,
-            self._share,
-            self._recorder,
-            self._counted,
+        self._consumer = TopicConsumer(
+            ConsumerContext(
+                self._bridge, self._stream, self._status, lookup, config, topic, self._instance, self._counted
+            )
         )
-        self._consumption = Consumption(context)
-        running = asyncio.create_task(self._consumption.run())
+        running = asyncio.create_task(self._consumer.run())
         change = asyncio.create_task(self._new_way(secrets))
         try:
             await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
@@ -187,16 +162,16 @@ class Ingest:
             change.cancel()
             running.cancel()
             await asyncio.wait([running])
-            self._consumption = None
+            self._consumer = None
         if not running.cancelled():
             running.result()
 
     def _reach(self, config: dict[str, Any]) -> kafka.Admin:
         """The admin client for that way to Kafka, in place of the one that this stream has had."""
-        new, old = self._admins.acquire(config), self._admin
+        new, old = self._bridge.admins.acquire(config), self._admin
         self._admin = new
         if old is not None:
-            self._admins.release(old)
+            self._bridge.admins.release(old)
         return new
 
     async def _new_way(self, secrets: dict[str, str]) -> None:
@@ -220,7 +195,7 @@ class Ingest:
         if name is None:
             return {}
         try:
-            body = await self._cluster.get(SECRETS, self._stream.namespace, name)
+            body = await self._bridge.cluster.get(SECRETS, self._stream.namespace, name)
         except NotFound as error:
             message = f"Secret {name} of spec.kafka.secretRef does not exist; consumption begins when it is there"
             raise kafka.KafkaError("SecretMissing", message) from error
@@ -231,7 +206,7 @@ class Ingest:
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
-        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._presence)
+        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._bridge.presence)
         if not self._status.would_change(consuming.write):
             return
         try:

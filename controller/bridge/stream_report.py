@@ -11,12 +11,12 @@ from typing import Any
 
 from controller import failpoints
 from controller.bridge import positions
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.context import ConsumerContext
+from controller.bridge.partitions import Partition
 from controller.bridge.positions import Entry
 from controller.clients.process_lease import Presence
-from controller.clients.stream_status import NO_BRIDGE, StreamStatus, condition, with_condition
+from controller.clients.stream_status import NO_BRIDGE, condition, with_condition
 from controller.errors import ApiError, NotFound
-from controller.kafka import Topic
 
 #: What has changed is written within this time, at most once a second.
 LOOK_SECONDS = 0.25
@@ -56,44 +56,19 @@ def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
     return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
-
-    #: UserBacklogs: users with more waiting than fits.
-    overflowing: int | None
-    #: RejectedEvents.
-    rejected: int | None
-
-    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        written = dict(status)
-        if self.overflowing is not None:
-            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
-        if self.rejected is not None:
-            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
-        return written
-
-
 class Reporter:
     """One topic's entries, those of this replica's partitions only."""
 
     def __init__(
         self,
-        status: StreamStatus,
-        topic: Topic,
-        partitions: Partitions,
+        context: ConsumerContext,
         condition: Callable[[], Consuming | None],
-        counts: Callable[[], Counts],
-        certain: Callable[[], bool],
     ) -> None:
-        self._status = status
-        self._topic = topic
-        self._partitions = partitions
+        self._context = context
+        self._topic = context.topic
+        self._partitions = context.partitions
         #: None: another replica's to tell.
         self._condition = condition
-        self._counts = counts
-        #: Whether the topic is known well enough to say that its former ids are gone.
-        self._certain = certain
         self._written: object = None
         #: Records of each partition that are listed in backlogs, and when they were counted, by the monotonic clock.
         self._backlog: dict[Partition, int] = {}
@@ -139,7 +114,7 @@ class Reporter:
 
         failpoints.evaluate("bridge.position")
         try:
-            await self._status.apply(change)
+            await self._context.status.apply(change)
         except NotFound:
             raise
         except ApiError as error:
@@ -156,7 +131,7 @@ class Reporter:
         if condition := self._condition():
             refused = replace(condition, ok=False, reason="StatusRefused", message=message)
             try:
-                await self._status.apply(refused.write)
+                await self._context.status.apply(refused.write)
             except NotFound:
                 raise
             except ApiError:
@@ -164,8 +139,8 @@ class Reporter:
 
     def _changed(self, status: dict[str, Any], proposed: Mapping[Partition, int]) -> dict[str, Any]:
         entries = [self._entry(partition, position) for partition, position in proposed.items()]
-        status = positions.with_entries(status, self._topic.id, entries, certain=self._certain())
-        status = self._counts().write(positions.with_backlog(status, self._topic.id))
+        status = positions.with_entries(status, self._topic.id, entries, certain=self._context.topic_is_certain)
+        status = self._context.counts.write(positions.with_backlog(status, self._topic.id))
         condition = self._condition()
         return condition.write(status) if condition else status
 
@@ -179,4 +154,4 @@ class Reporter:
         if (now := time.monotonic()) - self._backlog_at >= BACKLOG_SECONDS:
             self._backlog_at, self._backlog = now, {p: p.backlog for p in self._partitions.known if not p.revoked}
         entries = [self._entry(partition, partition.position) for partition in self._partitions.known]
-        return entries, self._condition(), self._counts(), self._certain()
+        return entries, self._condition(), self._context.counts, self._context.topic_is_certain

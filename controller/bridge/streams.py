@@ -1,4 +1,4 @@
-"""All UpdateStreams: one Ingest for each, begun, changed and ended as the objects are."""
+"""All UpdateStreams: one StreamConsumer for each, begun, changed and ended as the objects are."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
-from controller import kafka, logs
+from controller import logs
 from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.api.user_update import NOT_UNDERSTOOD
 from controller.bridge import metrics
 from controller.bridge.backlogs.orphans import release_orphans
-from controller.bridge.census import Census
+from controller.bridge.context import BridgeContext
 from controller.bridge.controllers import Controllers
-from controller.bridge.stream import Ingest
-from controller.bridge.stream_report import Counts
+from controller.bridge.object_counts import ObjectCounts
+from controller.bridge.stream import StreamConsumer
 from controller.clients.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.namespaces import Namespaces, for_each
@@ -31,9 +31,6 @@ from controller.health import Health
 
 logger = logging.getLogger(__name__)
 
-#: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
-FULL_SHARES = 3
-
 #: Namespace, name, uid: a stream made anew under its old name is another one.
 Key: TypeAlias = tuple[str, str, str]
 
@@ -42,7 +39,15 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
         presence = Presence(cluster, "bridge", settings.identity)
-        streams = Streams(cluster, settings.identity, presence, settings.scope)
+        context = BridgeContext(
+            cluster,
+            settings.identity,
+            presence,
+            EventRecorder(cluster, "bridge", settings.identity),
+            ObjectCounts(cluster, BACKLOGS, settings.scope),
+            ObjectCounts(cluster, REJECTED, settings.scope),
+        )
+        streams = Streams(context, settings.scope)
         health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
         works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
@@ -59,28 +64,23 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
 
 
 class Streams:
-    def __init__(self, cluster: Cluster, identity: str, presence: Presence, scope: Scope) -> None:
-        self._cluster = cluster
-        self._identity = identity
-        self._presence = presence
+    def __init__(self, context: BridgeContext, scope: Scope) -> None:
+        self._context = context
         self._scope = scope
         self._namespaces = Namespaces(scope)
-        self._controllers = Controllers(cluster, scope)
-        self._running: dict[Key, tuple[Ingest, asyncio.Task[None]]] = {}
+        self._controllers = Controllers(context.cluster, scope)
+        self._running: dict[Key, tuple[StreamConsumer, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
         #: The generation of each stream that this version does not understand: nothing is consumed for it.
         self._unreadable: dict[Key, int] = {}
         self._reports: set[asyncio.Task[None]] = set()
-        self._admins = kafka.Admins()
-        self._recorder = EventRecorder(cluster, "bridge", identity)
-        self._backlogs = Census(cluster, BACKLOGS, scope)
-        self._rejected = Census(cluster, REJECTED, scope)
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
-        orphans = release_orphans(self._cluster, self._backlogs, self._exists, self._recorder)
+        context = self._context
+        orphans = release_orphans(context.cluster, context.backlogs, self._exists, context.recorder)
         controllers = self._controllers.follow(self._look_for_controllers)
-        return [self.follow(health), self._backlogs.follow(), self._rejected.follow(), orphans, controllers]
+        return [self.follow(health), context.backlogs.follow(), context.rejected.follow(), orphans, controllers]
 
     async def follow(self, health: Health) -> None:
         await for_each(self._scope, partial(self._follow, health))
@@ -90,7 +90,7 @@ class Streams:
             self._namespaces.failed(namespace, error)
             health.ready |= self._namespaces.answered(self._namespaces.readable)
 
-        async for change in reflect(self._cluster, STREAMS, namespace, failed=failed):
+        async for change in reflect(self._context.cluster, STREAMS, namespace, failed=failed):
             if isinstance(change, Listing):
                 self._observe_all(namespace, change.items)
                 self._namespaces.listed(namespace)
@@ -107,16 +107,16 @@ class Streams:
             self._forget(key)
         for body in bodies:
             self._put(body)
-        for key, (ingest, _) in self._running.items():
+        for key, (consumer, _) in self._running.items():
             if key in there:
-                ingest.verify()
+                consumer.verify()
 
     def unsettled(self) -> list[str]:
         """Streams that are not assigned yet, for no reason that is known."""
         return [
             names.namespaced_name(namespace, name)
-            for (namespace, name, _), (ingest, _) in self._running.items()
-            if not ingest.settled
+            for (namespace, name, _), (consumer, _) in self._running.items()
+            if not consumer.settled
         ]
 
     async def close(self) -> None:
@@ -146,19 +146,10 @@ class Streams:
             return
         self._end_all(key)
         logger.info("Stream begun", extra=logs.fields(stream=stream.namespaced_name))
-        counts = partial(self._counts, key[:2])
-        ingest = Ingest(
-            self._cluster,
-            stream,
-            self._identity,
-            self._presence,
-            counts,
-            self._share,
-            self._admins,
-            self._recorder,
-        )
-        ingest.observe(body)
-        self._running[key] = ingest, asyncio.create_task(_run_after(self._tasks_ending(key), ingest))
+        consumer = StreamConsumer(self._context, stream)
+        consumer.observe(body)
+        self._running[key] = consumer, asyncio.create_task(_run_after(self._tasks_ending(key), consumer))
+        self._context.streams = len(self._running)
 
     def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
@@ -170,7 +161,7 @@ class Streams:
         known, self._unreadable[key] = self._unreadable.get(key), generation
         self._end_all(key)
         told = condition(body.get("status") or {}, "Consuming")
-        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._presence.trouble
+        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._context.presence.trouble
         if known != generation or unseen:
             namespace, name, _ = key
             logger.error(
@@ -187,15 +178,15 @@ class Streams:
             await asyncio.wait(before)  # they may have something to tell too, which is over then
         try:
             with contextlib.suppress(NotFound):
-                await report_unreadable(self._cluster, self._recorder, "Consuming", body, error)
+                await report_unreadable(self._context.cluster, self._context.recorder, "Consuming", body, error)
         finally:
             self._forget_refusals(key)
 
     def _look_for_controllers(self, namespace: str | None) -> None:
         """Of the streams in the namespace that was looked at: who is back in another one may not have been seen yet."""
-        for key, (ingest, _) in self._running.items():
+        for key, (consumer, _) in self._running.items():
             if self._scope.of(key[0]) == namespace:
-                ingest.miss_controllers(self._controllers.missing)
+                consumer.miss_controllers(self._controllers.missing)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)
@@ -206,12 +197,6 @@ class Streams:
         there = (*self._running, *self._unreadable, *self._ending.values())
         if not any(other[:2] == key[:2] for other in there):
             metrics.forget(*key[:2])
-
-    def _counts(self, stream: tuple[str, str]) -> Counts:
-        return Counts(overflowing=self._backlogs.count(stream), rejected=self._rejected.count(stream))
-
-    def _share(self) -> float:
-        return min(1.0, FULL_SHARES / max(len(self._running), 1))
 
     def _forget(self, key: Key) -> None:
         """The stream was deleted."""
@@ -235,6 +220,7 @@ class Streams:
         if key not in self._running:
             return
         _, task = self._running.pop(key)
+        self._context.streams = len(self._running)
         task.cancel()
         self._ending[task] = key
         task.add_done_callback(self._ended)
@@ -247,8 +233,8 @@ def _key(body: dict[str, Any]) -> Key:
     return metadata["namespace"], metadata["name"], metadata["uid"]
 
 
-async def _run_after(before: list[asyncio.Task[None]], ingest: Ingest) -> None:
+async def _run_after(before: list[asyncio.Task[None]], consumer: StreamConsumer) -> None:
     """A stream made anew has the group member's name of the one before it, which leaves first."""
     if before:
         await asyncio.wait(before)
-    await ingest.run()
+    await consumer.run()

@@ -13,9 +13,10 @@ from typing import Any
 
 from controller.api import names
 from controller.api.user_update import unfinished_selector
+from controller.bridge.context import ConsumerContext
 from controller.bridge.links import Links
 from controller.bridge.working_set import Slots
-from controller.clients.cluster import UPDATES, Cluster, Listing, WatchEvent
+from controller.clients.cluster import UPDATES, Listing, WatchEvent
 from controller.clients.reflector import reflect
 
 logger = logging.getLogger(__name__)
@@ -24,24 +25,14 @@ logger = logging.getLogger(__name__)
 class Unfinished:
     """Keeps `slots` and `links` true; calls `freed` whenever a slot may have become free."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        namespace: str,
-        stream: str,
-        slots: Slots,
-        links: Links,
-        freed: Callable[[], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        self._cluster = cluster
-        self._namespace = namespace
-        self._selector = unfinished_selector(stream)
+    def __init__(self, context: ConsumerContext, slots: Slots, links: Links, freed: Callable[[], None]) -> None:
+        self._context = context
+        self._cluster = context.cluster
+        self._namespace = context.stream.namespace
+        self._selector = unfinished_selector(context.stream.name)
         self._slots = slots
         self._links = links
         self._freed = freed
-        #: Called with what should never happen; it ends the consumption.
-        self._failed = failed
         self._watch: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
@@ -61,7 +52,7 @@ class Unfinished:
 
     def _ended(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled() and (error := watch.exception()) is not None:
-            self._failed(error)
+            self._context.fail(error)
 
     async def _follow(self, begin: Listing) -> None:
         async for change in reflect(

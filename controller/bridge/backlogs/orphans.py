@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from controller import logs
 from controller.api import names
 from controller.bridge.backlogs import finalizers
-from controller.bridge.census import Census, Key
+from controller.bridge.object_counts import Key, ObjectCounts
 from controller.clients.cluster import BACKLOGS, Cluster
 from controller.clients.event_recorder import EventRecorder, reference
 from controller.errors import ApiError, Conflict, NotFound
@@ -42,7 +42,7 @@ class _Kept:
 
 
 async def release_orphans(
-    cluster: Cluster, backlogs: Census, exists: Callable[[Key], bool], recorder: EventRecorder
+    cluster: Cluster, backlogs: ObjectCounts, exists: Callable[[Key], bool], recorder: EventRecorder
 ) -> None:
     """Take the finalizer off deleted ones without a stream, for as long as this runs; say why the others stay."""
     kept: dict[Key, _Kept] = {}

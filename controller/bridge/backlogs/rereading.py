@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from controller.bridge.backlogs.overflow import Overflow
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.context import ConsumerContext
+from controller.bridge.partitions import Partition
 from controller.bridge.pending import Lanes, Waiting
 from controller.kafka import KafkaError, Reread, Rereader, record_cost
 
@@ -25,19 +26,19 @@ MAX_COST = 6 << 20
 class Rereading:
     def __init__(
         self,
+        context: ConsumerContext,
         reader: Rereader,
         overflow: Overflow,
-        partitions: Partitions,
         lanes: Lanes,
         check_topic: Callable[[], Awaitable[None]],
         offer: Callable[[Waiting], None],
         expire: Callable[[str, Partition, int], None],
         held_up: Callable[[], bool],
-        share: Callable[[], float],
     ) -> None:
         self._reader = reader
         self._overflow = overflow
-        self._partitions = partitions
+        self._context = context
+        self._partitions = context.partitions
         self._lanes = lanes
         self._check_topic = check_topic
         self._offer = offer
@@ -45,13 +46,12 @@ class Rereading:
         self._expire = expire
         #: Too much is made above a position: only what does not lie above it is read.
         self._held_up = held_up
-        self._share = share
 
     async def run(self) -> None:
         """Until cancelled. Raises what `check_topic` raises when the topic is another one."""
         while True:
             for partition in self._partitions:
-                room = MAX_COST * self._share() - self._lanes.reread_cost
+                room = MAX_COST * self._context.memory_share - self._lanes.reread_cost
                 if partition.answers and room > 0 and (users := self._wanted(partition)):
                     await self._pass(partition, users, int(room))
             if not len(self._overflow):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatch
-from controller.bridge.partitions import Partition, Partitions
-from controller.bridge.stream_report import Counts
+from controller.bridge.partitions import Partition
 
 #: A position that has not moved for so long is held up, and so is a user for whom nothing has.
 STUCK_SECONDS = 8.0
@@ -18,17 +18,15 @@ USERS = 50
 class Spilling:
     def __init__(
         self,
+        context: ConsumerContext,
         dispatch: Dispatch,
         overflow: Overflow,
-        partitions: Partitions,
-        counts: Callable[[], Counts],
         may_begin: Callable[[float], bool],
     ) -> None:
+        self._context = context
         self._dispatch = dispatch
         self._overflow = overflow
-        self._partitions = partitions
-        #: As the API server shows them, other replicas' backlogs too.
-        self._counts = counts
+        self._partitions = context.partitions
         #: Whether a backlog may be begun now.
         self._may_begin = may_begin
         self._positions: dict[Partition, tuple[int, float]] = {}
@@ -36,8 +34,8 @@ class Spilling:
     @property
     def _room(self) -> int:
         """Backlogs that may still be made."""
-        there = max(len(self._overflow), self._counts().overflowing or 0)
-        return self._dispatch.stream.limits.max_objects - there
+        there = max(len(self._overflow), self._context.counts.overflowing or 0)
+        return self._context.stream.limits.max_objects - there
 
     def pass_over(self, seconds: float) -> None:
         """An outage has kept all waiting: that time does not count."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,17 @@ import orjson
 
 from controller import failpoints
 from controller.api import names
-from controller.api.update_stream import UpdateStream
 from controller.api.user_backlog import OffsetQueue
 from controller.bridge import metrics
 from controller.bridge.backlogs import finalizers
 from controller.bridge.backlogs.overflow import Backlog, Others, Overflow, Queue
 from controller.bridge.backlogs.reader import BacklogReader
-from controller.bridge.partitions import Lost, Partition, Partitions
+from controller.bridge.context import ConsumerContext
+from controller.bridge.partitions import Lost, Partition
 from controller.bridge.write_limiter import Brake
-from controller.clients.cluster import BACKLOGS, Body, Cluster
+from controller.clients.cluster import BACKLOGS, Body
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
-from controller.kafka import Rereader, Topic
+from controller.kafka import Rereader
 from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
@@ -66,22 +66,17 @@ class BacklogWriter:
 
     def __init__(
         self,
-        cluster: Cluster,
-        stream: UpdateStream,
-        topic: Topic,
+        context: ConsumerContext,
         overflow: Overflow,
-        partitions: Partitions,
-        failed: Callable[[BaseException], None],
         rereader: Rereader,
     ) -> None:
-        self._cluster = cluster
-        self._stream = stream
-        self._topic = topic
+        self._context = context
+        self._cluster = context.cluster
+        self._stream = context.stream
+        self._topic = context.topic
         self._overflow = overflow
-        self._partitions = partitions
-        #: Called with what should never happen; it ends the consumption.
-        self._failed = failed
-        self._reader = BacklogReader(topic, rereader)
+        self._partitions = context.partitions
+        self._reader = BacklogReader(context.topic, rereader)
         self.brake = Brake(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
         #: One for each write that is under way.
@@ -185,7 +180,7 @@ class BacklogWriter:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failed(error)
+            self._context.fail(error)
 
     async def _save(self, backlog: Backlog) -> None:
         """Once: `run` looks again at what is left of it, and at what was refused when its time has come."""

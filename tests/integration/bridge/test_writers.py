@@ -15,12 +15,13 @@ from controller.api.update_stream import UpdateStream
 from controller.bridge import rejected_events
 from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.backlogs.writer import BacklogWriter
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.partitions import Partition
 from controller.bridge.rejected_events import Rejected, Rejecter
 from controller.clients.cluster import Cluster
 from controller.core.records import Record, Rejection, RejectionReason
 from controller.kafka import Topic
 from devenv.environment import Environment
+from tests.support.bridge import make_consumer_context
 from tests.support.builders import make_stream
 from tests.support.eventually import eventually, eventually_async
 from tests.support.kube import Kube
@@ -55,10 +56,6 @@ async def running(rejecter: Rejecter) -> AsyncIterator[None]:
         task.cancel()
 
 
-def fail(error: BaseException) -> None:
-    raise error
-
-
 async def test_of_records_that_share_an_object_only_those_of_a_lost_partition_leave(stream: UpdateStream) -> None:
     """The partition came back: what is read of it anew shares an object with what was read of it before."""
     done: list[tuple[Partition, int]] = []
@@ -67,9 +64,10 @@ async def test_of_records_that_share_an_object_only_those_of_a_lost_partition_le
         return len(done) >= 250
 
     async with Cluster.connect() as cluster:
-        partitions = Partitions()
+        context = make_consumer_context(cluster, stream, TOPIC)
+        partitions = context.partitions
         (before,) = partitions.assign([0])
-        rejecter = Rejecter(cluster, stream, partitions)
+        rejecter = Rejecter(context)
 
         def add(partition: Partition, offset: int) -> None:
             rejecter.add(rejected(stream, partition, offset, lambda: done.append((partition, offset))))
@@ -91,10 +89,11 @@ async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Ku
     """What counts towards the memory that pauses reading: it would be paused for ever in the end."""
     done: list[int] = []
     async with Cluster.connect() as cluster:
-        partitions = Partitions()
+        context = make_consumer_context(cluster, stream, TOPIC)
+        partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
-        rejecter = Rejecter(cluster, stream, partitions)
+        rejecter = Rejecter(context)
         no_value = "!has(object.spec.value)"
         with policy(kube, stream.namespace, "rejectedevents", no_value, reason="RequestEntityTooLarge"):
             await asyncio.to_thread(_refuses_values, kube, stream.namespace)
@@ -121,10 +120,11 @@ async def test_rejected_events_that_may_not_be_deleted_do_not_pile_up(
     done: list[int] = []
     count = 0
     async with Cluster.connect() as cluster:
-        partitions = Partitions()
+        context = make_consumer_context(cluster, stream, TOPIC)
+        partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
-        rejecter = Rejecter(cluster, stream, partitions)
+        rejecter = Rejecter(context)
 
         async def shown() -> bool:
             return len(done) == count
@@ -164,13 +164,13 @@ async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_brea
         return kube.requests("userbacklogs")["POST", "404"]
 
     async with Cluster.connect() as cluster:
-        partitions = Partitions()
+        context = make_consumer_context(cluster, replace(stream, namespace="nowhere"), TOPIC)
+        partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
         overflow = Overflow(partitions, lambda partition, offset: None)
         overflow.append("ana", partition, 5)
-        there = replace(stream, namespace="nowhere")
-        writer = BacklogWriter(cluster, there, TOPIC, overflow, partitions, fail, cast(Any, None))
+        writer = BacklogWriter(context, overflow, cast(Any, None))
         before = await asyncio.to_thread(gone)
         task = asyncio.create_task(writer.run())
 

@@ -14,25 +14,21 @@ from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Lost, Partitions
 from controller.errors import Forbidden
 from controller.kafka import Topic
-from tests.support.builders import make_stream
+from tests.support.bridge import make_consumer_context
 from tests.support.eventually import eventually_async
-
-
-def refuse(error: BaseException) -> None:
-    raise error
 
 
 def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
     """It was another replica's a moment ago: what waits in it is listed there and nowhere else."""
-    topic = Topic("events", "id", 2)
-    partitions = Partitions()
+    context = make_consumer_context(topic=Topic("events", "id", 2))
+    partitions = context.partitions
     old, new = partitions.assign([0, 1])
     old.adopted = True
     overflow = Overflow(partitions, lambda partition, offset: None)
     entries = [{"topicId": "id", "partition": number, "offsets": OffsetQueue([7]).encode()} for number in (0, 1)]
     body = {"metadata": {}, "spec": {"partitions": entries}}
     backlog = overflow.adopt("ana", body, [Queue(old, OffsetQueue([7]))])
-    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse, cast(Any, None))
+    writer = BacklogWriter(context, overflow, cast(Any, None))
     assert [entry["partition"] for entry in writer._others(backlog)] == [1]
     new.adopted = True
     assert writer._others(backlog) == []
@@ -40,14 +36,13 @@ def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
 
 def one_backlog() -> tuple[Partitions, Overflow, Backlog, BacklogWriter]:
     """A record of ana in partition 0 waits to be written into her backlog. Writes fail: there is no API server."""
-    partitions = Partitions()
+    context = make_consumer_context()
+    partitions = context.partitions
     (partition,) = partitions.assign([0])
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", partition, 5)
     (backlog,) = overflow
-    writer = BacklogWriter(
-        cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse, cast(Any, None)
-    )
+    writer = BacklogWriter(context, overflow, cast(Any, None))
     return partitions, overflow, backlog, writer
 
 
@@ -77,15 +72,15 @@ async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
 
 async def test_what_has_to_be_shown_first_is_seen_behind_a_wait() -> None:
     """Records of a former topic come to light with a partition that is taken up while a write waits for its turn."""
-    partitions = Partitions()
+    context = make_consumer_context(topic=Topic("events", "id", 2))
+    partitions = context.partitions
     old, new = partitions.assign([0, 1])
     old.adopted = True
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", old, 5)
     (backlog,) = overflow
-    topic = Topic("events", "id", 2)
     # It has no API server: a write that begins fails.
-    writer = BacklogWriter(cast(Any, None), make_stream(), topic, overflow, partitions, refuse, cast(Any, None))
+    writer = BacklogWriter(context, overflow, cast(Any, None))
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)
     new.adopted = True
@@ -97,15 +92,14 @@ async def test_what_has_to_be_shown_first_is_seen_behind_a_wait() -> None:
 
 async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
     """While the second one was waited for, the time of the first one has ended."""
-    partitions = Partitions()
+    context = make_consumer_context()
+    partitions = context.partitions
     first, second = partitions.assign([0, 1])
     overflow = Overflow(partitions, lambda partition, offset: None)
     overflow.append("ana", first, 5)
     overflow.append("ana", second, 5)
     (backlog,) = overflow
-    writer = BacklogWriter(
-        cast(Any, None), make_stream(), cast(Any, None), overflow, partitions, refuse, cast(Any, None)
-    )
+    writer = BacklogWriter(context, overflow, cast(Any, None))
     partitions.committed({0: 5}, time.monotonic())
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)

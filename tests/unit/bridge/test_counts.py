@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from controller.api import names
-from controller.bridge import census
-from controller.bridge.census import Census
-from controller.bridge.stream_report import Counts
+from controller.bridge import object_counts
+from controller.bridge.object_counts import ObjectCounts, StreamCounts
 from controller.clients.cluster import REJECTED, Cluster, Listing
 from controller.config import Scope
 
@@ -28,15 +27,15 @@ async def test_nothing_is_counted_before_there_was_a_list(monkeypatch: pytest.Mo
         yield Listing([rejected("a"), rejected("b")], 7)
 
     cluster: Any = object.__new__(Cluster)
-    counted = Census(cluster, REJECTED, Scope())
-    monkeypatch.setattr(census, "reflect", listed)
+    counted = ObjectCounts(cluster, REJECTED, Scope())
+    monkeypatch.setattr(object_counts, "reflect", listed)
     await counted.follow()
     assert [*seen, counted.count(("default", "events")), counted.count(("default", "other"))] == [None, 2, 0]
 
 
 def test_what_is_not_known_leaves_the_status_as_it_is() -> None:
     before = {"users": {"held": 1, "overflowing": 3}, "counts": {"rejected": 5}}
-    assert Counts(overflowing=None, rejected=None).write(before) == before
-    assert Counts(overflowing=None, rejected=None).write({}) == {}
-    after = Counts(overflowing=0, rejected=6).write(before)
+    assert StreamCounts(overflowing=None, rejected=None).write(before) == before
+    assert StreamCounts(overflowing=None, rejected=None).write({}) == {}
+    after = StreamCounts(overflowing=0, rejected=6).write(before)
     assert after == {"users": {"held": 1, "overflowing": 0}, "counts": {"rejected": 6}}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import confluent_kafka as ck
 import pytest
 
@@ -9,14 +12,15 @@ from controller.bridge import joining
 from controller.bridge.joining import Joining
 from controller.kafka import Group, KafkaError
 from controller.kafka.admin import explained
+from tests.support.bridge import make_consumer_context
 from tests.support.builders import make_stream
 
-STREAM = make_stream()
-GROUP = STREAM.kafka.group_id
+GROUP = make_stream().kafka.group_id
 
 
 def make_joining(said: str = "") -> Joining:
-    return Joining(STREAM, lambda: 2, lambda: said)
+    member = SimpleNamespace(said=said)
+    return Joining(make_consumer_context(), cast(Any, member))
 
 
 def group(state: str = "STABLE", **members: set[int]) -> Group:

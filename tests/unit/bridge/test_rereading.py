@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.backlogs.rereading import Rereading
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.context import ConsumerContext
+from controller.bridge.partitions import Partition
 from controller.bridge.pending import Lanes
 from controller.bridge.tracker import Tracker
 from controller.kafka import Reread
+from tests.support.bridge import make_consumer_context
 
 
 class Kafka:
@@ -29,11 +31,9 @@ class Kafka:
         pass
 
 
-def rereading(kafka: Kafka, overflow: Overflow, partitions: Partitions, *, held_up: bool) -> Rereading:
+def rereading(context: ConsumerContext, kafka: Kafka, overflow: Overflow, *, held_up: bool) -> Rereading:
     nothing = cast(Any, None)
-    return Rereading(
-        cast(Any, kafka), overflow, partitions, Lanes(), nothing, nothing, nothing, lambda: held_up, lambda: 1.0
-    )
+    return Rereading(context, cast(Any, kafka), overflow, Lanes(), nothing, nothing, nothing, lambda: held_up)
 
 
 async def first_asked(reading: Rereading, kafka: Kafka) -> list[int]:
@@ -46,30 +46,30 @@ async def first_asked(reading: Rereading, kafka: Kafka) -> list[int]:
 
 async def test_a_partition_without_a_leader_keeps_no_other_waiting() -> None:
     """A pass over it is three seconds of silence, and there may be a dead broker's worth of them."""
-    partitions = Partitions()
-    overflow = Overflow(partitions, lambda partition, offset: None)
-    for partition in partitions.assign([0, 1, 2]):
+    context = make_consumer_context()
+    overflow = Overflow(context.partitions, lambda partition, offset: None)
+    for partition in context.partitions.assign([0, 1, 2]):
         partition.answers = partition.number == 2
         overflow.append("ana", partition, 10 + partition.number)
     kafka = Kafka()
-    assert await first_asked(rereading(kafka, overflow, partitions, held_up=False), kafka) == [12]
+    assert await first_asked(rereading(context, kafka, overflow, held_up=False), kafka) == [12]
 
 
 async def test_the_record_that_holds_a_position_up_is_read_again() -> None:
     """Its user was moved into a backlog that the API server refuses: nothing else would ever move the position."""
-    partitions = Partitions()
-    (partition,) = partitions.assign([0])
+    context = make_consumer_context()
+    (partition,) = context.partitions.assign([0])
     partition.tracker = Tracker(5)
 
     def done(partition: Partition, offset: int) -> None:
         assert partition.tracker
         partition.tracker.done(offset)
 
-    overflow = Overflow(partitions, done)
+    overflow = Overflow(context.partitions, done)
     for offset in (5, 6, 7):
         partition.tracker.begin(offset)
         overflow.append("ana", partition, offset)
     kafka = Kafka()
-    assert await first_asked(rereading(kafka, overflow, partitions, held_up=True), kafka) == [5]
+    assert await first_asked(rereading(context, kafka, overflow, held_up=True), kafka) == [5]
     overflow.take("ana", partition, 5)
     assert partition.position == 6, "it is a UserUpdate, written into a backlog or not"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from controller.api import names
@@ -15,7 +17,25 @@ from controller.config import Scope
 Key: TypeAlias = tuple[str, str]
 
 
-class Census:
+@dataclass(frozen=True, slots=True)
+class StreamCounts:
+    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
+
+    #: UserBacklogs: users with more waiting than fits.
+    overflowing: int | None
+    #: RejectedEvents.
+    rejected: int | None
+
+    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        written = dict(status)
+        if self.overflowing is not None:
+            written["users"] = {**(status.get("users") or {}), "overflowing": self.overflowing}
+        if self.rejected is not None:
+            written["counts"] = {**(status.get("counts") or {}), "rejected": self.rejected}
+        return written
+
+
+class ObjectCounts:
     def __init__(self, cluster: Cluster, resource: Resource, scope: Scope) -> None:
         self._cluster = cluster
         self._resource = resource

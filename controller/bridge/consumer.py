@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -22,20 +21,17 @@ from controller.bridge.assignment import Assignment
 from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.backlogs.rereading import Rereading
 from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatch
 from controller.bridge.joining import Joining
 from controller.bridge.measuring import measure
 from controller.bridge.membership import watch_assignment
-from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.partitions import Partition
 from controller.bridge.pausing import Steering
 from controller.bridge.pending import Waiting
 from controller.bridge.rejected_events import Rejected, Rejecter
-from controller.bridge.stream_report import Consuming, Counts, Reporter, unless_unseen
+from controller.bridge.stream_report import Consuming, Reporter, unless_unseen
 from controller.bridge.unfinished import Unfinished
-from controller.clients.cluster import Cluster
-from controller.clients.event_recorder import EventRecorder
-from controller.clients.process_lease import Presence
-from controller.clients.stream_status import StreamStatus
 from controller.core.records import Record, Rejection, read_record
 
 logger = logging.getLogger(__name__)
@@ -49,102 +45,57 @@ STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 #: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
-#: Brokers tell of a topic that is no more for seconds. Told the same for so long, its former ids are gone.
-CERTAIN_SECONDS = 60.0
 
 
 class Over(Exception):
-    """This consumption is at its end; another one is to be begun."""
+    """This consumer is at its end; another one is to be begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a consumption works with."""
-
-    cluster: Cluster
-    stream: UpdateStream
-    status: StreamStatus
-    lookup: kafka.TopicLookup
-    config: dict[str, Any]
-    topic: kafka.Topic
-    #: Name of this replica within the stream's group.
-    instance: str
-    presence: Presence
-    counts: Callable[[], Counts]
-    #: Of the memory that a stream may use when there are few.
-    share: Callable[[], float]
-    recorder: EventRecorder
-    #: Outlives this consumption.
-    counted: metrics.Counted
-
-
-class Consumption:
+class TopicConsumer:
     """Begun when it is made; `run` lasts until Over, KafkaError, NotFound (the stream is gone) or WentBack ends it."""
 
-    def __init__(self, context: Context) -> None:
-        cluster, stream, topic = context.cluster, context.stream, context.topic
-        group, counts, share = stream.kafka.group_id, context.counts, context.share
-        self._presence, self._lookup, self._counted = context.presence, context.lookup, context.counted
-        self._topic, self._partitions = topic, Partitions()
+    def __init__(self, context: ConsumerContext) -> None:
+        self._context = context
+        self._partitions = context.partitions
         self._overflow = Overflow(self._partitions, self._finish)
-        self._rejecter = Rejecter(cluster, stream, self._partitions)
-        self._dispatch = Dispatch(cluster, stream, self._partitions, self._made, self._reject, self._end)
-        self._unfinished = Unfinished(
-            cluster, stream.namespace, stream.name, self._dispatch.slots, self._dispatch.links, self._freed, self._end
+        self._rejecter = Rejecter(context)
+        self._dispatch = Dispatch(context, self._made, self._reject)
+        self._unfinished = Unfinished(context, self._dispatch.slots, self._dispatch.links, self._freed)
+        config, topic, group = context.config, context.topic, context.group
+        reader = kafka.Rereader(config, topic, group, lambda: context.memory_share)
+        self._writer = BacklogWriter(context, self._overflow, reader)
+        self._member = kafka.GroupMember(
+            config, topic, group, context.instance, self._on_event, lambda: context.memory_share
         )
-        reader = kafka.Rereader(context.config, topic, group, share)
-        self._writer = BacklogWriter(cluster, stream, topic, self._overflow, self._partitions, self._end, reader)
-        self._member = kafka.GroupMember(context.config, topic, group, context.instance, self._on_event, share)
-        self._joining = Joining(stream, lambda: self._topic.partitions, lambda: self._member.said)
+        self._joining = Joining(context, self._member)
         self._steering = Steering(
-            self._dispatch,
-            self._rejecter,
-            self._writer,
-            self._overflow,
-            self._partitions,
-            self._member,
-            self._joining,
-            counts,
-            share,
+            context, self._dispatch, self._rejecter, self._writer, self._overflow, self._member, self._joining
         )
-        self._reporter = Reporter(context.status, topic, self._partitions, self._condition, counts, self._certain)
+        self._reporter = Reporter(context, self._condition)
         self._assignment = Assignment(
-            topic,
-            context.lookup,
-            context.status,
-            self._partitions,
-            self._dispatch,
+            context,
             self._overflow,
             self._unfinished,
             self._rejecter,
             self._writer,
             self._reporter,
             self._member,
-            self._refuse,
-            self._joining.troubles,
-            context.recorder,
+            self._joining,
         )
         self._rereading = Rereading(
+            context,
             reader,
             self._overflow,
-            self._partitions,
             self._dispatch.lanes,
             self._look_at_topic,
             self._offer,
             self._assignment.expire_one,
             lambda: self._steering.held_up,
-            share,
         )
         self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
         self._missing = self._on_the_way = 0
         self._arrived = asyncio.Event()
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._begun = self._seen = time.monotonic()
-
-    @property
-    def stream(self) -> UpdateStream:
-        return self._dispatch.stream
 
     @property
     def settled(self) -> bool:
@@ -163,7 +114,7 @@ class Consumption:
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec that needs no new consumer: limits and suspensions act at once."""
-        self._dispatch.stream = stream
+        self._context.stream = stream
         self._dispatch.slots.limit(stream.limits)
         self._steering.steer()
         self._dispatch.pump()
@@ -180,20 +131,13 @@ class Consumption:
             self._reporter.run(),
             self._check_topic(),
             self._commit(),
-            measure(
-                self._lookup,
-                self._joining,
-                self._partitions,
-                lambda: self._there,
-                self._member.begin,
-                committed=self.stream.kafka.config.get("isolation.level") != "read_uncommitted",
-            ),
-            watch_assignment(self._lookup, self._joining, self._member.rejoin),
+            measure(self._context, self._joining, self._member),
+            watch_assignment(self._context.lookup, self._joining, self._member),
             self._look(),
         ):
             self._spawn(work)
         try:
-            await self._ended
+            await self._context.failed()
         finally:
             await self._close()
 
@@ -208,7 +152,7 @@ class Consumption:
             task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task whose error ends the consumption."""
+        """A task whose error ends the consumer."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -216,20 +160,16 @@ class Consumption:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._end(error)
-
-    def _end(self, error: BaseException) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(error)
+            self._context.fail(error)
 
     def _on_event(self, event: kafka.Event) -> None:
         match event:
             case kafka.Assigned(numbers, serial):
                 self._joining.assigned()
-                self._steering.refused = None
+                self._context.start_error = None
                 if numbers:
                     self._spawn(self._assignment.take_up(self._partitions.assign(numbers, serial)))
-                    self._count_replicas()
+                    self._context.count_replicas()
             case kafka.Revoked(numbers, lost, released):
                 if lost:
                     self._joining.lost()
@@ -239,9 +179,9 @@ class Consumption:
                 self._overflow.forget(gone)
                 self._rejecter.forget()
                 self._spawn(self._assignment.let_go(gone, released))
-                self._count_replicas()
+                self._context.count_replicas()
             case kafka.Fetched(items, size):
-                self._steering.refused = None
+                self._context.start_error = None
                 self._joining.served()
                 self._joining.fetched({item.partition for item in items})
                 self._on_the_way += size
@@ -258,7 +198,7 @@ class Consumption:
             case kafka.Refused(refusal, partition_number):
                 self._joining.refused(refusal, partition_number)
             case kafka.Failed(reason, message):
-                self._end(kafka.KafkaError(reason, message))
+                self._context.fail(kafka.KafkaError(reason, message))
 
     async def _check_topic(self) -> None:
         """Admit records once the topic is known to be the same: one made again starts at 0 and goes on from there."""
@@ -275,7 +215,7 @@ class Consumption:
             try:
                 await self._look_at_topic()
             except kafka.KafkaError as error:
-                self._steering.broker_error = error
+                self._context.topic_error = error
                 self._fetched = fetched + self._fetched
                 self._on_the_way += size
                 self._arrived.set()
@@ -287,35 +227,24 @@ class Consumption:
     async def _look_at_topic(self) -> None:
         """Raises Over when it is another one, or when it stays missing; KafkaError when that is not known."""
         try:
-            topic = await self._lookup.describe()
+            topic = await self._context.lookup.describe()
         except kafka.KafkaError as error:
             self._missing = self._missing + 1 if error.reason == "TopicMissing" else 0
             if self._missing >= MISSING_TIMES:
                 raise Over(str(error)) from error
             raise
-        if topic.id != self._topic.id:
+        if topic.id != self._context.topic.id:
             raise Over(f"topic {topic.name} was made again")
         self._missing = 0
-        self._seen = time.monotonic()
-        self._steering.broker_error = None
-        if topic.partitions != self._topic.partitions:
-            self._topic = topic
-            self._count_replicas()
-
-    def _certain(self) -> bool:
-        return self._seen - self._begun >= CERTAIN_SECONDS
+        self._context.described_last = time.monotonic()
+        self._context.topic_error = None
+        if topic.partitions != self._context.partition_count:
+            self._context.partition_count = topic.partitions
+            self._context.count_replicas()
 
     def _condition(self) -> Consuming | None:
         consuming = self._steering.condition()
-        return consuming and unless_unseen(consuming, self._presence)
-
-    def _count_replicas(self) -> None:
-        self._dispatch.alone = len(self._there) == self._topic.partitions
-
-    @property
-    def _there(self) -> list[Partition]:
-        """Without those that the topic had before it was made again with fewer: a static member keeps them."""
-        return [partition for partition in self._partitions if partition.number < self._topic.partitions]
+        return consuming and unless_unseen(consuming, self._context.bridge.presence)
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.Reached]]) -> None:
         now, new = time.monotonic(), 0
@@ -325,9 +254,9 @@ class Consumption:
             if isinstance(item, kafka.Reached):
                 partition.tracker.reach(item.offset)
             elif partition.tracker.begin(item.offset):
-                new += self._counted.is_new(item.topic_id, item.partition, item.offset)
+                new += self._context.counted.is_new(item.topic_id, item.partition, item.offset)
                 self._judge(partition, item, now)
-        metrics.RECORDS.labels(self.stream.namespace, self.stream.name).inc(new)
+        metrics.RECORDS.labels(*self._context.stream_labels).inc(new)
         self._dispatch.pump()
         self._steering.steer()
 
@@ -335,7 +264,7 @@ class Consumption:
         verdict = read_record(record)
         if isinstance(verdict, Rejection):
             done = partial(self._finish, partition, record.offset)
-            self._rejecter.add(Rejected.of(self.stream, record, verdict, partition, done))
+            self._rejecter.add(Rejected.of(self._context.stream, record, verdict, partition, done))
         elif verdict.user not in self._overflow or not self._overflow.append(verdict.user, partition, record.offset):
             self._dispatch.offer(Waiting(verdict.user, record, partition, kafka.record_cost(record), now))
 
@@ -356,14 +285,11 @@ class Consumption:
 
     def _reject(self, waiting: Waiting, rejection: Rejection) -> None:
         done = partial(self._settled, waiting)
-        self._rejecter.add(Rejected.of(self.stream, waiting.record, rejection, waiting.partition, done))
+        self._rejecter.add(Rejected.of(self._context.stream, waiting.record, rejection, waiting.partition, done))
 
     def _finish(self, partition: Partition, offset: int) -> None:
         assert partition.tracker is not None
         partition.tracker.done(offset)
-
-    def _refuse(self, error: kafka.KafkaError | None) -> None:
-        self._steering.refused = error
 
     def _freed(self) -> None:
         self._dispatch.pump()
@@ -384,7 +310,7 @@ class Consumption:
             await asyncio.sleep(COMMIT_SECONDS)
 
     def _show_metrics(self) -> None:
-        labels = (self.stream.namespace, self.stream.name)
+        labels = self._context.stream_labels
         metrics.LAG.labels(*labels).set(sum(p.lag or 0 for p in self._partitions.known))
         metrics.SLOTS.labels(*labels).set(self._dispatch.slots.taken)
         metrics.READ_AHEAD.labels(*labels).set(self._steering.memory)

@@ -1,0 +1,140 @@
+"""What the parts of the bridge share: all streams of a process, and all parts that consume one topic."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from controller.api.update_stream import UpdateStream
+from controller.bridge.metrics import Counted
+from controller.bridge.object_counts import ObjectCounts, StreamCounts
+from controller.bridge.partitions import Partition, Partitions
+from controller.clients.cluster import Cluster
+from controller.clients.event_recorder import EventRecorder
+from controller.clients.process_lease import Presence
+from controller.clients.stream_status import StreamStatus
+from controller.kafka import Admins, KafkaError, Topic, TopicLookup
+
+#: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
+FULL_SHARES = 3
+#: Brokers may go on describing a deleted topic for seconds. After so many seconds with the same id they no longer do.
+CERTAIN_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class BridgeContext:
+    """What all streams of this process share."""
+
+    cluster: Cluster
+    #: Name of this process among the replicas of the bridge.
+    identity: str
+    presence: Presence
+    recorder: EventRecorder
+    #: UserBacklogs and RejectedEvents in the API server, those of other replicas too.
+    backlogs: ObjectCounts
+    rejected: ObjectCounts
+    admins: Admins = field(default_factory=Admins)
+    #: Streams that this process consumes at the moment.
+    streams: int = 0
+
+    @property
+    def memory_share(self) -> float:
+        """The part of the memory of one stream that each may use, from 0 to 1."""
+        return min(1.0, FULL_SHARES / max(self.streams, 1))
+
+    def counts(self, stream: UpdateStream) -> StreamCounts:
+        key = stream.namespace, stream.name
+        return StreamCounts(overflowing=self.backlogs.count(key), rejected=self.rejected.count(key))
+
+
+@dataclass(slots=True)
+class ConsumerContext:
+    """What the parts share that consume one topic as one member of the stream's group."""
+
+    bridge: BridgeContext
+    #: As it stands now; `topic` and `groupId` are those that the consumer began with.
+    stream: UpdateStream
+    status: StreamStatus
+    lookup: TopicLookup
+    #: Properties of librdkafka.
+    config: dict[str, Any]
+    #: As it was when the consumer began. More partitions may have come since: `partition_count`.
+    topic: Topic
+    #: Name of this replica within the stream's group.
+    instance: str
+    #: Outlives this consumer.
+    counted: Counted
+    partitions: Partitions = field(default_factory=Partitions)
+    #: Partitions that the topic has now.
+    partition_count: int = field(init=False)
+    #: Whether this replica has all partitions of the topic.
+    alone: bool = True
+    #: Why the topic cannot be described for now.
+    topic_error: KafkaError | None = None
+    #: What keeps partitions from being begun, until one is.
+    start_error: KafkaError | None = None
+    #: When the topic was described first and last, by the monotonic clock.
+    described_first: float = field(default_factory=time.monotonic)
+    described_last: float = field(default_factory=time.monotonic)
+    _failure: BaseException | None = None
+    _failed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.partition_count = self.topic.partitions
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.bridge.cluster
+
+    @property
+    def recorder(self) -> EventRecorder:
+        return self.bridge.recorder
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return self.stream.kafka.group_id
+
+    @property
+    def memory_share(self) -> float:
+        return self.bridge.memory_share
+
+    @property
+    def counts(self) -> StreamCounts:
+        return self.bridge.counts(self.stream)
+
+    @property
+    def stream_labels(self) -> tuple[str, str]:
+        """The stream in metrics: namespace and name."""
+        return self.stream.namespace, self.stream.name
+
+    @property
+    def topic_is_certain(self) -> bool:
+        """The topic has had its id for so long that no broker which says so can be behind the times."""
+        return self.described_last - self.described_first >= CERTAIN_SECONDS
+
+    @property
+    def held(self) -> list[Partition]:
+        """The partitions of this replica, without those that the topic has no more.
+
+        A static member keeps these when a topic is made again with fewer partitions.
+        """
+        return [partition for partition in self.partitions if partition.number < self.partition_count]
+
+    def count_replicas(self) -> None:
+        """Partitions were assigned or revoked, or the topic has more."""
+        self.alone = len(self.held) == self.partition_count
+
+    def fail(self, error: BaseException) -> None:
+        """End the consumer with this error; the first one counts."""
+        if self._failure is None:
+            self._failure = error
+            self._failed.set()
+
+    async def failed(self) -> None:
+        """Wait for `fail`, and raise its error."""
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
