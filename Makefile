@@ -70,8 +70,9 @@ check: .venv/synced  ## format, lint, types, import layers, CRDs and manifests a
 audit: $(UV)  ## known vulnerabilities of what the image holds, by the OSV service
 	$(UV) audit --frozen --no-default-groups --preview-features audit
 
-manifests: .venv/synced  ## write deploy/install.yaml anew from its overlay
+manifests: .venv/synced  ## write deploy/install.yaml anew from its overlay, and the tables of docs/resources.md from crds/
 	$(PYTHON) -m devenv.manifests
+	$(PYTHON) -m devenv.reference
 
 format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff format .

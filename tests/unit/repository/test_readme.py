@@ -10,26 +10,19 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from prometheus_client import REGISTRY
 
 import controller
-import controller.bridge.metrics
-import controller.reconciler.metrics
 from controller.api.names import API_VERSION
-from controller.api.user_update import Reason
-from controller.clients.adoption import RESTORED
-from controller.reconciler import announcing
-from tests.support.schemas import closed, schema
+from tests.support.schemas import CRDS, closed, schema
 from tests.support.transcripts import README, missing, shown
 
 ROOT = README.parent
 TEXT = README.read_text()
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_state_line_is_that_of_the_package() -> None:
@@ -74,67 +67,25 @@ def functions(path: Path) -> set[str]:
 
 #: What `make up` puts into the addresses that a manifest leaves open.
 ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
-MANIFESTS = [yaml.safe_load(string.Template(block).substitute(ADDRESSES)) for block in blocks("yaml")]
-EXAMPLES = [manifest for manifest in MANIFESTS if manifest.get("apiVersion") == API_VERSION]
+EXAMPLES: list[tuple[str, dict[str, object]]] = [
+    (f"{document.name} {manifest['kind']}", manifest)
+    for document in DOCUMENTS
+    for block in blocks("yaml", document.read_text())
+    for manifest in yaml.safe_load_all(string.Template(block).safe_substitute(ADDRESSES))
+    if manifest.get("apiVersion") == API_VERSION
+]
 
 
-@pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda each: each["kind"])
+@pytest.mark.parametrize("manifest", [pytest.param(manifest, id=name) for name, manifest in EXAMPLES])
 def test_examples_fit_the_schemas(manifest: dict[str, object]) -> None:
     found = closed(schema(f"{str(manifest['kind']).lower()}s"))
     found["properties"].update({name: {} for name in ("apiVersion", "kind", "metadata")})
     jsonschema.validate(manifest, found, jsonschema.Draft4Validator)  # exclusiveMinimum as in OpenAPI 3.0
 
 
-def test_every_reason_is_explained() -> None:
-    assert [reason for reason in Reason if f"`{reason}`" not in OPERATIONS] == []
-
-
-def test_every_reason_of_consumption_is_explained() -> None:
-    parts = (ROOT / "controller" / part for part in ("kafka", "bridge"))
-    source = "".join(path.read_text() for part in parts for path in part.glob("*.py"))
-    reasons = set(re.findall(r"(?:KafkaError\(|Failed\(|_no\(|: )\s*\"([A-Z][a-z]+[A-Z]\w+)\"", source)) - {
-        "UserBacklog"
-    }
-    assert reasons >= {"TopicMissing", "MaxObjectsReached", "SecretMissing", "MemberFenced"}
-    assert [reason for reason in sorted(reasons) if f"{reason}`" not in OPERATIONS] == []
-
-
-def test_every_other_reason_of_a_streams_condition_is_explained() -> None:
-    files = (
-        "clients/stream_status.py",
-        "clients/adoption.py",
-        "bridge/stream_report.py",
-        "reconciler/stream_report.py",
-    )
-    source = "".join((ROOT / "controller" / file).read_text() for file in files)
-    reasons = set(re.findall(r"\"((?:[A-Z][a-z]+){2,})\"", source)) | {RESTORED}
-    assert reasons >= {
-        "NoBridge",
-        "NoController",
-        "LeaseRefused",
-        "StatusRefused",
-        "StreamUnreadable",
-        "UpdateUnreadable",
-    }
-    assert [reason for reason in sorted(reasons) if f"{reason}`" not in OPERATIONS] == []
-
-
-def test_every_event_is_explained() -> None:
-    shipped = (ROOT / "controller").rglob("*.py")
-    source = "".join(path.read_text() for path in shipped)
-    reasons = {*re.findall(r"(?<!\[)\"(?:Normal|Warning)\",\s*\"(\w+)\"", source), *announcing.LINES}
-    assert reasons >= {"RecordsWaiting", "OffsetsIgnored", "WaitsForCall", "RequestRefused", "Cancelled", "Resumed"}
-    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in OPERATIONS] == []
-
-
-def test_metrics_that_are_named_exist() -> None:
-    exported = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
-    exported |= {metric.name for metric in REGISTRY.collect()} | {
-        f"{metric.name}_total" for metric in REGISTRY.collect()
-    }
-    named = re.findall(r"`(enrichment_\w+)", TEXT + OPERATIONS)
-    assert named
-    assert [name for name in named if name not in exported] == []
+def test_every_kind_has_an_example() -> None:
+    found = {str(manifest["kind"]).lower() for _, manifest in EXAMPLES}
+    assert {f"{kind}s" for kind in found} == set(CRDS)
 
 
 def test_targets_that_are_named_exist() -> None:

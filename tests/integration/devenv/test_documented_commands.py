@@ -1,4 +1,4 @@
-"""What the README says a person can do, done word for word with a real kubectl."""
+"""The commands of docs/operations.md and docs/resources.md, run word for word with a real kubectl."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from devenv.errors import CommandFailed
+from devenv.layout import ROOT
 from tests.support.applying import STREAM, UPDATE, Applier
-from tests.support.transcripts import README
 
+_PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("operations", "resources")}
 #: The commands of the table, by their wish.
-_TABLE = README.read_text().partition("### What a person can do")[2].partition("\n## ")[0]
+_TABLE = _PAGES["operations"].partition("## What a person can do")[2].partition("\n## ")[0]
 COMMANDS: dict[str, str] = dict(re.findall(r"^\| (.+?) \| `(kubectl .+?)`", _TABLE, re.MULTILINE))
 
 
@@ -86,3 +87,20 @@ def test_an_update_takes_what_is_asked_of_it(api: Applier, wish: str) -> None:
     run(api, COMMANDS[wish], NAME="by-hand")
     update = found(api, "uu/by-hand")
     assert update["spec"]["suspend"] or update["metadata"]["annotations"]["enrichment.dev/request"]
+
+
+#: The commands that look: those of the blocks, and those in the text.
+LOOKS = sorted(
+    {
+        look
+        for page in _PAGES.values()
+        for look in re.findall(r"(?:`|\$ )(kubectl (?:get|describe) [^…\n]+?)(?:`|$)", page, re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("text", LOOKS)
+def test_what_is_to_be_looked_at_can_be(api: Applier, text: str) -> None:
+    api.apply(STREAM)
+    api.apply(UPDATE)
+    run(api, text, NAME="user-updates")
