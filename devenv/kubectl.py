@@ -19,10 +19,10 @@ from devenv.layout import ROOT
 CRDS = ROOT / "crds"
 BASE = ROOT / "deploy" / "base"
 #: The bridge's and the controller's accounts with their rights; no Deployment, as they run as processes here.
-ACCOUNTS = BASE / "accounts.yaml"
+RBAC = BASE / "rbac.yaml"
 #: What roles cannot say.
 POLICIES = BASE / "admission.yaml"
-SAMPLE_STREAM = Path(__file__).resolve().with_name("stream.yaml")
+SAMPLE_STREAM = ROOT / "deploy" / "sample" / "stream.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Kubectl:
 
 def install(kubectl: Kubectl) -> None:
     """Apply the CRDs and the accounts; returns when the API server serves the kinds."""
-    files = [part for path in (CRDS, BASE / "namespace.yaml", ACCOUNTS) for part in ("-f", str(path))]
+    files = [part for path in (CRDS, BASE / "namespace.yaml", RBAC) for part in ("-f", str(path))]
     kubectl("apply", "--server-side", "--force-conflicts", *files)
     kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
     for path in sorted(CRDS.glob("*.yaml")):

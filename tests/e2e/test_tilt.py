@@ -33,6 +33,7 @@ SOURCES = (
     "README.md",
     "LICENSE",
     "controller",
+    "devenv",
     "crds",
     "deploy",
 )

@@ -43,7 +43,7 @@ class Right:
 def granted() -> list[Right]:
     """All rights of both accounts."""
     found = []
-    for document in yaml.safe_load_all(kubectl.ACCOUNTS.read_text()):
+    for document in yaml.safe_load_all(kubectl.RBAC.read_text()):
         if document["kind"] in ("ClusterRole", "Role"):
             account, own = document["metadata"]["name"].removeprefix("enrichment-"), document["kind"] == "Role"
             for rule in document["rules"]:

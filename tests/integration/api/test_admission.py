@@ -50,7 +50,7 @@ def policies(kube: Kube, namespace: str) -> Iterator[None]:
 @pytest.fixture
 def people(kube: Kube, namespace: str) -> Iterator[None]:
     """One user for each role, bound to it in the namespace of this test."""
-    roles = documents("people.yaml")
+    roles = documents("user-roles.yaml")
     for role in roles:
         name = role["metadata"]["name"]
         kube.call("POST", f"{RBAC}/clusterroles", role)
@@ -235,6 +235,6 @@ def test_people_may(kube: Kube, namespace: str, role: str) -> None:
 
 
 def test_the_roles_are_part_of_the_built_in_ones() -> None:
-    added = {role["metadata"]["name"]: role["metadata"]["labels"] for role in documents("people.yaml")}
+    added = {role["metadata"]["name"]: role["metadata"]["labels"] for role in documents("user-roles.yaml")}
     for name, built_in in (("viewer", "view"), ("operator", "edit"), ("admin", "admin")):
         assert added[f"enrichment-{name}"][f"rbac.authorization.k8s.io/aggregate-to-{built_in}"] == "true"

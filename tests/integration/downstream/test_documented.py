@@ -99,7 +99,7 @@ def test_a_repeated_call_is_done_once(
     controller: Replica = start_controller("controller-documented", wait=False)
     controller.kill()
     name = stream.add("ana", 1)
-    controller.start_crashing("controller.answered")
+    controller.start_with_failpoint("controller.answered")
     eventually(lambda: not controller.running, 30)
     assert documented.done == STEPS[:1]
     controller.start()
