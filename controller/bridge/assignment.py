@@ -102,7 +102,7 @@ class Assignment:
         for partition in ready:
             partition.committing_since = time.monotonic()
         self._member.commit(self._partitions.recorded)
-        self._member.begin({(p.number, p.serial): starts[p.number].offset for p in ready if not p.revoked})
+        self._member.fetch_from({(p.number, p.serial): starts[p.number].offset for p in ready if not p.revoked})
 
     async def let_go(self, gone: list[Partition], released: Future[Any]) -> None:
         """Another replica may begin when `released` has its result."""
@@ -128,14 +128,14 @@ class Assignment:
         after = partition.tracker.next
         if after < there.low:
             self._expire(partition, after, there.low - 1)
-        self._member.begin({(partition.number, partition.serial): max(after, there.low)})
+        self._member.fetch_from({(partition.number, partition.serial): max(after, there.low)})
 
     async def _check_room(self, fresh: Iterable[Partition]) -> None:
         """Raises ApiError, or KafkaError where the status cannot hold all partitions that the topic is seen to have."""
         partitions = max(self._topic.partitions, *(partition.number + 1 for partition in fresh))
         positions.check_room(await self._status.read(), replace(self._topic, partitions=partitions))
 
-    async def _containing(self, partition: Partition) -> kafka.Range | None:
+    async def _containing(self, partition: Partition) -> kafka.Watermarks | None:
         """What is there, once it does not end before the position. None: the partition is another's now."""
         try:
             while (there := await self._insist(partial(self._range, partition))) is not None:
@@ -152,11 +152,11 @@ class Assignment:
         finally:
             self._troubles.pop(partition, None)
 
-    async def _range(self, partition: Partition) -> kafka.Range | None:
+    async def _range(self, partition: Partition) -> kafka.Watermarks | None:
         """None: it is another's now. Raises KafkaError."""
         if partition.revoked:
             return None
-        return (await self._lookup.all_ranges([partition.number]))[partition.number]
+        return (await self._lookup.all_watermarks([partition.number]))[partition.number]
 
     async def _list(self) -> None:
         """What must be known before the first create. Raises ApiError."""
@@ -175,7 +175,7 @@ class Assignment:
         begun = not positions.needs_commits(status)
         if not begun:
             status = await self._first_positions(max(numbers))
-        ranges = await self._lookup.ranges(numbers)
+        ranges = await self._lookup.watermarks(numbers)
         if begun and ranges:
             await self._report_moved_offsets(status, ranges)
         return positions.starts(status, self._topic, ranges, {}, _reset(self._context.stream))
@@ -212,7 +212,7 @@ class Assignment:
         numbers = range(max(topic.partitions, highest + 1))
         commits = await self._lookup.committed(stream.kafka.group_id, numbers)
         # One beyond the topic's end, as of an earlier topic of its name, has no commit, and will never answer.
-        ranges = await self._lookup.all_ranges(n for n in numbers if n < topic.partitions or n in commits)
+        ranges = await self._lookup.all_watermarks(n for n in numbers if n < topic.partitions or n in commits)
         begun = positions.starts({}, self._topic, ranges, commits, _reset(stream))
         entries = positions.first_entries(self._topic, begun)
         return await self._status.apply(lambda status: positions.with_first_entries(status, self._topic.id, entries))

@@ -62,7 +62,7 @@ class TopicConsumer:
         self._dispatch = Dispatch(context, self._made, self._reject)
         self._unfinished = Unfinished(context, self._dispatch.slots, self._dispatch.links, self._freed)
         config, topic, group = context.config, context.topic, context.group
-        reader = kafka.Rereader(config, topic, group, lambda: context.memory_share)
+        reader = kafka.Fetcher(config, topic, group, lambda: context.memory_share)
         self._writer = BacklogWriter(context, self._overflow, reader)
         self._member = kafka.GroupMember(
             config, topic, group, context.instance, self._on_event, lambda: context.memory_share
@@ -92,7 +92,7 @@ class TopicConsumer:
             self._assignment.expire_one,
             lambda: self._steering.held_up,
         )
-        self._fetched: list[tuple[Partition, Record | kafka.Reached]] = []
+        self._fetched: list[tuple[Partition, Record | kafka.PartitionEnd]] = []
         self._missing = self._on_the_way = 0
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,7 +162,7 @@ class TopicConsumer:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._context.fail(error)
 
-    def _on_event(self, event: kafka.Event) -> None:
+    def _on_event(self, event: kafka.Notification) -> None:
         match event:
             case kafka.Assigned(numbers, serial):
                 self._joining.assigned()
@@ -192,12 +192,12 @@ class TopicConsumer:
                 self._partitions.committed(offsets, sent)
             case kafka.CommitRefused(message):
                 self._partitions.commit_refused = message
-            case kafka.OutOfRange(number):
+            case kafka.OffsetOutOfRange(number):
                 if partition := self._partitions.get(number):
                     self._spawn(self._assignment.find_range(partition))
-            case kafka.Refused(refusal, partition_number):
+            case kafka.RequestRefused(refusal, partition_number):
                 self._joining.refused(refusal, partition_number)
-            case kafka.Failed(reason, message):
+            case kafka.MemberFailed(reason, message):
                 self._context.fail(kafka.KafkaError(reason, message))
 
     async def _check_topic(self) -> None:
@@ -222,7 +222,7 @@ class TopicConsumer:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._admit(fetched)
-                self._member.admitted(size)
+                self._member.consumed(size)
 
     async def _look_at_topic(self) -> None:
         """Raises Over when it is another one, or when it stays missing; KafkaError when that is not known."""
@@ -246,12 +246,12 @@ class TopicConsumer:
         consuming = self._steering.condition()
         return consuming and unless_unseen(consuming, self._context.bridge.presence)
 
-    def _admit(self, fetched: list[tuple[Partition, Record | kafka.Reached]]) -> None:
+    def _admit(self, fetched: list[tuple[Partition, Record | kafka.PartitionEnd]]) -> None:
         now, new = time.monotonic(), 0
         for partition, item in fetched:
             if partition.revoked or partition.tracker is None:
                 continue
-            if isinstance(item, kafka.Reached):
+            if isinstance(item, kafka.PartitionEnd):
                 partition.tracker.reach(item.offset)
             elif partition.tracker.begin(item.offset):
                 new += self._context.counted.is_new(item.topic_id, item.partition, item.offset)

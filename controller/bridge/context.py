@@ -15,7 +15,7 @@ from controller.clients.cluster import Cluster
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.process_lease import Presence
 from controller.clients.stream_status import StreamStatus
-from controller.kafka import Admins, KafkaError, Topic, TopicLookup
+from controller.kafka import AdminClients, KafkaError, Topic, TopicLookup
 
 #: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
 FULL_SHARES = 3
@@ -35,7 +35,7 @@ class BridgeContext:
     #: UserBacklogs and RejectedEvents in the API server, those of other replicas too.
     backlogs: ObjectCounts
     rejected: ObjectCounts
-    admins: Admins = field(default_factory=Admins)
+    admins: AdminClients = field(default_factory=AdminClients)
     #: Streams that this process consumes at the moment.
     streams: int = 0
 

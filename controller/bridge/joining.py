@@ -85,17 +85,17 @@ class Joining:
 
     def told(self, unassigned: set[int], others: Mapping[int, str]) -> None:
         """Partitions that no member has, and those that members of other streams or applications have."""
-        nobody = kafka.unassigned(self.group, self._topic, sorted(unassigned)) if unassigned else None
+        nobody = _unassigned(self.group, self._topic, sorted(unassigned)) if unassigned else None
         self._trouble("unassigned", nobody)
-        self._trouble("shared", kafka.shared(self.group, self._topic, others) if others else None)
+        self._trouble("shared", _shared(self.group, self._topic, others) if others else None)
 
     def silent(self, partitions: set[int]) -> None:
         """These do not answer; none: they do."""
-        self._trouble("silent", kafka.unanswered(self._topic, sorted(partitions)) if partitions else None)
+        self._trouble("silent", kafka.leaderless(self._topic, sorted(partitions)) if partitions else None)
 
     def held_up(self, partitions: Mapping[int, int]) -> None:
         """At these offsets, by partition, reading waits for the end of a transaction; none: nowhere."""
-        self._trouble("transaction", kafka.open_transaction(self._topic, partitions) if partitions else None)
+        self._trouble("transaction", _open_transaction(self._topic, partitions) if partitions else None)
 
     def _trouble(self, who: str, error: kafka.KafkaError | None) -> None:
         if error is not None:
@@ -103,19 +103,19 @@ class Joining:
         else:
             self.troubles.pop(who, None)
 
-    def strangers(self, seen: kafka.Group) -> dict[int, str]:
+    def strangers(self, seen: kafka.GroupDescription) -> dict[int, str]:
         """Partitions that others than the stream's own members have, and the names of these."""
-        return {number: name for number, name in seen.holders.items() if not name.endswith(self._suffix)}
+        return {number: name for number, name in seen.owners.items() if not name.endswith(self._suffix)}
 
-    def look(self, seen: kafka.Group | kafka.KafkaError) -> None:
+    def look(self, seen: kafka.GroupDescription | kafka.KafkaError) -> None:
         """The group from outside."""
         if isinstance(seen, kafka.KafkaError):
             self._unseen = seen
             return
         self._unseen = None
-        self._read = seen.stable and self.wanted <= seen.holders.keys() - self.strangers(seen).keys()
+        self._read = seen.stable and self.wanted <= seen.owners.keys() - self.strangers(seen).keys()
         waits = self._since is not None and time.monotonic() - self._since >= JOINING_SECONDS and not self._read
-        self.waits = kafka.not_taken_in(self.group, seen, self._member.said) if waits else ""
+        self.waits = _not_taken_in(self.group, seen, self._member.last_error) if waits else ""
 
     def error(self, *, alone: bool) -> kafka.KafkaError | None:
         """What the condition is to say. `alone`: this member has no partition.
@@ -126,3 +126,41 @@ class Joining:
         if not alone:
             return self._refused
         return None if self._read else self._refused or self._unseen
+
+
+def _unassigned(group: str, topic: str, partitions: Iterable[int]) -> kafka.KafkaError:
+    """The error for the condition while no member of the group has these partitions."""
+    numbers = ", ".join(map(str, partitions))
+    return kafka.KafkaError(
+        "PartitionsUnassigned",
+        f"of topic {topic} no member of group {group} has these partitions: {numbers};"
+        " the bridge makes the group rebalance",
+    )
+
+
+def _shared(group: str, topic: str, owners: Mapping[int, str]) -> kafka.KafkaError:
+    """The error for the condition while members of other streams or applications have these partitions."""
+    numbers = ", ".join(map(str, sorted(owners)))
+    members = ", ".join(sorted(set(owners.values()))[:3])
+    return kafka.KafkaError(
+        "GroupShared",
+        f"of topic {topic} other members of group {group} have these partitions: {numbers}; this stream gets no record"
+        f" of them. The members: {members}. Give each stream a group of its own",
+    )
+
+
+def _not_taken_in(name: str, group: kafka.GroupDescription, last_error: str) -> str:
+    """The message of the condition while the group has no place for this member."""
+    members = ", ".join(group.members[:5]) or "none"
+    words = f"group {name} has not taken this bridge in yet: it is {group.state}, its members are {members}"
+    return f"{words}. The Kafka client said last: {last_error}" if last_error else words
+
+
+def _open_transaction(topic: str, offsets: Mapping[int, int]) -> kafka.KafkaError:
+    """The error for the condition while transactions are open at these offsets, by partition."""
+    where = ", ".join(f"{partition} at offset {offset}" for partition, offset in sorted(offsets.items()))
+    return kafka.KafkaError(
+        "TransactionOpen",
+        f"of topic {topic} these partitions are read no further, as a producer's transaction is open there: {where};"
+        " reading goes on when it is committed, aborted or timed out",
+    )

@@ -28,7 +28,7 @@ async def measure(context: ConsumerContext, joining: Joining, member: kafka.Grou
     nexts_before: Mapping[int, int] = {}
     while True:
         try:
-            ends = await lookup.ranges([partition.number for partition in partitions])
+            ends = await lookup.watermarks([partition.number for partition in partitions])
         except kafka.KafkaError as error:
             logger.debug("Lag not measured: %s", error)
         else:
@@ -44,7 +44,7 @@ async def measure(context: ConsumerContext, joining: Joining, member: kafka.Grou
                 joining.held_up(await _held_up(lookup, dict(nexts.items() & nexts_before.items())))
             nexts_before = nexts
         if again := _refused(partitions, joining.unfetched):
-            member.begin(again)
+            member.fetch_from(again)
         await asyncio.sleep(LAG_SECONDS)
 
 
@@ -71,7 +71,7 @@ async def _held_up(lookup: kafka.TopicLookup, nexts: Mapping[int, int]) -> dict[
     if not nexts:
         return {}
     try:
-        stable = await lookup.stable_ends(nexts)
+        stable = await lookup.last_stable_offsets(nexts)
     except kafka.KafkaError as error:
         logger.debug("Transactions not looked for: %s", error)
         return {}

@@ -42,7 +42,7 @@ async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, member: 
     while True:
         await asyncio.sleep(pause)
         try:
-            found = await lookup.group(joining.group)
+            found = await lookup.describe_group(joining.group)
         except kafka.KafkaError as error:
             logger.debug("Assignment not looked at: %s", error)
             joining.look(error)
@@ -52,7 +52,7 @@ async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, member: 
             continue
         wanted = joining.wanted
         # A static member keeps partitions that a topic made again no longer has, which does no harm.
-        missing = wanted - found.holders.keys()
+        missing = wanted - found.owners.keys()
         lasting, before = missing & before, missing
         others = {number: name for number, name in joining.strangers(found).items() if number in wanted}
         staying = {number: name for number, name in others.items() if number in others_before}
@@ -64,6 +64,6 @@ async def watch_assignment(lookup: kafka.TopicLookup, joining: Joining, member: 
         elif lasting and time.monotonic() >= not_before:
             numbers = logs.fields(group=joining.group, partitions=sorted(lasting))
             logger.warning("Partitions are assigned to nobody: joining again", extra=numbers)
-            member.rejoin()
+            member.enforce_rebalance()
             not_before = time.monotonic() + delay
             delay = min(2 * delay, MAX_REJOIN_SECONDS)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from controller.kafka import KafkaError, Range, Topic
+from controller.kafka import KafkaError, Topic, Watermarks
 
 #: Entries of the list. The schema lets pass 5,000, and etcd an object of 1.5 MiB, of which one takes 0.3 to 0.4 KB.
 MAX_ENTRIES = 3000
@@ -78,7 +78,7 @@ def needs_commits(status: Mapping[str, Any]) -> bool:
 def starts(
     status: Mapping[str, Any],
     topic: Topic,
-    ranges: Mapping[int, Range],
+    ranges: Mapping[int, Watermarks],
     committed: Mapping[int, int],
     reset: str,
 ) -> dict[int, Start]:
@@ -86,7 +86,7 @@ def starts(
     begun = known(status, topic.id)
     if needs_commits(status):
         begun = dict(committed)
-        first: Callable[[Range], int] = (lambda r: r.high) if reset == "latest" else (lambda r: r.low)
+        first: Callable[[Watermarks], int] = (lambda r: r.high) if reset == "latest" else (lambda r: r.low)
     else:
         first = lambda r: r.low  # noqa: E731
     return {number: _start(begun.get(number, first(there)), there) for number, there in ranges.items()}
@@ -122,7 +122,7 @@ def with_first_entries(status: Mapping[str, Any], topic_id: str, entries: Iterab
     return with_entries(status, topic_id, entries) if needs_commits(status) else dict(status)
 
 
-def _start(wanted: int, there: Range) -> Start:
+def _start(wanted: int, there: Watermarks) -> Start:
     if wanted < there.low:
         return Start(there.low, expired=(wanted, there.low - 1))
     return Start(wanted)

@@ -38,7 +38,7 @@ class StreamConsumer:
     def __init__(self, bridge: BridgeContext, stream: UpdateStream) -> None:
         self._bridge = bridge
         #: Kept from one consumer to the next: a client for each look at a missing topic would cost threads.
-        self._admin: kafka.Admin | None = None
+        self._admin: kafka.AdminClient | None = None
         self._stream = stream
         # Streams of several topics may share a group: each is a member of its own in it.
         self._instance = f"{bridge.identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
@@ -166,7 +166,7 @@ class StreamConsumer:
         if not running.cancelled():
             running.result()
 
-    def _reach(self, config: dict[str, Any]) -> kafka.Admin:
+    def _reach(self, config: dict[str, Any]) -> kafka.AdminClient:
         """The admin client for that way to Kafka, in place of the one that this stream has had."""
         new, old = self._bridge.admins.acquire(config), self._admin
         self._admin = new

@@ -1,67 +1,54 @@
-"""Kafka: what a stream may configure, the topic as the brokers see it, one member of the consumer group.
+"""Kafka: the properties that a stream may set, the topic as the brokers see it, one member of the consumer group.
 
-librdkafka's consumer blocks, so it lives on a thread of its own where every call to it is made; what it has to tell
-comes to the event loop as `Event` values, in order, by batches. Offsets, positions and retries are the bridge's.
+librdkafka blocks, so each of its consumers lives on a thread of its own. `consumer` describes the thread boundary:
+the event loop asks by methods, the thread answers by a `Notification`. Positions, offsets to begin at and retries are
+the bridge's.
 """
 
-from controller.kafka.admin import LEADERLESS, Admin, Admins
+from controller.kafka.admin import LEADERLESS, AdminClient, AdminClients
 from controller.kafka.config import HOLD_SECONDS, KafkaError, client_config
 from controller.kafka.consumer import RELEASE_SECONDS, GroupMember
-from controller.kafka.fetcher import Reread, Rereader
+from controller.kafka.fetcher import Fetcher, FetchResult
+from controller.kafka.messages import record_cost
 from controller.kafka.notifications import (
     Assigned,
     CommitRefused,
     Committed,
-    Event,
-    Failed,
     Fetched,
-    OutOfRange,
-    Reached,
-    Refused,
+    MemberFailed,
+    Notification,
+    OffsetOutOfRange,
+    PartitionEnd,
+    RequestRefused,
     Revoked,
-    record_cost,
 )
-from controller.kafka.topics import (
-    Group,
-    Range,
-    Topic,
-    TopicLookup,
-    not_taken_in,
-    open_transaction,
-    shared,
-    unanswered,
-    unassigned,
-)
+from controller.kafka.topics import GroupDescription, Topic, TopicLookup, Watermarks, leaderless
 
 __all__ = [
     "HOLD_SECONDS",
     "LEADERLESS",
     "RELEASE_SECONDS",
-    "Admin",
-    "Admins",
+    "AdminClient",
+    "AdminClients",
     "Assigned",
     "CommitRefused",
     "Committed",
-    "Event",
-    "Failed",
+    "FetchResult",
     "Fetched",
-    "Group",
+    "Fetcher",
+    "GroupDescription",
     "GroupMember",
     "KafkaError",
-    "OutOfRange",
-    "Range",
-    "Reached",
-    "Refused",
-    "Reread",
-    "Rereader",
+    "MemberFailed",
+    "Notification",
+    "OffsetOutOfRange",
+    "PartitionEnd",
+    "RequestRefused",
     "Revoked",
     "Topic",
     "TopicLookup",
+    "Watermarks",
     "client_config",
-    "not_taken_in",
-    "open_transaction",
+    "leaderless",
     "record_cost",
-    "shared",
-    "unanswered",
-    "unassigned",
 ]

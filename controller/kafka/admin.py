@@ -1,4 +1,7 @@
-"""The admin clients of a process: one for all streams that reach Kafka in the same way."""
+"""The admin clients of a process, and what Kafka's errors mean for a stream.
+
+Streams with the same client configuration share one admin client.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +12,51 @@ from concurrent.futures import Future
 from typing import Any
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import admin as ck_admin
 
-from controller.kafka.config import REQUEST_SECONDS, KafkaError, made
+from controller.kafka.config import REQUEST_SECONDS, KafkaError, create_client
 
 
-class Admin:
-    """One client of librdkafka: its threads, some four, last until `close`.
+class AdminClient:
+    """One admin client of librdkafka. It has some four threads, until `close`.
 
-    Where a request gets no answer, the next one is asked by a client made anew. librdkafka asks about topics at the
-    broker that it takes for the controller, and looks for another one only when it needs metadata for something else:
-    with that broker dead nothing would be answered for as long as it is.
+    After a request without an answer the client is created anew. librdkafka asks about topics at the broker that it
+    takes for the controller, and looks for another one only when it needs metadata for something else. So while that
+    broker is down, no request would be answered (docs/decisions/0048-what-kafka-answers.md).
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """Raises KafkaError(ConfigRefused)."""
-        self._trouble = _Trouble()
-        self._config = {**config, "error_cb": self._trouble.note}
-        # A client ends with the last reference to it: none but this one and those of requests under way may be kept.
-        self._client: AdminClient | None = made(AdminClient, self._config)
+        self._errors = _ConnectionErrors()
+        self._config = {**config, "error_cb": self._errors.note}
+        # librdkafka ends a client's threads with the last reference to it. This is the only one beside those of
+        # requests under way.
+        self._client: ck_admin.AdminClient | None = create_client(ck_admin.AdminClient, self._config)
 
     async def ask(
-        self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]], topic: str, group: str = ""
+        self, request: Callable[[ck_admin.AdminClient], Mapping[Any, Future[Any]]], topic: str, group: str = ""
     ) -> dict[Any, Any]:
-        """The answers by what was asked for, without what is refused or not answered.
+        """Send a request, and return its answers by key, without those that are errors.
 
-        Raises KafkaError, with the reasons of that topic, where nothing is answered. `group`, where given, is that
-        whose coordinator is asked.
+        `request` calls a method of the client and returns its futures. `group` is given where the request goes to the
+        coordinator of that group. Raises KafkaError, about that topic or group, where all answers are errors.
         """
         found = await self._answers(request)
         refused = [each.args[0] for each in found.values() if isinstance(each, ck.KafkaException)]
         if refused and len(refused) == len(found):
             cause = refused[0]
             if cause.code() == ck.KafkaError._TIMED_OUT:
-                cause = self._trouble.last or cause
-            raise explained(cause, topic, group)
-        self._trouble.last = None
+                cause = self._errors.last or cause
+            raise explain(cause, topic, group)
+        self._errors.last = None
         return {key: each for key, each in found.items() if not isinstance(each, ck.KafkaException)}
 
     def close(self) -> None:
-        """End its threads when what is under way is over."""
+        """End the client's threads when the requests under way have ended."""
         self._client = None
 
-    async def _answers(self, request: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
-        """What was answered, or the KafkaException."""
+    async def _answers(self, request: Callable[[ck_admin.AdminClient], Mapping[Any, Future[Any]]]) -> dict[Any, Any]:
+        """The answers by key; a KafkaException where there is an error in place of one."""
         if (client := self._client) is None:
             raise KafkaError("BrokerUnreachable", "the admin client is closed")
         waiting = {key: asyncio.wrap_future(future) for key, future in request(client).items()}
@@ -65,27 +69,27 @@ class Admin:
             for future in waiting.values():
                 future.cancel()
         if self._client is client and any(map(_timed_out, found.values())):
-            self._client = made(AdminClient, self._config)
+            self._client = create_client(ck_admin.AdminClient, self._config)
         return found
 
 
-class Admins:
-    """Admin clients, each shared by all who reach Kafka by the same configuration."""
+class AdminClients:
+    """Admin clients, each shared by all streams with the same client configuration."""
 
     def __init__(self) -> None:
-        #: By configuration: the client, and how many use it.
-        self._shared: dict[tuple[tuple[str, Any], ...], tuple[Admin, int]] = {}
+        #: By configuration: the client, and how many streams use it.
+        self._shared: dict[tuple[tuple[str, Any], ...], tuple[AdminClient, int]] = {}
 
-    def acquire(self, config: Mapping[str, Any]) -> Admin:
-        """The client for that configuration, until `release`. Raises KafkaError(ConfigRefused)."""
+    def acquire(self, config: Mapping[str, Any]) -> AdminClient:
+        """The client for that configuration; `release` returns it. Raises KafkaError(ConfigRefused)."""
         own = {key: value for key, value in config.items() if not key.startswith(("fetch.", "isolation."))}
         key = tuple(sorted(own.items()))
-        admin, users = self._shared.get(key) or (Admin(own), 0)
+        admin, users = self._shared.get(key) or (AdminClient(own), 0)
         self._shared[key] = admin, users + 1
         return admin
 
-    def release(self, old: Admin) -> None:
-        """It is closed when nobody uses it any more."""
+    def release(self, old: AdminClient) -> None:
+        """Return a client. It is closed when no stream uses it any more."""
         key = next(key for key, (admin, _) in self._shared.items() if admin is old)
         admin, users = self._shared[key]
         if users > 1:
@@ -105,22 +109,23 @@ def _timed_out(answer: Any) -> bool:
     return isinstance(answer, ck.KafkaException) and answer.args[0].code() == ck.KafkaError._TIMED_OUT
 
 
-class _Trouble:
-    """Why there is no connection: a request that waits for one is told nothing but that its time is over."""
+class _ConnectionErrors:
+    """Why there is no connection. A request that waits for one ends with a time-out, which does not say why."""
 
     def __init__(self) -> None:
         self.last: ck.KafkaError | None = None
 
     def note(self, error: ck.KafkaError) -> None:
-        """Refused credentials tell more than a connection that broke off, and that more than that none is left."""
+        """Keep the most telling one: refused credentials, else a connection that broke off, else that none is left."""
         if error.code() in REASONS or (self.last is None and error.code() != ck.KafkaError._ALL_BROKERS_DOWN):
             self.last = error
 
 
-#: What librdkafka adds of a single attempt: a condition would change with each.
+#: What librdkafka says of a single attempt is left out: the condition would change with each.
 _ATTEMPT = re.compile(r" \(after \d+ms in state .*", re.DOTALL)
-#: What librdkafka says of an answer in another protocol, with a property that nobody may set.
+#: What librdkafka says of an answer in another protocol. It names a property that a stream may not set.
 _NOT_KAFKA = re.compile(r"Invalid response size .*increase receive\.message\.max\.bytes")
+#: The reason of the condition for an error code.
 REASONS = {
     ck.KafkaError.UNKNOWN_TOPIC_OR_PART: "TopicMissing",
     ck.KafkaError._UNKNOWN_TOPIC: "TopicMissing",
@@ -140,7 +145,7 @@ REASONS = {
 
 #: The reason where a partition has no leader for now.
 LEADERLESS = "LeaderNotAvailable"
-#: What librdkafka or a broker says of such a partition.
+#: The error codes of librdkafka and the brokers for such a partition.
 _LEADERLESS = (
     ck.KafkaError._NOENT,
     ck.KafkaError.LEADER_NOT_AVAILABLE,
@@ -148,7 +153,7 @@ _LEADERLESS = (
 )
 
 
-#: What a coordinator, or the lack of one, says while it can do nothing for its groups; librdkafka waits without a word.
+#: The error codes while no coordinator serves a group.
 _NO_COORDINATOR = (
     ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
     ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -158,14 +163,17 @@ _NO_COORDINATOR = (
 )
 
 
-def words(error: ck.KafkaError) -> str:
-    """What is said, without what differs from one attempt to the next."""
+def error_text(error: ck.KafkaError) -> str:
+    """The error's message, without what differs from one attempt to the next."""
     return _ATTEMPT.sub("", error.str())
 
 
-def explained(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
-    """The reason and the cure, for the stream's condition. `group`: where its coordinator was asked."""
-    said = _NOT_KAFKA.sub("what answers there does not speak Kafka", words(error))
+def explain(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
+    """The error for the stream's condition: a reason, and a message that says what helps.
+
+    `group` is given where the request went to the coordinator of that group.
+    """
+    said = _NOT_KAFKA.sub("what answers there does not speak Kafka", error_text(error))
     if group and error.code() in _NO_COORDINATOR:
         cure = "see the topic __consumer_offsets and the brokers that have it"
         return KafkaError("CoordinatorUnavailable", f"no coordinator serves group {group} ({said}): {cure}")
@@ -180,7 +188,7 @@ def explained(error: ck.KafkaError, topic: str, group: str = "") -> KafkaError:
 
 
 def _other_reason(code: int) -> str:
-    """A code below that of UNKNOWN, -1, is librdkafka's own, of a connection; any other is a broker's answer."""
+    """Codes below UNKNOWN, -1, are librdkafka's own and concern a connection; the others are answers of a broker."""
     if code in _LEADERLESS:
         return LEADERLESS
     return "BrokerUnreachable" if code < ck.KafkaError.UNKNOWN else "BrokerRefused"

@@ -1,44 +1,49 @@
-"""What a member of a consumer group tells the event loop."""
+"""What a group member notifies the event loop of.
+
+All calls to librdkafka's consumer are made on the member's thread. The thread never touches the state of the bridge;
+it hands these values to the event loop, one by one, in the order in which things happened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-
-import confluent_kafka as ck
+from typing import TypeAlias
 
 from controller.core.records import Record
 from controller.kafka.config import KafkaError
-from controller.kafka.topics import Topic
-
-#: What a record costs in memory beside its bytes.
-RECORD_OVERHEAD = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Partitions that are now this member's. Nothing is read from them before `begin`."""
+    """The coordinator has assigned these partitions to this member, in addition to those that it has.
+
+    Nothing is fetched from them before `GroupMember.fetch_from`. The coordinator may also assign no partition.
+    """
 
     partitions: tuple[int, ...]
-    #: Of this assignment among all of the member: a partition that goes and comes back is assigned anew.
+    #: Counts the assignments of this member: a partition that is revoked and assigned again has another serial.
     serial: int
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Partitions that are no longer this member's once `released` has its result, the last offsets to commit."""
+    """The coordinator takes these partitions away.
+
+    The thread waits for the result of `released`, RELEASE_SECONDS at most: the last offsets to commit, by partition.
+    Only then may another member have the partitions.
+    """
 
     partitions: tuple[int, ...]
-    #: The member is no longer in the group, and joins again.
+    #: The member is no longer in the group and joins it again. Another member may have the partitions already.
     lost: bool = False
     released: Future[Mapping[int, int]] = field(default_factory=Future, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """The end of a partition: the next record will have this offset or a higher one."""
+class PartitionEnd:
+    """The member has reached the end of a partition: the next record will have this offset or a higher one."""
 
     partition: int
     offset: int
@@ -46,77 +51,54 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Records in offset order within each partition, and ends of partitions among them."""
+    """Records, and ends of partitions among them. Those of one partition are in the order of their offsets."""
 
-    items: list[Record | Reached]
+    items: list[Record | PartitionEnd]
+    #: Bytes of memory that the records take, about. The event loop returns them with `GroupMember.consumed`.
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The coordinator took these offsets from this member, in a request sent at `sent` of the monotonic clock."""
+    """The coordinator has accepted these offsets, by partition."""
 
     offsets: Mapping[int, int]
+    #: When the request was sent, in seconds of the monotonic clock.
     sent: float
 
 
 @dataclass(frozen=True, slots=True)
 class CommitRefused:
-    """A commit was not accepted: the coordinator refused it, or there is no coordinator."""
+    """The coordinator has refused a commit, or there is no coordinator."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfRange:
-    """The partition has no such offset, or no longer."""
+class OffsetOutOfRange:
+    """The partition does not have the offset to be fetched: it was removed, or the log ends before it."""
 
     partition: int
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The brokers refuse this member something; it goes on asking."""
+class RequestRefused:
+    """The brokers refuse a request of this member. librdkafka repeats it by itself."""
 
     error: KafkaError
-    #: Which it cannot fetch; None: it is not about a single one.
+    #: The partition that cannot be fetched; None where the request is not about a single one.
     partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """Fatal: this member is of no use any more."""
+class MemberFailed:
+    """A fatal error: this member will receive nothing any more."""
 
+    #: Reason and message for the stream's condition.
     reason: str
     message: str
 
 
-Event: TypeAlias = Assigned | Revoked | Fetched | Committed | CommitRefused | OutOfRange | Refused | Failed
-
-
-def read_message(message: Any, topic: Topic) -> Record:
-    """A `confluent_kafka.Message` without error; its stubs know neither that it has an offset nor bytes in headers."""
-    kind, timestamp = message.timestamp()
-    return Record(
-        topic=topic.name,
-        topic_id=topic.id,
-        partition=message.partition(),
-        offset=message.offset(),
-        timestamp_ms=timestamp if kind != ck.TIMESTAMP_NOT_AVAILABLE else -1,
-        key=message.key(),
-        value=message.value(),
-        headers=_headers(message),
-    )
-
-
-def _headers(message: Any) -> Sequence[tuple[str, bytes | None]]:
-    """Headers of outside bytes: a name that is not UTF-8 makes the client refuse to read them."""
-    try:
-        return message.headers() or ()
-    except UnicodeDecodeError:
-        return ()
-
-
-def record_cost(record: Record) -> int:
-    """Bytes of memory that a record in hand takes, about."""
-    return RECORD_OVERHEAD + record.size
+Notification: TypeAlias = (
+    Assigned | Revoked | Fetched | Committed | CommitRefused | OffsetOutOfRange | RequestRefused | MemberFailed
+)

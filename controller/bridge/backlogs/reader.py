@@ -15,7 +15,7 @@ from typing import Final
 from controller.api.user_backlog import OffsetQueue, of_entry
 from controller.clients.cluster import Body
 from controller.core.records import UpdateEvent, read_record
-from controller.kafka import KafkaError, Rereader, Topic
+from controller.kafka import Fetcher, KafkaError, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ CHUNK = 2000
 class BacklogReader:
     """Reads the entries of one topic's backlogs."""
 
-    def __init__(self, topic: Topic, rereader: Rereader) -> None:
+    def __init__(self, topic: Topic, rereader: Fetcher) -> None:
         self._topic = topic
         self._rereader = rereader
         #: What became of damaged ones, by the object's uid and version and the partition: the code of their offsets, or
@@ -88,7 +88,7 @@ class BacklogReader:
         found: list[int] = []
         while first <= last:
             wanted = range(first, min(first + CHUNK, last + 1))
-            read = await self._rereader.read(partition, wanted)
+            read = await self._rereader.fetch(partition, wanted)
             if not (read.records or read.missing):
                 if read.ended:
                     break  # somebody has made `last` an offset that no record has

@@ -11,7 +11,7 @@ from controller.bridge.backlogs.overflow import Overflow
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Partition
 from controller.bridge.pending import Lanes, Waiting
-from controller.kafka import KafkaError, Reread, Rereader, record_cost
+from controller.kafka import Fetcher, FetchResult, KafkaError, record_cost
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Rereading:
     def __init__(
         self,
         context: ConsumerContext,
-        reader: Rereader,
+        reader: Fetcher,
         overflow: Overflow,
         lanes: Lanes,
         check_topic: Callable[[], Awaitable[None]],
@@ -55,7 +55,7 @@ class Rereading:
                 if partition.answers and room > 0 and (users := self._wanted(partition)):
                     await self._pass(partition, users, int(room))
             if not len(self._overflow):
-                self._reader.rest()
+                self._reader.close_if_idle()
             await asyncio.sleep(LOOK_SECONDS if len(self._overflow) else IDLE_SECONDS)
 
     def _wanted(self, partition: Partition) -> dict[int, str]:
@@ -71,12 +71,12 @@ class Rereading:
 
     async def _pass(self, partition: Partition, users: dict[int, str], room: int) -> None:
         try:
-            found = await self._reader.read(partition.number, list(users), room)
+            found = await self._reader.fetch(partition.number, list(users), room)
             # A topic made again has records of other users at these offsets.
             await self._check_topic()
         except KafkaError as error:
             logger.warning("Backlogs not read: %s", error)
-            found = Reread()
+            found = FetchResult()
             await asyncio.sleep(RETRY_SECONDS)
         if partition.revoked:
             return

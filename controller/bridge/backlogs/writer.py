@@ -27,7 +27,7 @@ from controller.bridge.partitions import Lost, Partition
 from controller.bridge.write_limiter import Brake
 from controller.clients.cluster import BACKLOGS, Body
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
-from controller.kafka import Rereader
+from controller.kafka import Fetcher
 from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class BacklogWriter:
         self,
         context: ConsumerContext,
         overflow: Overflow,
-        rereader: Rereader,
+        rereader: Fetcher,
     ) -> None:
         self._context = context
         self._cluster = context.cluster

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import confluent_kafka as ck
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import admin as ck_admin
 
-from controller.kafka import Admin, Admins, KafkaError, TopicLookup
+from controller.kafka import AdminClient, AdminClients, KafkaError, TopicLookup
 from devenv import broker
 from devenv.environment import Environment
 from tests.conftest import StartReplica
@@ -103,7 +103,7 @@ async def test_questions_go_on_when_the_broker_that_was_asked_has_died(
     ingested: Ingested, brokers: Environment
 ) -> None:
     """The one that librdkafka takes for the controller; each answer about the cluster names another."""
-    admins = Admins()
+    admins = AdminClients()
     admin = admins.acquire({"bootstrap.servers": ingested.bootstrap, "log_level": 0})
     lookup = TopicLookup(admin, ingested.topic)
     await asyncio.to_thread(eventually, lambda: takes_for_controller(admin) == NODE)
@@ -119,7 +119,7 @@ async def test_questions_go_on_when_the_broker_that_was_asked_has_died(
     admins.release(admin)
 
 
-def takes_for_controller(admin: Admin) -> int:
+def takes_for_controller(admin: AdminClient) -> int:
     client = admin._client
-    assert isinstance(client, AdminClient)
+    assert isinstance(client, ck_admin.AdminClient)
     return int(client.list_topics(timeout=5).controller_id)

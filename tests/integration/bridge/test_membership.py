@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka.cimpl import NewPartitions
 
 from controller.api.update_stream import KafkaSpec
-from controller.kafka import Assigned, Event, Fetched, GroupMember, Revoked, Topic, client_config
-from controller.kafka.consumer import MAX_ON_THE_WAY
+from controller.kafka import Assigned, Fetched, GroupMember, Notification, Revoked, Topic, client_config
+from controller.kafka.consumer import MAX_UNCONSUMED
 from devenv import probes
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually, eventually_async, throughout
@@ -30,7 +30,7 @@ async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(in
     for partition in (0, 1):
         ingested.produce(good(["ana", "bo", "cy"]), partition)
     spec = KafkaSpec(ingested.bootstrap, ingested.topic, ingested.topic, {}, None)
-    seen: list[Event] = []
+    seen: list[Notification] = []
     member = GroupMember(client_config(spec, {}), Topic(ingested.topic, "id", 2), ingested.topic, "member", seen.append)
 
     async def assigned() -> list[int]:
@@ -45,9 +45,9 @@ async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(in
 
     try:
         (serial,) = await eventually_async(assigned, within=30)
-        member.begin({(0, serial - 1): 0, (1, serial): 0})
+        member.fetch_from({(0, serial - 1): 0, (1, serial): 0})
         await eventually_async(partial(read, 1), within=30)
-        member.begin({(0, serial): 2})
+        member.fetch_from({(0, serial): 2})
         await eventually_async(partial(read, 0), within=30)
         assert offsets(0) == [2, 3]
     finally:
@@ -61,9 +61,9 @@ async def test_a_member_without_room_keeps_nobody_from_joining(ingested: Ingeste
     for partition in (0, 1):
         ingested.produce([("ana", big)] * 2000, partition)
     spec = KafkaSpec(ingested.bootstrap, ingested.topic, ingested.topic, {}, None)
-    seen: list[Event] = []
+    seen: list[Notification] = []
 
-    def deliver(event: Event) -> None:
+    def deliver(event: Notification) -> None:
         seen.append(event)
         if isinstance(event, Revoked):
             event.released.set_result({})
@@ -76,7 +76,7 @@ async def test_a_member_without_room_keeps_nobody_from_joining(ingested: Ingeste
     members = [GroupMember(client_config(spec, {}), topic, ingested.topic, "first", deliver)]
     try:
         (first,) = await eventually_async(partial(found, assigned, 1), within=30)
-        members[0].begin({(partition, first.serial): 0 for partition in first.partitions})
+        members[0].fetch_from({(partition, first.serial): 0 for partition in first.partitions})
         await eventually_async(partial(found, full, seen), within=30)
         members.append(GroupMember(client_config(spec, {}), topic, ingested.topic, "second", deliver))
         _, second = await eventually_async(partial(found, assigned, 2), within=20)
@@ -102,8 +102,8 @@ async def found(look: Callable[[Any], T], what: Any) -> T:
     return look(what)
 
 
-def full(seen: list[Event]) -> bool:
-    return sum(event.size for event in seen if isinstance(event, Fetched)) >= MAX_ON_THE_WAY
+def full(seen: list[Notification]) -> bool:
+    return sum(event.size for event in seen if isinstance(event, Fetched)) >= MAX_UNCONSUMED
 
 
 def test_who_is_not_let_into_the_group_says_so(ingested: Ingested, start_bridge: StartReplica) -> None:

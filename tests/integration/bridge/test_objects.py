@@ -239,7 +239,7 @@ def test_a_position_that_is_held_up_bounds_what_is_made_above_it(
         (pausing, "MADE_LOW", 150),
         (pausing, "HIGH_WATER", 100_000),
         (pausing, "LOW_WATER", 60_000),
-        (consumer, "MAX_ON_THE_WAY", 60_000),
+        (consumer, "MAX_UNCONSUMED", 60_000),
         (consumer, "BATCH", 50),
     ):
         monkeypatch.setattr(module, name, value)

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from controller.api.names import record_name
-from controller.kafka import Admins, KafkaError, TopicLookup
+from controller.kafka import AdminClients, KafkaError, TopicLookup
 from devenv import broker
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually, eventually_async, throughout
@@ -125,7 +125,7 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
 
 async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
     """At once, also while somebody keeps an error: the threads do not wait for the garbage collector."""
-    admins = Admins()
+    admins = AdminClients()
     before = _threads(os.getpid())
     config = {"bootstrap.servers": ingested.bootstrap}
     first, second = admins.acquire(config), admins.acquire({**config, "fetch.min.bytes": 1})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.api.update_stream import KafkaSpec
-from controller.kafka import Assigned, Event, Fetched, GroupMember, Rereader, Topic, client_config
+from controller.kafka import Assigned, Fetched, Fetcher, GroupMember, Notification, Topic, client_config
 from devenv.environment import Environment
 from tests.benchmarks.meter import Meter, figures
 from tests.chaos import topic as topics
@@ -116,7 +116,7 @@ async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: K
 
     statistics: dict[str, Any] = {"statistics.interval.ms": 100, "stats_cb": told}
     spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
-    seen: list[Event] = []
+    seen: list[Notification] = []
     description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
     member = GroupMember(client_config(spec, {}) | statistics, description, topic, "counted", seen.append)
     try:
@@ -129,7 +129,7 @@ async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: K
             return items >= count and bool(requests)
 
         await eventually_async(assigned, within=30)
-        member.begin({(0, next(event.serial for event in seen if isinstance(event, Assigned))): 0})
+        member.fetch_from({(0, next(event.serial for event in seen if isinstance(event, Assigned))): 0})
         await eventually_async(read, within=30)
     finally:
         await member.close()
@@ -148,16 +148,16 @@ async def test_what_is_read_again_is_no_more_than_there_is_room_for(
     spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
     description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
     share = 1.0
-    reader = Rereader(client_config(spec, {}), description, topic, lambda: share)
+    reader = Fetcher(client_config(spec, {}), description, topic, lambda: share)
     try:
         wanted = list(range(40))
         for share_now in (1.0, 0.03):
             share = share_now
-            found = await reader.read(0, wanted, 500_000)
+            found = await reader.fetch(0, wanted, 500_000)
             assert [record.offset for record in found.records] == wanted[:5]
             assert found.missing == []
             wanted = wanted[5:]
-        whole = await reader.read(0, wanted)
+        whole = await reader.fetch(0, wanted)
         assert [record.offset for record in whole.records] == wanted[:30]
     finally:
         reader.close()

@@ -10,8 +10,8 @@ import pytest
 
 from controller.bridge import joining
 from controller.bridge.joining import Joining
-from controller.kafka import Group, KafkaError
-from controller.kafka.admin import explained
+from controller.kafka import GroupDescription, KafkaError
+from controller.kafka.admin import explain
 from tests.support.bridge import make_consumer_context
 from tests.support.builders import make_stream
 
@@ -19,14 +19,14 @@ GROUP = make_stream().kafka.group_id
 
 
 def make_joining(said: str = "") -> Joining:
-    member = SimpleNamespace(said=said)
+    member = SimpleNamespace(last_error=said)
     return Joining(make_consumer_context(), cast(Any, member))
 
 
-def group(state: str = "STABLE", **members: set[int]) -> Group:
+def group(state: str = "STABLE", **members: set[int]) -> GroupDescription:
     names = {"other": "bridge-b.default.user-updates", "stranger": "rdkafka-1"}
     holders = {number: names[member] for member, numbers in members.items() for number in numbers}
-    return Group(state, state == "STABLE", [names[member] for member in members], holders)
+    return GroupDescription(state, state == "STABLE", [names[member] for member in members], holders)
 
 
 def test_who_has_waited_for_long_says_what_the_group_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_a_partition_that_cannot_be_fetched_is_in_trouble_by_itself() -> None:
     ],
 )
 def test_where_other_bridges_read_all_it_is_for_them_to_tell(
-    seen: Group, silent: bool, monkeypatch: pytest.MonkeyPatch
+    seen: GroupDescription, silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "JOINING_SECONDS", 0.0)
     member = make_joining()
@@ -114,6 +114,6 @@ def test_a_group_that_cannot_be_seen_is_told_of_by_who_has_no_partition() -> Non
     ],
 )
 def test_every_error_has_a_reason_and_its_words(code: int, group: str, reason: str, word: str) -> None:
-    told = explained(ck.KafkaError(code), "events", group)
+    told = explain(ck.KafkaError(code), "events", group)
     assert told.reason == reason
     assert word.lower() in str(told).lower()

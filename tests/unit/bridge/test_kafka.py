@@ -9,8 +9,8 @@ import pytest
 
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import KafkaError, client_config
-from controller.kafka.admin import explained
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, made, queue_size
+from controller.kafka.admin import explain
+from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, create_client, queue_kbytes
 from tests.support.schemas import schema
 
 
@@ -30,7 +30,7 @@ def test_numbers_are_decimal_to_librdkafka_too() -> None:
     given = {"fetch_max_bytes": "01000000", "fetch_wait_max_ms": "0100", "socket_send_buffer_bytes": "00"}
     config = client_config(make_spec(**given), {})
     assert (config["fetch.wait.max.ms"], config["socket.send.buffer.bytes"]) == ("100", "0")
-    made(ck.Consumer, config | {"group.id": "group"}).close()
+    create_client(ck.Consumer, config | {"group.id": "group"}).close()
 
 
 def test_where_to_begin_is_not_librdkafkas_decision() -> None:
@@ -95,14 +95,14 @@ def test_the_crd_has_the_same_list() -> None:
     ["", " (after 302ms in state AUTH_REQ)", " (after 2ms in state AUTH_REQ, 7 identical error(s) suppressed)"],
 )
 def test_a_condition_does_not_change_with_each_attempt_to_connect(attempt: str) -> None:
-    told = explained(ck.KafkaError(ck.KafkaError._AUTHENTICATION, f"b:9092: wrong password{attempt}"), "events")
+    told = explain(ck.KafkaError(ck.KafkaError._AUTHENTICATION, f"b:9092: wrong password{attempt}"), "events")
     assert (told.reason, str(told)) == ("NotAuthenticated", "b:9092: wrong password: see spec.kafka and its Secret")
 
 
 def test_an_address_of_something_else_is_told_of_as_that() -> None:
     """By librdkafka's words one would raise a limit; the size is HTTP, as a number."""
     words = "Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes"
-    told = explained(ck.KafkaError(ck.KafkaError._TRANSPORT, f"b:80/bootstrap: {words}"), "events")
+    told = explain(ck.KafkaError(ck.KafkaError._TRANSPORT, f"b:80/bootstrap: {words}"), "events")
     assert told.reason == "BrokerUnreachable"
     assert str(told).startswith(
         "b:80/bootstrap: Receive failed: what answers there does not speak Kafka: see spec.kafka"
@@ -111,4 +111,4 @@ def test_an_address_of_something_else_is_told_of_as_that() -> None:
 
 @pytest.mark.parametrize(("share", "want"), [(1.0, 4096), (0.25, 1024), (0.001, 64)])
 def test_the_queue_is_a_share_and_never_nothing(share: float, want: int) -> None:
-    assert queue_size(4 << 20, share) == want
+    assert queue_kbytes(4 << 20, share) == want

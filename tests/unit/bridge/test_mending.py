@@ -9,7 +9,7 @@ import pytest
 
 from controller.bridge.backlogs.reader import UNREADABLE, BacklogReader
 from controller.core.records import Record
-from controller.kafka import KafkaError, Reread, Topic
+from controller.kafka import FetchResult, KafkaError, Topic
 from tests.support.records import make_record
 
 TOPIC = Topic("events", "id", 1)
@@ -22,10 +22,10 @@ class Partition:
         self._records = [make_record(key=key, offset=offset) for offset, key in enumerate(keys)]
         self.reads = 0
 
-    async def read(self, partition: int, wanted: Sequence[int]) -> Reread:
+    async def fetch(self, partition: int, wanted: Sequence[int]) -> FetchResult:
         self.reads += 1
         found: list[Record] = [record for record in self._records if record.offset in wanted]
-        return Reread(found, ended=len(found) < len(wanted))
+        return FetchResult(found, ended=len(found) < len(wanted))
 
 
 def backlog(user: str, **entry: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,11 +22,11 @@ from controller.bridge.positions import (
     with_entries,
     with_first_entries,
 )
-from controller.kafka import KafkaError, Range, Topic
+from controller.kafka import KafkaError, Topic, Watermarks
 from controller.reconciler.retention import gone_ids
 
 TOPIC = Topic("events", "new", 2)
-THERE = {0: Range(3, 10)}
+THERE = {0: Watermarks(3, 10)}
 
 
 def status(*entries: tuple[str, int, int]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def test_a_status_that_knows_more_is_noticed() -> None:
 
 def test_the_first_positions_are_those_of_all_partitions() -> None:
     """One by one they would not do: the first one written makes the other partitions' commits count no more."""
-    ranges = {0: Range(3, 10), 1: Range(0, 8)}
+    ranges = {0: Watermarks(3, 10), 1: Watermarks(0, 8)}
     entries = first_entries(TOPIC, starts({}, TOPIC, ranges, {0: 1, 1: 6}, "earliest"))
     first = with_first_entries({}, "new", entries)
     assert [(entry["partition"], entry["position"]) for entry in first["partitions"]] == [(0, 1), (1, 6)]

@@ -12,7 +12,7 @@ from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Partition
 from controller.bridge.pending import Lanes
 from controller.bridge.tracker import Tracker
-from controller.kafka import Reread
+from controller.kafka import FetchResult
 from tests.support.bridge import make_consumer_context
 
 
@@ -22,12 +22,12 @@ class Kafka:
     def __init__(self) -> None:
         self.asked: asyncio.Queue[list[int]] = asyncio.Queue()
 
-    async def read(self, partition: int, wanted: Sequence[int], room: int) -> Reread:
+    async def fetch(self, partition: int, wanted: Sequence[int], room: int) -> FetchResult:
         self.asked.put_nowait(list(wanted))
         await asyncio.Event().wait()
         raise AssertionError
 
-    def rest(self) -> None:
+    def close_if_idle(self) -> None:
         pass
 
 
