@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes of a backup what kubectl can create and what it can write as status: see docs/restore.md.
+"""Makes of a backup what kubectl can create and what it can write as status: see docs/backup.md.
 
     python3 deploy/restore.py backup.json
 

@@ -3,7 +3,7 @@
 Backup tools and `kubectl apply` bring an object back without its status: a restored stream has no positions, and its
 finished updates look as if they had never been called. An annotation is restored with the object, a uid never is. So
 whoever first works on a stream writes its uid into an annotation, and where that is another one nothing is read and
-nothing is called until a person says that all is in place (docs/restore.md).
+nothing is called until a person says that all is in place (docs/backup.md).
 """
 
 from __future__ import annotations

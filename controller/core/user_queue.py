@@ -1,7 +1,7 @@
 """One user's queue within a stream: which update is next.
 
 The word of the field is *shard* (Confluent Parallel Consumer) or *virtual object key* (Restate); the order is the
-contract of README "Order".
+contract of docs/guarantees.md, "Order".
 """
 
 from __future__ import annotations

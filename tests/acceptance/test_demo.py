@@ -1,4 +1,4 @@
-"""`make demo`, as a person runs it: it holds its guarantees, and the README shows what it prints."""
+"""`make demo`, as a person runs it: it holds its guarantees, and README and docs show what it prints."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ import pytest
 from demo import scenario
 from devenv.environment import Environment
 from devenv.journal import Expectations, Rule, check, read_calls
-from tests.support.transcripts import README, missing, shown
-
-ROOT = README.parent
+from tests.support.transcripts import PAGES, README, ROOT, missing, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,10 @@ def test_the_demo_holds_its_guarantees(run: Run) -> None:
 
 
 def test_the_readme_shows_what_it_prints(run: Run) -> None:
-    blocks = list(shown("make demo", README.read_text()))
-    assert len(blocks) == 2
+    """And so do the pages: the one of the demo shows all of it."""
+    blocks = [block for page in PAGES for block in shown("make demo", page.read_text())]
+    assert len(blocks) == 4
+    assert list(shown("make demo", README.read_text()))
     for block in blocks:
         assert missing(block, run.output) is None, run.output
 

@@ -1,4 +1,4 @@
-"""Compares what a command printed with what the README shows of it."""
+"""What the README and the pages of docs/ show: their blocks, compared with what a command printed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
-#: Stands in the README for lines that are left out.
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+#: What users read; the notes on decisions are for those who change the code.
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+#: Stands in a page for lines that are left out.
 OMITTED = "…"
 
 #: What differs from run to run, and what it becomes.
@@ -32,9 +35,14 @@ def normalised(text: str) -> list[str]:
     return [_normalised(line) for line in text.splitlines()]
 
 
-def shown(command: str, readme: str) -> Iterator[list[str]]:
-    """What the README's console blocks show of a command, line by line."""
-    for block in re.findall(r"^```console\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL):
+def blocks(language: str, text: str) -> list[str]:
+    """The fenced blocks in that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def shown(command: str, text: str) -> Iterator[list[str]]:
+    """What the console blocks of a page show of a command, line by line."""
+    for block in blocks("console", text):
         first, *lines = block.splitlines()
         if first == f"$ {command}":
             yield lines

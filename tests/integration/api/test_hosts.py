@@ -20,7 +20,7 @@ from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH, Kube
 
 COMPONENT = manifests.DEPLOY / "components" / "hosts"
-DOCUMENT = manifests.DEPLOY.parent / "docs" / "restrictions.md"
+DOCUMENT = manifests.DEPLOY.parent / "docs" / "install.md"
 #: As an overlay would have it: comments, blanks and capitals in it.
 LISTED = {
     "downstreams": "# ours\n127.0.0.1\n  Downstream.example \n.svc.cluster.local\n\n[2001:db8::1]",

@@ -106,7 +106,7 @@ def test_both_accounts_have_a_place_in_the_api_server() -> None:
 
 
 def test_the_bindings_of_namespaces_follow_the_accounts_into_another_one(tmp_path: Path) -> None:
-    """As docs/restrictions.md says it: the installation in a folder of its own, with its namespace."""
+    """As docs/install.md says it: the installation in a folder of its own, with its namespace."""
     deploy, copy = os.path.relpath(manifests.DEPLOY, tmp_path), tmp_path / "copy"
     shutil.copytree(manifests.OVERLAYS / "namespaced", copy)
     for path in copy.rglob("kustomization.yaml"):

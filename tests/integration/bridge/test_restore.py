@@ -37,7 +37,7 @@ def condition(way: Whole, kind: str) -> tuple[str, str]:
 def test_a_restored_stream_waits_for_its_status_and_repeats_nothing(
     way: Whole, environment: Environment, start_bridge: StartReplica, start_controller: StartReplica, tmp_path: Path
 ) -> None:
-    """The commands are those of docs/restore.md."""
+    """The commands are those of docs/backup.md."""
     replicas = [start_bridge(), start_controller()]
     way.apply()
     count = way.produce(USERS, 2)

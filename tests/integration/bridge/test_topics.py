@@ -94,7 +94,7 @@ def test_group_offsets_that_somebody_set_do_not_count_and_are_told_of(
 
 
 def test_another_stream_reads_a_topic_again(ingested: Ingested, start_bridge: StartReplica) -> None:
-    """As the README says: from the offsets that its own group was given before it was applied."""
+    """As docs/backup.md says: from the offsets that its own group was given before it was applied."""
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana", "bo", "cy"]))

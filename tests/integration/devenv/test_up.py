@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from devenv import lifecycle
+from devenv import broker, lifecycle
 from devenv.environment import INFRASTRUCTURE, Environment
 from devenv.errors import CommandFailed
 from tests.support.applying import UPDATE
 from tests.support.eventually import eventually
-from tests.support.transcripts import README
+from tests.support.transcripts import PAGES, README, blocks
 
 STREAM = """\
 apiVersion: enrichment.dev/v1alpha1
@@ -67,9 +69,26 @@ class Checkout:
         ).stdout
 
 
-def readme(language: str) -> list[str]:
-    """The README's blocks in that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def typed(start: str) -> list[str]:
+    """The commands of the README's block that begins with this one."""
+    block = next(each for each in blocks("console", README.read_text()) if each.startswith(f"$ {start}"))
+    return [line.removeprefix("$ ") for line in block.splitlines()]
+
+
+#: The UpdateStreams that pages show, with the page.
+STREAMS = [
+    pytest.param(block, id=f"{page.stem}, {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks("yaml", page.read_text()), 1)
+    if "kind: UpdateStream" in block
+]
+
+
+def within(given: Any, stored: Any) -> bool:
+    """Whether everything that is given is stored; the rest are defaults."""
+    if isinstance(given, dict):
+        return all(key in stored and within(value, stored[key]) for key, value in given.items())
+    return bool(given == stored)
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +164,37 @@ def test_sourced_env_has_all_that_a_shell_needs(checkout: Checkout) -> None:
 def test_the_readmes_first_event_takes_its_commands_as_typed(checkout: Checkout) -> None:
     """An event, one that the downstream keeps waiting, and the end of both, in one shell."""
     checkout.up()
-    block = next(each for each in readme("console") if "devenv send" in each)
-    typed = [line.removeprefix("$ ") for line in block.splitlines()]
-    assert typed[0] == ". .dev/env"
-    said = checkout.shell("\n".join(typed[1:]))
+    commands = typed("make up")
+    assert commands[:2] == ["make up", ". .dev/env"]
+    said = checkout.shell("\n".join(commands[2:]))
     assert "sent to user-updates, partition 0, offset 1" in said
     assert said.count("condition met") == 2
+
+
+def test_the_readmes_own_topic_takes_its_commands_as_typed(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.up()
+    path = tmp_path / "stream.yaml"
+    (manifest,) = blocks("yaml", README.read_text())
+    path.write_text(manifest)
+    said = checkout.shell("\n".join(typed("kafka-topics.sh")).replace("stream.yaml", str(path)))
+    assert "accounts: ready" in said
+    assert "sent to accounts, partition" in said
+    kubectl = checkout.environment.kubectl
+    kubectl("wait", "--for=condition=Succeeded", "uu", "-l", "enrichment.dev/user=ana", "--timeout=30s")
+    kubectl("delete", "us", "accounts")
+
+
+def test_make_send_says_how_it_is_used(checkout: Checkout) -> None:
+    """A user of the shell's own, as a login shell has it, is not taken for the record's."""
+    done = subprocess.run(
+        ["make", "send", "VALUE={}"],
+        capture_output=True,
+        text=True,
+        env={**checkout.variables, "USER": "root"},
+        cwd=README.parent,
+    )
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: make send USER=userid1 VALUE=")
 
 
 def test_what_is_sent_where_no_kafka_runs_is_refused_readably(tmp_path: Path) -> None:
@@ -161,12 +205,19 @@ def test_what_is_sent_where_no_kafka_runs_is_refused_readably(tmp_path: Path) ->
     )
 
 
-def test_the_readmes_stream_is_applied_as_it_stands(checkout: Checkout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("manifest", STREAMS)
+def test_the_streams_of_the_pages_are_applied_as_they_stand(checkout: Checkout, tmp_path: Path, manifest: str) -> None:
     checkout.up()
+    environment = checkout.environment
+    given = yaml.safe_load(string.Template(manifest).substitute(environment.variables()))
+    name, spec = given["metadata"]["name"], given["spec"]
+    broker.create_topic(environment.bootstrap_servers, spec["kafka"]["topic"])
     path = tmp_path / "stream.yaml"
-    path.write_text(next(each for each in readme("yaml") if "kind: UpdateStream" in each))
-    assert "user-updates: ready" in checkout.up("--stream", str(path))
-    assert checkout.environment.kubectl.json("get", "us", "user-updates")["spec"]["steps"]["resources"]["concurrency"]
+    path.write_text(manifest)
+    assert f"{name}: ready" in checkout.up("--stream", str(path))
+    assert within(spec, environment.kubectl.json("get", "us", name)["spec"])
+    if name != "user-updates":
+        environment.kubectl("delete", "us", name)
 
 
 def test_policies_are_in_force_as_in_a_cluster(checkout: Checkout) -> None:
