@@ -13,31 +13,15 @@ UV := .tools/uv-$(UV_VERSION)/bin/uv
 PYTHON := .venv/bin/python
 TIERS := $(wildcard tests/unit tests/integration tests/acceptance tests/chaos)
 
-help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
 
 demo: .venv/synced  ## play the demo scenario on real parts: timeline, kubectl output, verdict; stops everything at the end
 	$(PYTHON) -m demo $(ARGS)
 
-test: .venv/synced  ## all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
-	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
-
-e2e: .venv/synced  ## the scenarios in a kind cluster, with pods; needs Docker and kind; KEEP=1 leaves the cluster, WHAT=path
-	@$(PYTHON) -m devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
-
-floods: .venv/synced  ## floods at their whole size (50,000 records, one user's 20,000, hanging calls, misbehaving downstreams): some 40 minutes
-	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
-
-chaos: .venv/synced  ## random load and faults, judged; SEED=7 ROUNDS=200 SECONDS=900 RUNS=1 FAULTS=kill:controller,freeze
-	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed "$(SEED)") $(if $(RUNS),--runs "$(RUNS)") \
-		$(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(RATE),--rate "$(RATE)") \
-		$(if $(FAULTS),--faults "$(FAULTS)") $(if $(BRIDGES),--bridges "$(BRIDGES)") \
-		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)")
-
-bench: .venv-bench/synced  ## this project beside Restate and the bare limit, on the same records; WHAT="backlog rate-50" QUICK=1 ARGS=--help
-	@.venv-bench/bin/python -m tests.benchmarks $(WHAT) $(if $(QUICK),--quick) $(ARGS)
-
-up: .venv/synced  ## start what is not running and leave it; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml; then: . .dev/env
+up: .venv/synced  ## start what is not running and leave it running; then: . .dev/env; BRIDGES=2 CONTROLLERS=3 STREAM=path.yaml
 	@$(PYTHON) -m devenv up $(if $(BRIDGES),--bridges "$(BRIDGES)") \
 		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(STREAM),--stream "$(STREAM)")
 
@@ -49,34 +33,65 @@ else
 	@echo "usage: make send USER=userid1 VALUE='{\"profile\": \"dev\", \"permissions\": \"all\", \"resources\": \"all\"}' [TOPIC=user-updates]"; exit 2
 endif
 
+status: .venv/synced  ## show what runs
+	@$(PYTHON) -m devenv status
+
 down: .venv/synced  ## stop what `make up` started; ports and data stay
 	@$(PYTHON) -m devenv down
 
-status: .venv/synced  ## what runs
-	@$(PYTHON) -m devenv status
-
-clean: .venv/synced  ## stop it and remove ports, data and logs
+clean: .venv/synced  ## stop it too, and remove ports, data and logs
 	@$(PYTHON) -m devenv clean
 
-check: .venv/synced  ## format, lint, types, import layers, CRDs and manifests against a real API server
+##@ Change it
+
+test: .venv/synced  ## run all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
+	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
+
+check: .venv/synced  ## check format, lint, types, import layers, .github, CRDs and manifests against a real API server
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON) -m pytest -q tests/unit/repository/test_style.py tests/unit/api/test_crds.py
 	$(PYTHON) -m devenv validate
+	$(PYTHON) -m devenv.github
 	@$(PYTHON) -m devenv.longest
-
-audit: $(UV)  ## known vulnerabilities of what the image holds, by the OSV service
-	$(UV) audit --frozen --no-default-groups --preview-features audit
-
-manifests: .venv/synced  ## write deploy/install.yaml anew from its overlay, and the tables of docs/resources.md from crds/
-	$(PYTHON) -m devenv.manifests
-	$(PYTHON) -m devenv.reference
 
 format: .venv/synced  ## rewrite the code as `make check` wants it
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+manifests: .venv/synced  ## write deploy/install.yaml again from its overlay, and the tables of docs/resources.md from crds/
+	$(PYTHON) -m devenv.manifests
+	$(PYTHON) -m devenv.reference
+
+##@ Test it further
+
+e2e: .venv/synced  ## run the scenarios in a kind cluster, with pods; needs Docker and kind; KEEP=1 leaves the cluster, WHAT=path
+	@$(PYTHON) -m devenv.kind e2e $(if $(KEEP),--keep) $(WHAT)
+
+floods: .venv/synced  ## run floods at their whole size (50,000 records, one user's 20,000, hanging calls, misbehaving downstreams): some 40 minutes
+	$(PYTHON) -m pytest tests/acceptance/test_floods.py -rP $(ARGS)
+
+chaos: .venv/synced  ## play random load and faults, and judge what follows; SEED=7 ROUNDS=200 SECONDS=900 RUNS=1 FAULTS=kill:controller,freeze
+	@$(PYTHON) -m tests.chaos $(if $(SEED),--seed "$(SEED)") $(if $(RUNS),--runs "$(RUNS)") \
+		$(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(RATE),--rate "$(RATE)") \
+		$(if $(FAULTS),--faults "$(FAULTS)") $(if $(BRIDGES),--bridges "$(BRIDGES)") \
+		$(if $(CONTROLLERS),--controllers "$(CONTROLLERS)")
+
+bench: .venv-bench/synced  ## measure this project beside Restate and the bare limit, on the same records; WHAT="backlog rate-50" QUICK=1 ARGS=--help
+	@.venv-bench/bin/python -m tests.benchmarks $(WHAT) $(if $(QUICK),--quick) $(ARGS)
+
+##@ Release it
+
+audit: $(UV)  ## list known vulnerabilities of what the image holds, by the OSV service
+	$(UV) audit --frozen --no-default-groups --preview-features audit
+
+dist: $(UV)  ## build the wheel, the source archive and the bill of materials of the image, into dist/
+	@rm -rf dist
+	$(UV) build --quiet --out-dir dist
+	$(UV) export --quiet --frozen --no-default-groups --extra operator --format cyclonedx1.5 --preview-features sbom-export \
+		--output-file dist/sbom.cdx.json >/dev/null
 
 .venv/synced: $(UV) pyproject.toml uv.lock
 	@$(UV) python find --quiet >/dev/null 2>&1 || $(UV) python install --quiet 3.14 || { echo "$(NO_PYTHON)"; exit 1; }
@@ -108,4 +123,4 @@ uv-from-index:
 	@mkdir -p "$$(dirname $(UV_CACHED))"
 	@cp $(UV) $(UV_CACHED).$$$$ && mv $(UV_CACHED).$$$$ $(UV_CACHED)
 
-.PHONY: help demo bench chaos e2e floods test up send down status clean check audit manifests format uv-from-index
+.PHONY: help demo up send status down clean test check format manifests e2e floods chaos bench audit dist uv-from-index
