@@ -44,8 +44,8 @@ clean: .venv/synced  ## stop it too, and remove ports, data and logs
 
 ##@ Change it
 
-test: .venv/synced  ## run all tests that need no container engine; WHAT=path and ARGS="-k name" choose some
-	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -m "not long" $(ARGS)
+test: .venv/synced  ## run all tests that need no container engine; WHAT=path and ARGS="-k name" choose some; WORKERS=4
+	$(PYTHON) -m pytest $(or $(WHAT),$(TIERS)) -n $(or $(WORKERS),auto) --dist loadfile -m "not long" $(ARGS)
 
 check: .venv/synced  ## check format, lint, types, import layers, .github, CRDs and manifests against a real API server
 	.venv/bin/ruff format --check .

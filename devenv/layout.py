@@ -19,6 +19,9 @@ from devenv.errors import DevenvError
 #: The checkout.
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
+#: `FIRST-LAST`: the ports that environments choose theirs from. Where several run side by side, each has a range of its
+#: own. Otherwise one could take a port of another one while the process that it belongs to starts.
+PORTS = "USERUPDATES_PORTS"
 #: Where `python -m demo` keeps an environment of its own, within the default one.
 DEMO = "demo"
 
@@ -153,11 +156,28 @@ class Ports:
         return dict(self._ports)
 
     def _choose(self) -> int:
-        candidates = range(15000, _ephemeral_start())
+        candidates = _candidates()
         for port in random.sample(candidates, len(candidates)):
             if port not in self._ports.values() and is_free(port):
                 return port
         raise DevenvError(f"no free port between {candidates.start} and {candidates.stop} on {HOST}")
+
+
+def port_range(part: int, parts: int) -> str:
+    """The value of `PORTS` for one of so many environments, counted from 0."""
+    every = range(15000, _ephemeral_start())
+    size = len(every) // parts
+    return f"{every[part * size]}-{every[(part + 1) * size - 1]}"
+
+
+def _candidates() -> range:
+    """Raises DevenvError where `PORTS` says something else than a range."""
+    given = os.environ.get(PORTS) or port_range(0, 1)
+    try:
+        first, last = map(int, given.split("-"))
+    except ValueError:
+        raise DevenvError(f"{PORTS} is {given!r}: it must be two numbers with a dash between them") from None
+    return range(first, last + 1)
 
 
 def _ephemeral_start() -> int:

@@ -1,6 +1,7 @@
-"""Fixtures: one real environment for the session; a namespace, a topic and the processes of its own for each test.
+"""Fixtures: one real environment for each worker; a namespace, a topic and the processes of its own for each test.
 
 `USERUPDATES_TEST_ENV=DIR` keeps the environment in DIR running between sessions, for a short loop while developing.
+Several workers have theirs in DIR/gw0, DIR/gw1 and so on.
 `USERUPDATES_KIND=DIR` takes the environment of a kind cluster instead (`make e2e`): bridge and controller are pods.
 """
 
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from xdist.scheduler import Scheduling
 
 from devenv import broker, lifecycle
 from devenv.environment import Environment
 from devenv.kind.cluster import KIND, KindEnvironment
+from devenv.layout import PORTS, port_range
+from tests.support import workers, world
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 
@@ -32,6 +36,30 @@ class StartReplica(Protocol):
     def __call__(self, identity: str = "", *options: str, wait: bool = True) -> Replica: ...
 
 
+def pytest_configure() -> None:
+    """The environments of a worker, and those that its tests start besides, choose from ports of its own."""
+    if workers.worker():
+        os.environ[PORTS] = port_range(*workers.place())
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`."""
+    return workers.count(config)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Which worker runs which tests."""
+    return workers.Scheduler(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """`--durations=20` prints the longest modules too, as `workers.SECONDS` has them."""
+    if count := config.getoption("durations"):
+        terminalreporter.section(f"slowest {count} modules")
+        for module, seconds in workers.slowest(terminalreporter.stats)[:count]:
+            terminalreporter.write_line(f'    "{module}": {seconds:.0f},')
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The directory is the tier."""
     for item in items:
@@ -42,11 +70,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """A failed test shows the end of the logs of the processes that it started."""
+    """A failed test shows its objects, the downstream's journal and the end of the logs of its processes."""
     report = yield
-    if report.failed:
-        for replica in item.stash.get(_REPLICAS, []):
-            report.sections.append((f"log of {replica.name}", replica.tail()))
+    if report.failed and (fixtures := getattr(item, "funcargs", None)):
+        started = [
+            *item.stash.get(_REPLICAS, []),
+            *(value for value in fixtures.values() if isinstance(value, Replica)),
+        ]
+        report.sections += world.sections(fixtures)
+        report.sections += [(f"log of {replica.name}", replica.tail()) for replica in started]
     return report
 
 
@@ -60,7 +92,7 @@ def environment(request: pytest.FixtureRequest) -> Iterator[Environment]:
         yield KindEnvironment.attach(Path(cluster))  # it is up, and stays so
         return
     kept = os.environ.get("USERUPDATES_TEST_ENV")
-    directory = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="userupdates-test-"))
+    directory = Path(kept, workers.worker()) if kept else Path(tempfile.mkdtemp(prefix="userupdates-test-"))
     environment = Environment(directory)
     try:
         lifecycle.up_infrastructure(environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +16,10 @@ from controller.api.user_backlog import MAX_OFFSETS, OffsetQueue
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.background import repeating
-from tests.support.eventually import eventually
+from tests.support.eventually import Stopwatch, eventually
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 from tests.support.whole import Whole, whole
-
-pytestmark = pytest.mark.timeout(900)
 
 #: Of the process's loop, in seconds; a Lease lapses after some ten.
 LONGEST_STOP = 1.0
@@ -99,12 +96,12 @@ def stops(replica: Replica) -> Iterator[list[float]]:
     client = httpx.Client(trust_env=False, timeout=60)
 
     def look() -> None:
-        began = time.monotonic()
+        watch = Stopwatch()
         try:
             client.get(f"{replica.command.url}/healthz")
         except httpx.TransportError:
             return  # it is not up yet
-        seen.append(time.monotonic() - began)
+        seen.append(watch.seconds)
 
     with client, repeating(look, 0.02):
         yield seen

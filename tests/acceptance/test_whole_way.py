@@ -9,7 +9,7 @@ import pytest
 
 from devenv.environment import Environment
 from tests.conftest import StartReplica
-from tests.support.eventually import eventually
+from tests.support.eventually import Stopwatch, eventually
 from tests.support.ingest import GOOD
 from tests.support.kube import Kube
 from tests.support.whole import Whole, whole
@@ -22,7 +22,6 @@ def way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Who
     return whole(kube, environment, namespace, topic)
 
 
-@pytest.mark.timeout(600)
 def test_a_busy_user_keeps_none_of_199_waiting(
     way: Whole, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
@@ -40,7 +39,6 @@ def test_a_busy_user_keeps_none_of_199_waiting(
     assert way.processing.violations(finished=wanted, only=wanted, busy_delay=0.5) == []
 
 
-@pytest.mark.timeout(600)
 def test_both_killed_in_the_middle_lose_and_double_nothing(
     way: Whole, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
@@ -89,9 +87,9 @@ def test_the_record_after_a_bad_one_is_finished_within_two_seconds(
     way.done(1, within=20)
     for turn, (key, value, reason) in enumerate(POISON.values()):
         way.ingested.produce([(key, value), ("ana", GOOD)])
-        began = time.monotonic()
+        watch = Stopwatch()
         way.done(2 + turn, within=10)
-        assert time.monotonic() - began < 2, reason
+        assert watch.seconds < 2, reason
     eventually(lambda: len(way.ingested.rejected()) == len(POISON), within=5)
     shown = {event["source"]["offset"]: event["reason"] for event in way.ingested.rejected()}
     assert shown == {1 + 2 * turn: reason for turn, (_, _, reason) in enumerate(POISON.values())}

@@ -14,6 +14,6 @@ def backlog_writes(kube: Kube) -> int:
 
 def wal_bytes(environment: Environment) -> int:
     """Bytes that etcd has written to its log."""
-    answer = httpx.get(f"{environment.command('etcd').url}/metrics", trust_env=False)
+    answer = httpx.get(f"{environment.command('etcd').url}/metrics", timeout=30, trust_env=False)
     line = next(line for line in answer.text.splitlines() if line.startswith("etcd_disk_wal_write_bytes_total "))
     return int(float(line.split()[1]))

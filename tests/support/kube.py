@@ -7,6 +7,7 @@ import re
 import ssl
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class Kube:
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The JSON of an answer; AssertionError with the server's message unless it is 2xx."""
-        answer = eventually(lambda: self._unless_filling_caches(method, path, json=body, **options), every=0.2)
+        ask = partial(self._unless_filling_caches, method, path, json=body, **options)
+        answer = eventually(ask, every=0.2, not_yet=(AssertionError,))
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 

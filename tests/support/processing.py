@@ -219,7 +219,9 @@ class Processing:
     def rules(self, *rules: dict[str, Any], latency: float = 0.0) -> None:
         """How the downstream misbehaves; without rules it does not."""
         document = {"latencySeconds": latency, "rules": [{"stream": self.stream, **rule} for rule in rules]}
-        answer = httpx.put(f"{self.environment.downstream_url}/control/rules", json=document, trust_env=False)
+        answer = httpx.put(
+            f"{self.environment.downstream_url}/control/rules", json=document, timeout=30, trust_env=False
+        )
         assert answer.is_success, answer.text
 
     def calls(self, user: str | None = None) -> list[Call]:
@@ -266,7 +268,7 @@ def whole(user: str, *sequences: int) -> list[tuple[str, int | None, str]]:
 def processing(kube: Kube, environment: Environment, namespace: str, checkpoints: str = "EveryStep") -> Processing:
     """For a test of its own: the journal begins anew and all rules are gone."""
     for path in ("journal", "control/rules"):
-        httpx.delete(f"{environment.downstream_url}/{path}", trust_env=False).raise_for_status()
+        httpx.delete(f"{environment.downstream_url}/{path}", timeout=30, trust_env=False).raise_for_status()
     return Processing(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)
 
 

@@ -83,7 +83,7 @@ class Replica:
 
     def metrics(self) -> str:
         """What /metrics answers now."""
-        with urllib.request.urlopen(f"{self.command.url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.command.url}/metrics", timeout=30) as answer:
             return str(answer.read().decode())
 
     def tail(self) -> str:

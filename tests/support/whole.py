@@ -81,7 +81,7 @@ class Whole:
         return self._count(f"status.phase={phase}")
 
     def _stats(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=10, trust_env=False)
+        answer = httpx.get(f"{self.processing.environment.downstream_url}/stats", timeout=30, trust_env=False)
         return dict(answer.json())
 
     def _count(self, selector: str, *, cached: bool = False) -> int:

@@ -15,8 +15,6 @@ from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.processing import Processing, steps, whole
 
-pytestmark = pytest.mark.timeout(90)
-
 #: The API server takes it as a time; nobody can wait for it.
 NO_TIME = "0000-01-01T00:00:00Z"
 NO_ZONE = "2026-01-01T00:00:00+99:99"

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from controller.api import names
 from controller.api.user_backlog import OffsetQueue
 from devenv.environment import Environment
@@ -17,8 +15,6 @@ from tests.conftest import StartReplica
 from tests.support.costs import backlog_writes, wal_bytes
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, Ingested, good
-
-pytestmark = pytest.mark.timeout(240)
 
 
 def listed(backlogs: list[dict[str, Any]]) -> list[int]:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-import pytest
-
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, Ingested, check_links, good
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_record_becomes_an_update(ingested: Ingested, start_bridge: StartReplica) -> None:

@@ -18,8 +18,6 @@ from tests.support.eventually import eventually, eventually_async
 from tests.support.ingest import Ingested, good, group_consumer
 from tests.support.kube import Kube
 
-pytestmark = pytest.mark.timeout(240)
-
 #: The second broker of the cluster, and its id.
 SECOND, NODE = "kafka-2", 2
 

@@ -20,8 +20,6 @@ from tests.support.eventually import eventually
 from tests.support.ingest import GOOD, Ingested, good, group_consumer
 from tests.support.kube import Kube
 
-pytestmark = pytest.mark.timeout(240)
-
 #: What was written is cleaned once a later segment is begun, and one is begun by each write after so long.
 SEGMENT_MS = 200
 COMPACTED = {

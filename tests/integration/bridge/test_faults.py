@@ -15,8 +15,6 @@ from tests.support.ingest import Ingested, check_links, good, users, whole
 from tests.support.refusing import policy
 from tests.support.rights import Right, taken_away
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def made(ingested: Ingested, count: int) -> None:
     """Wait until there are so many updates."""

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import confluent_kafka as ck
-import pytest
 
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @contextmanager

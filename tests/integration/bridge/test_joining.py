@@ -16,8 +16,6 @@ from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.ingest import Ingested, good, group_consumer
 
-pytestmark = pytest.mark.timeout(120)
-
 OFFSETS = "__consumer_offsets"
 
 

@@ -13,8 +13,6 @@ from tests.support.eventually import eventually
 from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
 
-pytestmark = pytest.mark.timeout(90)
-
 SWITCHES = ("socket.keepalive.enable", "socket.nagle.disable")
 
 

@@ -34,8 +34,6 @@ from tests.support.eventually import eventually
 from tests.support.ingest import Ingested, good
 from tests.support.kube import MERGE_PATCH
 
-pytestmark = pytest.mark.timeout(240)
-
 SECRET = "kafka-credentials"
 USER, PASSWORD = "bridge", "pa55-of-monday"
 NEXT_PASSWORD = "pa55-of-tuesday"

@@ -21,7 +21,6 @@ from tests.support.kube import Kube
 from tests.support.replicas import Replica
 
 T = TypeVar("T")
-pytestmark = pytest.mark.timeout(240)
 
 
 async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(ingested: Ingested) -> None:

@@ -15,8 +15,6 @@ from tests.support.ingest import GOOD, Ingested
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 
-pytestmark = pytest.mark.timeout(300)
-
 STREAMS = 12
 MIB = 1 << 20
 

@@ -15,8 +15,6 @@ from tests.support.eventually import eventually
 from tests.support.ingest import Ingested, good
 from tests.support.refusing import policy
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def write(ingested: Ingested, entries: list[dict[str, Any]]) -> None:
     status = {"status": {"partitions": entries}}

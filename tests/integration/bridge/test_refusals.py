@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import httpx
-import pytest
 
 from controller.bridge.backlogs.writer import PARALLEL
 from controller.bridge.pausing import HIGH_WATER, UNSAVED_COST
@@ -19,8 +18,6 @@ from tests.support.ingest import Ingested, check_links, good
 from tests.support.kube import MERGE_PATCH
 from tests.support.refusing import asked, policy
 from tests.support.replicas import Replica
-
-pytestmark = pytest.mark.timeout(240)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ How long partitions stand still when one is killed or restarted is printed: `pyt
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,12 +18,11 @@ from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.background import repeating
 from tests.support.costs import backlog_writes
-from tests.support.eventually import eventually
+from tests.support.eventually import Stopwatch, eventually
 from tests.support.ingest import Ingested, check_links, good
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 
-pytestmark = pytest.mark.timeout(240)
 PARTITIONS = 4
 
 
@@ -85,10 +83,10 @@ def coming(ingested: Ingested, users: int, every: float) -> Iterator[list[int]]:
 
 def passed(ingested: Ingested, positions: Sequence[int], within: float) -> float:
     """Wait until each partition's position is beyond that; how many seconds it took."""
-    began = time.monotonic()
+    watch = Stopwatch()
     for partition, position in enumerate(positions):
         eventually(partial(_beyond, ingested, partition, position), within)
-    return time.monotonic() - began
+    return watch.seconds
 
 
 def _beyond(ingested: Ingested, partition: int, position: int) -> bool:

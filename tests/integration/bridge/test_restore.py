@@ -18,8 +18,6 @@ from tests.support.kube import Kube
 from tests.support.processing import Processing
 from tests.support.whole import Whole, whole
 
-pytestmark = pytest.mark.timeout(180)
-
 USERS = ["ana", "bo", "cy"]
 KINDS = ("updatestreams", "userupdates", "rejectedevents", "userbacklogs")
 

@@ -22,8 +22,6 @@ from tests.support.eventually import eventually, eventually_async, throughout
 from tests.support.ingest import GOOD, Ingested, good, users, whole
 from tests.support.replicas import Replica
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def admin(ingested: Ingested) -> AdminClient:
     """To be held until its answers are there: dropping it ends its requests."""

@@ -27,8 +27,6 @@ from tests.support.eventually import eventually, eventually_async
 from tests.support.kube import Kube
 from tests.support.refusing import PROBES, asked, policy
 
-pytestmark = pytest.mark.timeout(60)
-
 TOPIC = Topic("t", "A" * 22, 1)
 
 

@@ -109,7 +109,7 @@ async def run_user(wire: Wire, user: str, sequences: list[int]) -> None:
         results: dict[str, str] = {}
         for step in STEPS:
             update, key = made(user, sequence, results), f"{user}/{sequence}/{step.name}"
-            while not isinstance(outcome := await wire.call(step, update, key, timeout=0.3), Done):
+            while not isinstance(outcome := await wire.call(step, update, key, timeout=3), Done):
                 assert isinstance(outcome, Retry)
             results.update(outcome.result)
 

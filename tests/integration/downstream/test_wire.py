@@ -20,6 +20,7 @@ from controller.core.outcomes import Busy, Done, Misconfigured, NotCalled, Outco
 from controller.core.steps import PROFILE, STEPS
 from devenv.environment import Environment
 from tests.support.builders import TOPIC_ID
+from tests.support.eventually import Stopwatch
 from tests.support.wire import Wire, made, wired
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -158,9 +159,10 @@ async def test_a_redirect_is_not_followed(wire: Wire, status: int) -> None:
 )
 async def test_a_time_out_is_that_of_the_whole_call_and_closes_the_connection(wire: Wire, rule: dict[str, Any]) -> None:
     await wire.rules(rule)
-    started = time.monotonic()
+    started, watch = time.monotonic(), Stopwatch()
     assert await wire.call(timeout=0.2) == Retry("no answer from profile within 0.2 s")
-    assert 0.2 <= time.monotonic() - started < 2.0
+    assert 0.2 <= time.monotonic() - started
+    assert watch.seconds < 2.0
     await wire.until(lambda: [record["gone"] for record in wire.records("end")] == [True])
 
 
@@ -187,9 +189,9 @@ async def test_hanging_users_keep_nobody_waiting(wire: Wire) -> None:
     await wire.rules({"action": "hang", "user": "stuck-*"})
     stuck = [asyncio.create_task(wire.call(update=made(f"stuck-{n}"), timeout=60)) for n in range(400)]
     await wire.until(lambda: wire.sample.log.stats()["inFlight"] == 400, within=10)
-    started = time.monotonic()
+    watch = Stopwatch()
     assert isinstance(await wire.call(update=made("free"), key="free"), Done)
-    assert time.monotonic() - started < 1.0
+    assert watch.seconds < 1.0
     for task in stuck:
         task.cancel()
     await asyncio.gather(*stuck, return_exceptions=True)

@@ -18,8 +18,6 @@ from tests.support.processing import Processing
 from tests.support.refusing import PROBES, policy
 from tests.support.replicas import Replica
 
-pytestmark = pytest.mark.timeout(120)
-
 RECORDS = "enrichment_bridge_records_total"
 CREATES = "enrichment_bridge_creates_total"
 REJECTED = "enrichment_bridge_rejected_total"

@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from functools import partial
 
-import pytest
-
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 from tests.support.whole import whole
-
-pytestmark = pytest.mark.timeout(120)
 
 #: Seconds for which it is away: some ten attempts of each of those who ask it.
 AWAY_SECONDS = 6

@@ -20,8 +20,6 @@ from tests.support.replicas import Replica, cut_off
 from tests.support.rights import audited_environment
 from tests.support.whole import Whole, whole
 
-pytestmark = pytest.mark.timeout(240)
-
 SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 #: Seconds until the condition shows a silence: lists are 15 s apart at most, reports two.
 TOLD_WITHIN = SILENCE_SECONDS + 22

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from devenv.apiserver import write_kubeconfig
 from devenv.environment import Environment
 from tests.conftest import StartReplica
@@ -20,8 +18,6 @@ from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.processing import Processing
 from tests.support.replicas import Replica
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def authority(environment: Environment) -> Path:

@@ -18,8 +18,6 @@ from tests.support.ingest import Ingested
 from tests.support.kube import Kube
 from tests.support.refusing import policy
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def ingested(kube: Kube, environment: Environment, namespace: str) -> Ingested:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from devenv.environment import Environment
 from tests.chaos import topic as topics
 from tests.conftest import StartReplica
@@ -13,8 +11,6 @@ from tests.support.kube import Kube
 from tests.support.processing import Processing
 from tests.support.refusing import policy
 from tests.support.replicas import Replica
-
-pytestmark = pytest.mark.timeout(90)
 
 
 def told(ingested: Ingested | Processing, name: str, *expected: tuple[str, str, str]) -> None:

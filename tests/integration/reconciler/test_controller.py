@@ -10,7 +10,6 @@ from itertools import accumulate
 from urllib.parse import urlsplit
 
 import psutil
-import pytest
 
 from controller.api.timestamps import from_text
 from devenv.journal import STEPS, Call
@@ -19,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.processing import Processing, both_ways, steps, whole
 
-pytestmark = [pytest.mark.timeout(120), both_ways]
+pytestmark = both_ways
 
 #: Seconds by which a delay may be late beyond its tenth, at full load.
 LATE = 3

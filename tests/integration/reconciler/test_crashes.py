@@ -13,7 +13,7 @@ from tests.support.eventually import eventually
 from tests.support.processing import Processing, both_ways
 from tests.support.replicas import Replica
 
-pytestmark = [pytest.mark.timeout(120), both_ways]
+pytestmark = both_ways
 
 USERS = ["ana", "bo", "cy", "di"]
 RULES = [

@@ -14,8 +14,6 @@ from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.processing import Processing, both_ways, steps, whole
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @both_ways
 def test_a_hanging_call_is_cut_before_the_lease_is_given_away(

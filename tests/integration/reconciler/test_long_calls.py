@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
-
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.processing import Processing, steps, whole
 from tests.support.replicas import Replica
-
-pytestmark = pytest.mark.timeout(60)
 
 BUSY = {"step": "profile", "action": "busy", "retryAfter": 1, "count": 1}
 FAILING = {"step": "profile", "action": "fail", "count": 1}

@@ -10,7 +10,7 @@ from controller.api.timestamps import from_text
 from tests.support.eventually import eventually
 from tests.support.processing import Processing, steps, whole
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
+pytestmark = pytest.mark.usefixtures("controller")
 
 REJECTING = {"step": "permissions", "action": "reject", "sequence": 1}
 FAILING = {"step": "permissions", "action": "fail", "sequence": 1}

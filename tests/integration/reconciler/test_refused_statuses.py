@@ -8,7 +8,7 @@ from tests.support.eventually import eventually
 from tests.support.processing import Processing, steps, whole
 from tests.support.refusing import policy
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("controller")]
+pytestmark = pytest.mark.usefixtures("controller")
 
 
 def test_a_refused_status_is_told_of_and_written_once_it_may_be(stream: Processing) -> None:

@@ -15,8 +15,6 @@ from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.processing import Processing, steps, whole
 
-pytestmark = pytest.mark.timeout(60)
-
 #: Seconds within which a request acts.
 AT_ONCE = 5
 

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.processing import GOOD, TOPIC_ID, Processing, steps, whole
 from tests.support.replicas import Replica
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.usefixtures("controller")]
+pytestmark = pytest.mark.usefixtures("controller")
 
 NOW = datetime.now(UTC)
 #: Seconds until a due object is gone, and what a busy machine adds.

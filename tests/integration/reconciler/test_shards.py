@@ -15,12 +15,10 @@ import pytest
 from controller.api import names, timestamps
 from controller.core.sharding import shards
 from tests.conftest import StartReplica
-from tests.support.eventually import eventually
+from tests.support.eventually import Stopwatch, eventually
 from tests.support.kube import MERGE_PATCH
 from tests.support.processing import Processing, steps, whole
 from tests.support.replicas import Replica
-
-pytestmark = pytest.mark.timeout(150)
 
 USERS = [f"user{number}" for number in range(24)]
 #: One user of each of four shards.
@@ -79,9 +77,9 @@ def test_a_killed_controllers_shards_go_on(stream: Processing, start_controller:
     eventually(lambda: "Succeeded" in stream.phases().values())
     killed, successor = replicas
     replicas[killed].kill()
-    at = time.time()
+    at, watch = time.time(), Stopwatch()
     eventually(lambda: stream.holders(4) == [successor] * 4, 20)
-    assert time.time() - at < 15
+    assert watch.seconds < 15
     stream.all_finished(40)
     assert stream.violations(finished=made, only=made, crashes=[int(at * 1e9)]) == []
     metrics = replicas[successor].metrics()
@@ -97,9 +95,9 @@ def test_a_stopped_controllers_shards_go_on_at_once(stream: Processing, start_co
     eventually(lambda: "Succeeded" in stream.phases().values())
     stopped, successor = replicas
     replicas[stopped].stop()
-    gone = time.monotonic()
+    gone = Stopwatch()
     eventually(lambda: stream.holders(4) == [successor] * 4)
-    assert time.monotonic() - gone < 4, "two seconds, and what a busy machine adds"
+    assert gone.seconds < 4, "two seconds, and what a busy machine adds"
     stream.all_finished()
     assert stream.violations(finished=made, only=made) == [], "nothing comes twice"
 
@@ -235,9 +233,10 @@ def test_who_divides_the_stream_otherwise_and_is_dead_is_waited_for_no_longer_th
     stream.apply(shards=2)
     name = stream.add()
     start_controller()
-    began = time.monotonic()
+    began, watch = time.monotonic(), Stopwatch()
     stream.until(name, "Succeeded", within=20)
-    assert 10 < time.monotonic() - began < 16
+    assert time.monotonic() - began > 10
+    assert watch.seconds < 16
 
 
 def test_those_who_stand_by_ask_for_nothing(stream: Processing, start_controller: StartReplica) -> None:
@@ -249,9 +248,10 @@ def test_those_who_stand_by_ask_for_nothing(stream: Processing, start_controller
     before, began = stream.kube.requests("leases"), time.monotonic()
     eventually(lambda: time.monotonic() - began > 5)
     seen = stream.kube.requests("leases") - before
+    fives = (time.monotonic() - began) / 5
     assert seen["GET", "200"] == 0
-    assert seen["LIST", "200"] <= 4, "of the processes' own, each five seconds; of the streams' the watch tells"
-    assert 30 <= seen["PUT", "200"] <= 60, "each is renewed every two seconds"
+    assert seen["LIST", "200"] <= 4 * fives, "of the processes' own, each five seconds; of the streams' the watch tells"
+    assert 30 <= seen["PUT", "200"] <= 60 * fives, "each is renewed every two seconds"
 
 
 def test_a_controller_that_comes_later_gets_its_shards(stream: Processing, start_controller: StartReplica) -> None:

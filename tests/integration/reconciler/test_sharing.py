@@ -18,8 +18,6 @@ from tests.support.kube import Kube
 from tests.support.processing import Processing
 from tests.support.refusing import policy
 
-pytestmark = pytest.mark.timeout(150)
-
 STREAMS = 20
 
 

@@ -19,7 +19,6 @@ from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH
 from tests.support.processing import Processing
 
-pytestmark = pytest.mark.timeout(120)
 #: A changed Secret is used after at most 10 s; what a busy machine adds.
 ROTATED = 20
 FIRST, SECOND = "token-of-monday-4e7c", "token-of-tuesday-91ab"

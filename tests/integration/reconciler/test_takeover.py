@@ -18,8 +18,6 @@ from tests.support.eventually import eventually, throughout
 from tests.support.processing import Processing
 from tests.support.replicas import Replica, cut_off
 
-pytestmark = pytest.mark.timeout(240)
-
 USERS = [f"user{number}" for number in range(20)]
 SECOND = 1_000_000_000
 #: Seconds from the end of the one to the first call of the next.

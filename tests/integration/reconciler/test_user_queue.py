@@ -12,7 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.processing import Processing, both_ways, steps, whole
 from tests.support.replicas import Replica
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("controller")]
+pytestmark = pytest.mark.usefixtures("controller")
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -23,8 +23,6 @@ from tests.support.eventually import eventually
 from tests.support.processing import Processing, both_ways, steps, whole
 from tests.support.replicas import Replica
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @dataclass(frozen=True, slots=True)
 class Link:
