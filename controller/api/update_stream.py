@@ -133,7 +133,7 @@ class UpdateStream:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UpdateStream:
-        """Raises one of `updates.NOT_UNDERSTOOD` where the object is not what this version's CRD lets pass."""
+        """Raises one of `api.NOT_UNDERSTOOD` where the object is not what this version's CRD lets pass."""
         metadata, spec = body["metadata"], body["spec"]
         limits, retention, suspend = (spec.get(key) or {} for key in ("limits", "retention", "suspend"))
         namespace, name = metadata["namespace"], metadata["name"]

@@ -1,69 +1,20 @@
-"""The UserUpdate: one event, its queue, its checkpoints; read from and written to JSON in one place."""
+"""The UserUpdate: one event and where it stands, read from and written to JSON in one place."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-from controller.api import names, requests, timestamps
-from controller.api.requests import RefusedRequest
-
-
-class Phase(StrEnum):
-    """Where an update stands; None stands for queued, or in its first call."""
-
-    RUNNING = "Running"
-    WAITING = "Waiting"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-    SKIPPED = "Skipped"
-    CANCELLED = "Cancelled"
-
-
-#: What `from_body` raises for an object that is not as this version knows them.
-NOT_UNDERSTOOD = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED})
+from controller.api import NOT_UNDERSTOOD, names, requests, timestamps
+from controller.api.user_update_status import FINISHED, Phase, Status
 
 
 def unfinished_selector(stream: str) -> str:
     """The field selector of a stream's unfinished updates."""
     return ",".join([f"spec.stream={stream}", *(f"status.phase!={phase}" for phase in sorted(FINISHED))])
-
-
-class Reason(StrEnum):
-    """Why the condition Succeeded stands as it does: a closed set."""
-
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    DOWNSTREAM_BUSY = "DownstreamBusy"
-    BACKING_OFF = "BackingOff"
-    STEP_MISCONFIGURED = "StepMisconfigured"
-    STEP_CONCURRENCY = "StepConcurrency"
-    HELD = "Held"
-    SUSPENDED = "Suspended"
-    STREAM_SUSPENDED = "StreamSuspended"
-    STREAM_MISSING = "StreamMissing"
-    REJECTED = "Rejected"
-    EXHAUSTED = "Exhausted"
-    SKIPPED_BY_REQUEST = "SkippedByRequest"
-    CANCELLED_BY_REQUEST = "CancelledByRequest"
-
-
-DELAYED = frozenset({Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED})
-#: What an update may wait for that has never been called.
-BEFORE_THE_FIRST_CALL = frozenset(
-    {
-        Reason.SUSPENDED,
-        Reason.STREAM_SUSPENDED,
-        Reason.STREAM_MISSING,
-        Reason.STEP_CONCURRENCY,
-        Reason.STEP_MISCONFIGURED,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +47,17 @@ class Source:
             after=body.get("after"),
         )
 
+    def to_body(self) -> dict[str, Any]:
+        optional = {"traceparent": self.traceparent, "after": self.after}
+        return {
+            "topic": self.topic,
+            "topicId": self.topic_id,
+            "partition": self.partition,
+            "offset": self.offset,
+            "timestamp": timestamps.to_text(self.timestamp),
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateSpec:
@@ -124,162 +86,6 @@ class UpdateSpec:
             source=Source.from_body(source) if source else None,
             ttl_seconds_after_finished=body.get("ttlSecondsAfterFinished"),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """A finished step: a checkpoint. It is never called again within the same run."""
-
-    name: str
-    result: Mapping[str, str]
-    #: Calls made, the busy ones not counted.
-    attempts: int
-    start_time: datetime
-    completion_time: datetime
-
-    @classmethod
-    def from_body(cls, body: Mapping[str, Any]) -> StepRecord:
-        return cls(
-            name=body["name"],
-            result=body.get("result", {}),
-            attempts=body["attempts"],
-            start_time=timestamps.from_text(body["startTime"]),
-            completion_time=timestamps.from_text(body["completionTime"]),
-        )
-
-    def for_status(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "result": dict(self.result),
-            "attempts": self.attempts,
-            "startTime": timestamps.to_text(self.start_time),
-            "completionTime": timestamps.to_text(self.completion_time),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The durable state of an update: all that a restarted controller knows of it."""
-
-    phase: Phase | None = None
-    #: The step in hand.
-    step: str | None = None
-    #: Failures of the step in hand.
-    attempts: int = 0
-    #: How many of them blame the stream: they do not use its `maxAttempts` up.
-    misconfigured_count: int = 0
-    #: Busy answers to the step in hand.
-    busy_count: int = 0
-    next_attempt_time: datetime | None = None
-    #: When the first call began that was answered; an update that has it has been called.
-    start_time: datetime | None = None
-    #: Raised only when someone asks for the steps to be done again.
-    run: int = 0
-    steps: tuple[StepRecord, ...] = ()
-    reason: Reason | None = None
-    message: str = ""
-    #: When the condition's status last changed.
-    transition_time: datetime | None = None
-    #: The value of the request annotation that was acted upon last.
-    handled_request: str | None = None
-    #: The newest request that could not be done.
-    refused_request: RefusedRequest | None = None
-    #: What the update is held for: Rejected or Exhausted.
-    held: Reason | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.phase in FINISHED
-
-    @property
-    def called(self) -> bool:
-        """A call of it has been answered, so that it stays the head until it is finished.
-
-        Versions before `startTime` did not write it. What they stored counts as called unless it shows nothing but a
-        wait that comes before the first call: one that may have been called stays the head. Two things they cannot
-        tell: whether tries without the step's Secret were calls (taken as calls), and whether a first call was cut off
-        before a suspension (taken as none, as when it is cut off by a crash).
-        """
-        if self.start_time is not None:
-            return True
-        if self.phase is None:
-            return False
-        traces = (self.steps, self.attempts, self.busy_count, self.run, self.next_attempt_time, self.handled_request)
-        before = self.phase is Phase.WAITING and self.reason in BEFORE_THE_FIRST_CALL and self.held is None
-        return any(traces) or not before
-
-    @property
-    def delayed(self) -> bool:
-        """Waiting for a time, not for a person."""
-        return self.reason in DELAYED
-
-    @property
-    def results(self) -> dict[str, str]:
-        """What the finished steps gave: `{"userId": …, "roleId": …}`."""
-        return {key: value for record in self.steps for key, value in record.result.items()}
-
-    @property
-    def completion_time(self) -> datetime | None:
-        """When the update was finished; None while it is not."""
-        return self.transition_time if self.finished else None
-
-    @classmethod
-    def from_body(cls, body: Mapping[str, Any]) -> Status:
-        conditions: list[dict[str, Any]] = body.get("conditions") or [{}]
-        if (condition := conditions[0]).get("type", "Succeeded") != "Succeeded":  # a newer version's comes first
-            condition = next((each for each in conditions if each["type"] == "Succeeded"), {})
-        return cls(
-            phase=(phase := Phase(body["phase"]) if body.get("phase") else None),
-            step=body.get("step"),
-            attempts=body.get("attempts", 0),
-            misconfigured_count=body.get("misconfiguredCount", 0),
-            busy_count=body.get("busyCount", 0),
-            next_attempt_time=_time(body.get("nextAttemptTime")),
-            start_time=_time(body.get("startTime")),
-            run=body.get("run", 0),
-            steps=_steps(body.get("steps", ()), phase),
-            reason=Reason(condition["reason"]) if condition else None,
-            message=condition.get("message", ""),
-            transition_time=_time(condition.get("lastTransitionTime")),
-            handled_request=body.get("handledRequest"),
-            refused_request=RefusedRequest.from_body(body["refusedRequest"]) if body.get("refusedRequest") else None,
-            held=Reason(body["held"]) if body.get("held") else None,
-        )
-
-    def for_status(self) -> dict[str, Any]:
-        """The whole status as a merge patch: what is unset is null, so that nothing of an earlier one stays."""
-        return {
-            "phase": self.phase,
-            "step": self.step,
-            "attempts": self.attempts,
-            "misconfiguredCount": self.misconfigured_count or None,
-            "busyCount": self.busy_count,
-            "nextAttemptTime": timestamps.to_short_text(self.next_attempt_time) if self.next_attempt_time else None,
-            "startTime": timestamps.to_text(self.start_time) if self.start_time else None,
-            "run": self.run,
-            "steps": [record.for_status() for record in self.steps],
-            "conditions": [self._condition()] if self.reason else None,
-            "handledRequest": self.handled_request,
-            "refusedRequest": self.refused_request.for_status() if self.refused_request else None,
-            "held": self.held,
-        }
-
-    def _condition(self) -> dict[str, Any]:
-        assert self.transition_time is not None
-        return {
-            "type": "Succeeded",
-            "status": condition_status(self.phase),
-            "reason": self.reason,
-            "message": self.message,
-            "lastTransitionTime": timestamps.to_text(self.transition_time),
-        }
-
-
-def condition_status(phase: Phase | None) -> str:
-    """`status` of the condition Succeeded: Unknown until the end, then True or False."""
-    if phase not in FINISHED:
-        return "Unknown"
-    return "True" if phase is Phase.SUCCEEDED else "False"
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,23 +184,37 @@ class UserUpdate:
         return replace(self, status=status, resource_version=resource_version)
 
 
+def manifest(namespace: str, spec: UpdateSpec) -> dict[str, Any]:
+    """The object to create for a record: `spec.source` says which one."""
+    source = spec.source
+    assert source is not None
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "UserUpdate",
+        "metadata": {
+            "name": names.record_name(spec.stream, source.topic_id, source.partition, source.offset),
+            "namespace": namespace,
+            "labels": {
+                names.STREAM_LABEL: spec.stream,
+                names.USER_LABEL: names.user_label(spec.user),
+                names.BUCKET_LABEL: str(names.bucket(spec.user)),
+            },
+        },
+        "spec": {
+            "stream": spec.stream,
+            "user": spec.user,
+            "sequence": spec.sequence,
+            "profile": spec.profile,
+            "permissions": spec.permissions,
+            "resources": spec.resources,
+            "source": source.to_body(),
+        },
+    }
+
+
 def _understood(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[datetime, UpdateSpec] | None:
     """What tells an update's place in the queue; None where that is what was not understood."""
     try:
         return timestamps.from_text(metadata["creationTimestamp"]), UpdateSpec.from_body(spec)
     except NOT_UNDERSTOOD:
         return None
-
-
-def _steps(records: Sequence[Mapping[str, Any]], phase: Phase | None) -> tuple[StepRecord, ...]:
-    """Raises ValueError for other steps than ours, and where all are done and the phase does not say so."""
-    steps = tuple(StepRecord.from_body(record) for record in records)
-    if tuple(step.name for step in steps) != names.STEPS[: len(steps)]:
-        raise ValueError(f"its steps are not {', '.join(names.STEPS)}, in this order")
-    if len(steps) == len(names.STEPS) and phase not in FINISHED:
-        raise ValueError("all steps are done, and its phase does not say so")
-    return steps
-
-
-def _time(text: str | None) -> datetime | None:
-    return timestamps.from_text(text) if text else None

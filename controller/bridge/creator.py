@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from controller.api.user_update import FINISHED
+from controller.api.user_update_status import FINISHED
 from controller.clients.cluster import UPDATES, Body, Cluster
 from controller.errors import AlreadyExists, ApiError, NotFound
 

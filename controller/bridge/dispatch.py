@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from controller import failpoints
 from controller.api import names
+from controller.api.rejected_event import RejectionReason
 from controller.bridge import metrics
 from controller.bridge.context import ConsumerContext
 from controller.bridge.creator import Answer, NameTaken, Over, Unfinished, Unusable, create
@@ -22,7 +23,7 @@ from controller.bridge.partitions import Lost, Partition
 from controller.bridge.pending import Lanes, Waiting
 from controller.bridge.working_set import Slots
 from controller.bridge.write_limiter import Brake
-from controller.core.records import Rejection, RejectionReason, UpdateEvent, read_record, user_update_manifest
+from controller.core.records import Rejection, UpdateEvent, read_record, user_update_manifest
 from controller.errors import ApiError
 
 logger = logging.getLogger(__name__)

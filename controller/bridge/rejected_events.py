@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.api.names import USER_LABEL, record_name
+from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.context import ConsumerContext
@@ -18,7 +19,7 @@ from controller.bridge.folding import FIRST, Fold, Folding, Kind
 from controller.bridge.partitions import Lost, Partition
 from controller.bridge.write_limiter import Brake
 from controller.clients.cluster import REJECTED, Body
-from controller.core.records import Record, Rejection, RejectionReason, rejected_event_manifest
+from controller.core.records import Record, Rejection, rejected_event_manifest
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
 from controller.logs import retrying
 

@@ -10,9 +10,8 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from controller import logs
-from controller.api import names
+from controller.api import NOT_UNDERSTOOD, names
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import NOT_UNDERSTOOD
 from controller.bridge import metrics
 from controller.bridge.backlogs.orphans import release_orphans
 from controller.bridge.context import BridgeContext

@@ -14,7 +14,8 @@ from typing import TypeAlias, assert_never
 from controller.api import requests, timestamps
 from controller.api.requests import RefusedRequest
 from controller.api.update_stream import Policy, RetrySpec, UpdateStream
-from controller.api.user_update import FINISHED, Phase, Reason, Status, StepRecord, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import FINISHED, Phase, Reason, Status, StepRecord
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.steps import STEPS
 from controller.core.user_queue import UserQueue

@@ -6,20 +6,19 @@ module raises, whatever a record holds.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any, Final, NoReturn
 
 import orjson
 
-from controller.api import names, timestamps
+from controller.api import user_update
+from controller.api.rejected_event import RejectedEvent, RejectionReason
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Source
+from controller.api.user_update import Source, UpdateSpec
 from controller.core import formats
 
 #: Bytes of a key.
@@ -30,8 +29,6 @@ MAX_RECORD_SIZE: Final = 1 << 20
 MAX_FIELD_LENGTH: Final = 4096
 #: Objects and lists within each other, the outermost counted. RFC 8259 leaves the limit to the reader.
 MAX_NESTING: Final = 512
-#: Bytes of key and of value that a RejectedEvent shows.
-MAX_SHOWN_SIZE: Final = 4096
 FIELDS: Final = ("profile", "permissions", "resources")
 
 _TOO_DEEP = f"the value is nested over {MAX_NESTING} levels deep"
@@ -42,24 +39,6 @@ _QUOTED_FIELDS = tuple(f'"{field}"'.encode() for field in FIELDS)
 #: https://www.w3.org/TR/trace-context/: ids of zeros and version ff are invalid, versions after 00 may append fields.
 _TRACE_IDS = r"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rf"(?:00{_TRACE_IDS}|(?!00|ff)[0-9a-f]{{2}}{_TRACE_IDS}(?:-[!-~]{{1,200}})?)\Z")
-
-
-class RejectionReason(StrEnum):
-    """Why a record can never become a UserUpdate, in the order in which they are judged: a closed set."""
-
-    NO_KEY = "NoKey"
-    KEY_NOT_UTF8 = "KeyNotUTF8"
-    #: A control character, or a byte order mark in front: a number, a Schema Registry header, a line end. Taken as it
-    #: is, such a key would make another user of the same one, or one of many, and only some of them would be rejected.
-    KEY_NOT_TEXT = "KeyNotText"
-    TOMBSTONE = "Tombstone"
-    TOO_LARGE = "TooLarge"
-    NOT_JSON = "NotJSON"
-    INVALID_PAYLOAD = "InvalidPayload"
-    #: Kafka removed the record while it waited. Judged by the bridge.
-    PAYLOAD_EXPIRED = "PayloadExpired"
-    #: Another object has the name of this record's UserUpdate. Judged by the bridge.
-    NAME_CONFLICT = "NameConflict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,69 +110,38 @@ def user_update_manifest(stream: UpdateStream, event: UpdateEvent, after: str | 
 
     `after` names the user's last update of the same source that is not known to be finished.
     """
-    source = replace(event.source, after=after)
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "UserUpdate",
-        "metadata": _metadata(stream, source.topic_id, source.partition, source.offset)
-        | {"labels": _labels(stream.name, event.user)},
-        "spec": {
-            "stream": stream.name,
-            "user": event.user,
-            "sequence": source.offset,
-            "profile": event.profile,
-            "permissions": event.permissions,
-            "resources": event.resources,
-            "source": _source_for_spec(source),
-        },
-    }
+    spec = UpdateSpec(
+        stream=stream.name,
+        user=event.user,
+        sequence=event.source.offset,
+        profile=event.profile,
+        permissions=event.permissions,
+        resources=event.resources,
+        source=replace(event.source, after=after),
+    )
+    return user_update.manifest(stream.namespace, spec)
 
 
 def rejected_event_manifest(stream: UpdateStream, record: Record, rejection: Rejection) -> dict[str, Any]:
-    """The RejectedEvent of one record. Of an expired one Kafka has no value any more: its size is left out.
-
-    Its label of the user is for people, who cannot read base64: also of a key that is no user's.
-    """
-    source = {
-        "topic": record.topic,
-        "topicId": record.topic_id,
-        "partition": record.partition,
-        "offset": record.offset,
-        "lastOffset": record.offset,
-        "timestamp": timestamps.to_text(record.timestamp),
-    }
-    optional = {
-        "message": rejection.message,
-        "pointer": rejection.pointer,
-        "key": _shown(record.key),
-        "value": _shown(record.value),
-        "size": None if rejection.reason is RejectionReason.PAYLOAD_EXPIRED else record.size,
-    }
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "RejectedEvent",
-        "metadata": _metadata(stream, record.topic_id, record.partition, record.offset)
-        | {"labels": {names.STREAM_LABEL: stream.name, **_key_label(record.key)}},
-        "spec": {
-            "stream": stream.name,
-            "reason": rejection.reason.value,
-            "source": source,
-            "count": 1,
-            **{name: value for name, value in optional.items() if value is not None},
-        },
-    }
-
-
-def _labels(stream: str, user: str) -> dict[str, str]:
-    return {
-        names.STREAM_LABEL: stream,
-        names.USER_LABEL: names.user_label(user),
-        names.BUCKET_LABEL: str(names.bucket(user)),
-    }
-
-
-def _key_label(key: bytes | None) -> dict[str, str]:
-    return {names.USER_LABEL: names.user_label(key[:MAX_SHOWN_SIZE].decode(errors="replace"))} if key else {}
+    """The RejectedEvent of one record. Kafka no longer has the value of an expired one: its size is left out."""
+    rejected = RejectedEvent(
+        namespace=stream.namespace,
+        stream=stream.name,
+        reason=rejection.reason,
+        message=rejection.message,
+        pointer=rejection.pointer,
+        topic=record.topic,
+        topic_id=record.topic_id,
+        partition=record.partition,
+        offset=record.offset,
+        last_offset=record.offset,
+        count=1,
+        timestamp=record.timestamp,
+        key=record.key,
+        value=record.value,
+        size=None if rejection.reason is RejectionReason.PAYLOAD_EXPIRED else record.size,
+    )
+    return rejected.manifest()
 
 
 def _read_key(key: bytes | None, *, any_text: bool) -> str | Rejection:
@@ -375,25 +323,3 @@ def _traceparent(record: Record) -> str | None:
         return None
     text = values[-1].decode("ascii", "replace")
     return text if _TRACEPARENT.match(text) else None
-
-
-def _source_for_spec(source: Source) -> dict[str, Any]:
-    optional = {"traceparent": source.traceparent, "after": source.after}
-    return {
-        "topic": source.topic,
-        "topicId": source.topic_id,
-        "partition": source.partition,
-        "offset": source.offset,
-        "timestamp": timestamps.to_text(source.timestamp),
-        **{name: value for name, value in optional.items() if value is not None},
-    }
-
-
-def _metadata(stream: UpdateStream, topic_id: str, partition: int, offset: int) -> dict[str, Any]:
-    name = names.record_name(stream.name, topic_id, partition, offset)
-    return {"name": name, "namespace": stream.namespace}
-
-
-def _shown(data: bytes | None) -> str | None:
-    """What a RejectedEvent shows of a key or value."""
-    return None if data is None else base64.b64encode(data[:MAX_SHOWN_SIZE]).decode()

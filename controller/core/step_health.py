@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-from controller.api.user_update import Reason, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Reason
 from controller.core.decisions import cause_of
 from controller.core.outcomes import Busy, Done, Outcome, Rejected
 from controller.core.steps import STEPS

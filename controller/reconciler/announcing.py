@@ -11,7 +11,8 @@ from datetime import datetime
 
 from controller.api import names
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason, Status
 from controller.clients.cluster import Body
 from controller.clients.event_recorder import EventRecorder, EventType, TokenBucket, reference
 from controller.logs import fields

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 
 from controller import errors
 from controller.api import requests
-from controller.api.user_update import Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Reason, Status
 from controller.core.decisions import Decision, Finish, Release, RequeueAfter, RunStep
 from controller.core.outcomes import NotCalled, Outcome
 from controller.core.user_queue import UserQueue

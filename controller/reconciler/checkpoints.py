@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 from controller import errors, failpoints
 from controller.api import names
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.clients.cluster import UPDATES
 from controller.logs import retrying
 from controller.reconciler import metrics

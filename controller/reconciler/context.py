@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from controller.api.update_stream import Retention, UpdateStream
-from controller.api.user_update import Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Reason, Status
 from controller.clients.cluster import Cluster
 from controller.clients.downstream import Downstream
 from controller.clients.stream_status import StreamStatus

@@ -21,7 +21,7 @@ import kopf
 
 from controller import errors, eventloop
 from controller.api.names import GROUP, VERSION
-from controller.api.user_update import Phase
+from controller.api.user_update_status import Phase
 from controller.clients.cluster import Body, Cluster
 from controller.clients.namespaces import Namespaces
 from controller.clients.proxies import proxy_for

@@ -22,7 +22,8 @@ from datetime import datetime
 from typing import TypeAlias
 
 from controller import errors
-from controller.api.user_update import Phase, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Status
 from controller.clients.cluster import UPDATES, Cluster
 from controller.core.decisions import being_called
 from controller.logs import fields

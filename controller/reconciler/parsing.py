@@ -6,7 +6,8 @@ import logging
 from dataclasses import replace
 
 from controller import errors
-from controller.api.user_update import NOT_UNDERSTOOD, UserUpdate
+from controller.api import NOT_UNDERSTOOD
+from controller.api.user_update import UserUpdate
 from controller.clients.cluster import UPDATES, Body, Cluster
 from controller.logs import fields
 

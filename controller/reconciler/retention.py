@@ -25,8 +25,9 @@ from typing import TypeAlias
 
 from controller import errors, failpoints
 from controller.api.update_stream import Retention
-from controller.api.user_backlog import among
-from controller.api.user_update import FINISHED, Phase, UserUpdate
+from controller.api.user_backlog import offsets_in_entry
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import FINISHED, Phase
 from controller.clients.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.logs import retrying
 from controller.reconciler import metrics
@@ -351,7 +352,7 @@ def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
         partition = entry["topicId"], entry["partition"]
         if offsets := {offset for where, offset in asked if where == partition}:
             try:
-                offsets = among(entry, offsets)
+                offsets = offsets_in_entry(entry, offsets)
             except ValueError:
                 pass  # the bridge's to mend, or to tell: BacklogUnreadable
             found |= {(partition, offset) for offset in offsets}

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from controller import errors, failpoints
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Phase, UserUpdate, unfinished_selector
+from controller.api.user_update import UserUpdate, unfinished_selector
+from controller.api.user_update_status import Phase
 from controller.clients.adoption import adopt
 from controller.clients.cluster import UPDATES, Body
 from controller.core.sharding import Shard

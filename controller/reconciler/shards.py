@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from controller import errors
-from controller.api import names
+from controller.api import NOT_UNDERSTOOD, names
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import NOT_UNDERSTOOD
 from controller.clients.adoption import report_restored
 from controller.clients.cluster import STREAMS, Body, Cluster, Listing, object_key
 from controller.clients.downstream import Downstream

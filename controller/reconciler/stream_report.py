@@ -14,7 +14,8 @@ from functools import partial
 
 from controller import errors
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Phase, Reason, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason
 from controller.clients import stream_status
 from controller.clients.cluster import Body
 from controller.core.sharding import Shard

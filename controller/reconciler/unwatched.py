@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from controller import errors
 from controller.api import names
-from controller.api.user_update import Phase
+from controller.api.user_update_status import Phase
 from controller.clients.cluster import UPDATES, Body, Cluster
 from controller.clients.namespaces import for_each
 from controller.config import Scope

@@ -13,7 +13,8 @@ from datetime import timedelta
 from functools import reduce
 
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.core.outcomes import Done, Outcome
 from controller.core.steps import STEPS
 from controller.reconciler.checkpoints import Record, write_outcome

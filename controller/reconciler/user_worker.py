@@ -17,7 +17,8 @@ from typing import assert_never
 
 from controller import errors, failpoints
 from controller.api.update_stream import StepSpec
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.core.decisions import (
     AwaitPredecessor,
     Decision,

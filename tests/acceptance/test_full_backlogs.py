@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from controller.api import names
-from controller.api.user_backlog import MAX_OFFSETS, OffsetQueue
+from controller.api.offset_queue import OffsetQueue
+from controller.api.user_backlog import MAX_OFFSETS
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.background import repeating

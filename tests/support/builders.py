@@ -22,7 +22,8 @@ from controller.api.update_stream import (
     Suspend,
     UpdateStream,
 )
-from controller.api.user_update import Phase, Reason, Source, Status, StepRecord, UpdateSpec, UserUpdate
+from controller.api.user_update import Source, UpdateSpec, UserUpdate
+from controller.api.user_update_status import Phase, Reason, Status, StepRecord
 from controller.core.user_queue import UserQueue
 
 #: When every test begins.

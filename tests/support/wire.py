@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 
 from controller.api.update_stream import StepSpec
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.clients.downstream import Downstream
 from controller.core.outcomes import NotCalled, Outcome
 from controller.core.steps import PROFILE, Step

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS, OffsetQueue
+from controller.api.offset_queue import OffsetQueue
+from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS
 from controller.bridge.partitions import Partition, Partitions
 
 #: A change waits so long for others to be written with it: an added offset holds up `position`, one taken nothing.

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from controller.api.user_backlog import OffsetQueue, of_entry
+from controller.api.offset_queue import OffsetQueue
+from controller.api.user_backlog import read_entry
 from controller.clients.cluster import Body
 from controller.core.records import UpdateEvent, read_record
 from controller.kafka import Fetcher, KafkaError, Topic
@@ -42,7 +43,7 @@ class BacklogReader:
     def read(self, entry: Body) -> OffsetQueue | None:
         """None where it is damaged."""
         try:
-            return of_entry(entry)
+            return read_entry(entry)
         except ValueError:
             return None
 

@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from controller import failpoints
-from controller.api import names
-from controller.api.user_backlog import OffsetQueue
+from controller.api import names, user_backlog
+from controller.api.offset_queue import OffsetQueue
 from controller.bridge import metrics
 from controller.bridge.backlogs import finalizers
 from controller.bridge.backlogs.overflow import Backlog, Others, Overflow, Queue
@@ -332,29 +332,10 @@ class BacklogWriter:
         return number if entry["topicId"] == self._topic.id else number % self._topic.partitions
 
     def _manifest(self, backlog: Backlog, entries: list[Body]) -> Body:
-        labels = {names.STREAM_LABEL: self._stream.name, names.USER_LABEL: names.user_label(backlog.user)}
-        return {
-            "apiVersion": names.API_VERSION,
-            "kind": "UserBacklog",
-            "metadata": {
-                "name": self._name(backlog),
-                "namespace": self._stream.namespace,
-                "labels": labels,
-                "finalizers": [names.BACKLOG_FINALIZER],
-            },
-            "spec": {"stream": self._stream.name, "user": backlog.user, "partitions": entries},
-        }
+        return user_backlog.manifest(self._stream.namespace, self._stream.name, backlog.user, entries)
 
     def _entry(self, queue: Queue) -> dict[str, Any]:
-        return {
-            "topic": self._topic.name,
-            "topicId": self._topic.id,
-            "partition": queue.partition.number,
-            "offsets": queue.offsets.encode(),
-            "count": len(queue.offsets),
-            "first": queue.offsets.first,
-            "last": queue.offsets.last,
-        }
+        return user_backlog.entry(self._topic.name, self._topic.id, queue.partition.number, queue.offsets)
 
     def _name(self, backlog: Backlog) -> str:
         return names.backlog_name(self._stream.name, backlog.user)

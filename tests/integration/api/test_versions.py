@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from controller.api import names
-from controller.api.user_update import FINISHED, Phase, Reason, Status
+from controller.api.rejected_event import RejectionReason
+from controller.api.user_update_status import FINISHED, Phase, Reason, Status
 from controller.clients.stream_status import with_condition
-from controller.core.records import RejectionReason
 from controller.core.sharding import Shard
 from controller.reconciler.stream_report import Summary, with_entry
 from tests.support.applying import BACKLOG, REJECTED, STREAM, UPDATE, Applier, Refused, changed

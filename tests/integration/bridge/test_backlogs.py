@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from controller.api import names
-from controller.api.user_backlog import OffsetQueue
+from controller.api.offset_queue import OffsetQueue
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.costs import backlog_writes, wal_bytes

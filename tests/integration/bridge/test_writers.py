@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
 from controller.bridge import rejected_events
 from controller.bridge.backlogs.overflow import Overflow
@@ -18,7 +19,7 @@ from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Partition
 from controller.bridge.rejected_events import Rejected, Rejecter
 from controller.clients.cluster import Cluster
-from controller.core.records import Record, Rejection, RejectionReason
+from controller.core.records import Record, Rejection
 from controller.kafka import Topic
 from devenv.environment import Environment
 from tests.support.bridge import make_consumer_context

@@ -24,7 +24,8 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from controller.api.update_stream import StepSpec
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.clients.downstream import MAX_ANSWER, Downstream
 from controller.core.outcomes import Busy, Done, NotCalled, Outcome, Rejected, Retry
 from controller.core.steps import PERMISSIONS, PROFILE, RESOURCES, Step

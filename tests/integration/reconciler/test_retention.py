@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.api import names, timestamps
-from controller.api.user_backlog import OffsetQueue
+from controller.api.offset_queue import OffsetQueue
 from controller.reconciler.retention import BATCH
 from tests.support.builders import OTHER_TOPIC_ID
 from tests.support.eventually import eventually

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from controller.api.rejected_event import MAX_SHOWN_SIZE, RejectionReason
 from controller.api.update_stream import UpdateStream
-from controller.api.user_update import Phase, Reason, Status, StepRecord
-from controller.core.records import FIELDS, MAX_FIELD_LENGTH, MAX_SHOWN_SIZE, RejectionReason
+from controller.api.user_update_status import Phase, Reason, Status, StepRecord
+from controller.core.records import FIELDS, MAX_FIELD_LENGTH
 from controller.core.steps import MAX_ID_LENGTH, STEPS
 from tests.support.schemas import CRDS, nodes, schema
 

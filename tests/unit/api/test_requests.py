@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from controller.api.requests import RefusedRequest
-from controller.api.user_update import FINISHED, Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import FINISHED, Phase, Reason, Status
 from controller.core.decisions import Decision, Finish, Release, decide, refusal
 from tests.support.builders import (
     BUSY_UNTIL_5,

@@ -9,9 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
+from controller.api.offset_queue import OffsetQueue
 from controller.api.update_stream import UpdateStream
-from controller.api.user_backlog import OffsetQueue
-from controller.api.user_update import Phase, Reason, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason
 from tests.support.schemas import closed, schema
 
 STORED = sorted((Path(__file__).parents[2] / "stored").glob("*.yaml"))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS, OffsetQueue, among, of_entry
+from controller.api.offset_queue import OffsetQueue
+from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS, offsets_in_entry, read_entry
 
 OFFSETS = st.lists(st.integers(0, 2**53 - 1), unique=True, max_size=200).map(sorted)
 
@@ -83,7 +84,7 @@ CODES = st.lists(
 def test_whatever_the_code_it_is_read_as_digit_by_digit(code: bytes) -> None:
     text, expected = base64.b64encode(code).decode(), read_one_by_one(code)
     if expected is None:
-        for read in (of_entry, lambda entry: among(entry, {1})):
+        for read in (read_entry, lambda entry: offsets_in_entry(entry, {1})):
             with pytest.raises(ValueError):
                 read({"offsets": text})
         return
@@ -96,7 +97,7 @@ def test_whatever_the_code_it_is_read_as_digit_by_digit(code: bytes) -> None:
 @given(OFFSETS, st.sets(st.integers(0, 2**53 - 1), max_size=5))
 def test_which_of_some_offsets_are_listed(offsets: list[int], others: set[int]) -> None:
     text, asked = OffsetQueue(offsets).encode(), {*offsets[::2], *others}
-    assert among({"offsets": text}, asked) == asked & set(offsets)
+    assert offsets_in_entry({"offsets": text}, asked) == asked & set(offsets)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,9 @@ def test_an_entry_whose_numbers_disagree_is_damaged(told: dict[str, Any], wrong:
     """Most of what somebody may type is a code too: other records would be made, and those that waited be lost."""
     entry = {"offsets": OffsetQueue([5, 7, 900]).encode()} | told
     if not wrong:
-        assert list(of_entry(entry)) == [5, 7, 900] and among(entry, {6, 7}) == {7}
+        assert list(read_entry(entry)) == [5, 7, 900] and offsets_in_entry(entry, {6, 7}) == {7}
         return
-    for read in (of_entry, lambda entry: among(entry, {7})):
+    for read in (read_entry, lambda entry: offsets_in_entry(entry, {7})):
         with pytest.raises(ValueError, match=wrong):
             read(entry)
 

@@ -13,17 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.requests import RefusedRequest
-from controller.api.user_update import (
-    FINISHED,
-    Phase,
-    Reason,
-    Source,
-    Status,
-    StepRecord,
-    UpdateSpec,
-    UserUpdate,
-    condition_status,
-)
+from controller.api.user_update import Source, UpdateSpec, UserUpdate
+from controller.api.user_update_status import FINISHED, Phase, Reason, Status, StepRecord, condition_status
 from tests.support.builders import (
     BUSY_UNTIL_5,
     FINAL,

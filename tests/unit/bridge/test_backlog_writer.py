@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from controller.api.user_backlog import OffsetQueue
+from controller.api.offset_queue import OffsetQueue
 from controller.bridge.backlogs.overflow import ADDED_SECONDS, Backlog, Overflow, Queue
 from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Lost, Partitions

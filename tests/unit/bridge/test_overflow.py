@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS, OffsetQueue
+from controller.api.offset_queue import OffsetQueue
+from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS
 from controller.bridge.backlogs.overflow import ADDED_SECONDS, CROWDED_SECONDS, MAX_WINDOW, Others, Overflow, Queue
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.tracker import Tracker

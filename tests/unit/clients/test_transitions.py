@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from controller.api.user_update import Status
+from controller.api.user_update_status import Status
 from controller.clients.stream_status import with_condition
 from controller.clients.transitions import BURST, Transitions
 from controller.core.decisions import record

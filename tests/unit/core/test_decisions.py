@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from controller.api.update_stream import Policy, UpdateStream
-from controller.api.user_update import BEFORE_THE_FIRST_CALL, FINISHED, Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import BEFORE_THE_FIRST_CALL, FINISHED, Phase, Reason, Status
 from controller.core.decisions import (
     AwaitPredecessor,
     Decision,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.update_stream import RetrySpec, UpdateStream
-from controller.api.user_update import Phase, Reason, Status, condition_status
+from controller.api.user_update_status import Phase, Reason, Status, condition_status
 from controller.core.decisions import (
     RequeueAfter,
     RunStep,

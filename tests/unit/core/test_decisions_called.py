@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.user_update import Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason, Status
 from controller.core.decisions import Finish, Release, RequeueAfter, RunStep, decide, record, waiting_for_slot
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.user_queue import UserQueue

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.update_stream import Policy, UpdateStream
-from controller.api.user_update import Phase, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Status
 from controller.core.decisions import AwaitPredecessor, Decision, Finish, Release, RequeueAfter, RunStep, decide, record
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.user_queue import UserQueue

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from controller.api import names
 from controller.api.names import STEPS
+from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
 from controller.api.user_update import UserUpdate
 from controller.core.records import (
@@ -21,7 +22,6 @@ from controller.core.records import (
     MAX_KEY_SIZE,
     Record,
     Rejection,
-    RejectionReason,
     UpdateEvent,
     read_record,
     rejected_event_manifest,

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.api.rejected_event import RejectionReason
 from controller.core import formats, records
-from controller.core.records import Record, Rejection, RejectionReason, UpdateEvent, read_record
+from controller.core.records import Record, Rejection, UpdateEvent, read_record
 from tests.support.records import GOOD, TEXT, TOPIC_ID, TRACEPARENT, make_record
 
 JSON_BYTES = json.dumps(GOOD).encode()

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from controller.api.user_update import Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason, Status
 from controller.core.decisions import record, waiting_for_slot, waiting_to_be_callable
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.step_health import (

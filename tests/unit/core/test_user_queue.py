@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from controller.api.user_update import BEFORE_THE_FIRST_CALL, Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import BEFORE_THE_FIRST_CALL, Phase, Reason, Status
 from controller.core.user_queue import UserQueue
 from tests.support.builders import NOW, OTHER_TOPIC_ID, TOPIC_ID, at, make_queue, make_update
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.api.user_update import Status
+from controller.api.user_update_status import Status
 from controller.core.decisions import record
 from controller.core.outcomes import Done
 from controller.core.records import Record, UpdateEvent, read_record, user_update_manifest

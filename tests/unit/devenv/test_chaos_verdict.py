@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.api.user_backlog import OffsetQueue
+from controller.api.offset_queue import OffsetQueue
 from devenv.journal import Call
 from tests.chaos.history import Disturbance, History, Sighting, SuspensionSeen
 from tests.chaos.records import waiting_offsets

@@ -11,7 +11,7 @@ import pytest
 
 from controller.api.requests import RefusedRequest
 from controller.api.update_stream import Suspend
-from controller.api.user_update import Phase, Reason, Status
+from controller.api.user_update_status import Phase, Reason, Status
 from controller.clients.event_recorder import EventRecorder
 from controller.reconciler.announcing import BURST, Announcer, transition
 from tests.support.builders import NOW, held_status, make_stream, make_update

@@ -6,7 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from controller.api.user_update import Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Status
 from controller.core.sharding import shards
 from controller.reconciler.checkpoints import write_status
 from controller.reconciler.context import DELAY_WRITES, StreamContext

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from controller import errors
-from controller.api.user_update import Phase, Reason, Status, UserUpdate
+from controller.api.user_update import UserUpdate
+from controller.api.user_update_status import Phase, Reason, Status
 from controller.core.decisions import RunStep, being_called, decide
 from controller.reconciler import longcalls
 from controller.reconciler.longcalls import LongCalls

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from controller.api.update_stream import StepSpec, UpdateStream
-from controller.api.user_update import Reason
+from controller.api.user_update_status import Reason
 from controller.core.outcomes import Busy, Outcome
 from controller.core.sharding import shards
 from controller.reconciler import mending, step_secrets

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.names import STEPS
-from controller.api.user_update import FINISHED, Phase, Unreadable
+from controller.api.user_update import Unreadable
+from controller.api.user_update_status import FINISHED, Phase
 from controller.core.decisions import WaitTurn, decide
 from controller.reconciler.parsing import parse
 from controller.reconciler.retention import Collection

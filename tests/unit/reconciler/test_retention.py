@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.update_stream import Retention
-from controller.api.user_update import FINISHED, Phase, Reason, Status
+from controller.api.user_update_status import FINISHED, Phase, Reason, Status
 from controller.core.sharding import Shard
 from controller.errors import Conflict, NotFound, Unavailable
 from controller.reconciler.retention import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from controller.api.user_update import Phase, Reason
+from controller.api.user_update_status import Phase, Reason
 from controller.core.sharding import Shard
 from controller.core.step_health import StepReport
 from controller.core.steps import STEPS

@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY, Metric
 
 import controller.bridge.metrics
 import controller.reconciler.metrics  # noqa: F401
-from controller.api.user_update import Reason
-from controller.core.records import RejectionReason
+from controller.api.rejected_event import RejectionReason
+from controller.api.user_update_status import Reason
 from controller.reconciler import announcing
 from tests.support.transcripts import README
 

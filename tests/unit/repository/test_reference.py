@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from controller.api import names
-from controller.api.user_backlog import of_entry
+from controller.api.user_backlog import read_entry
 from devenv import reference
 from tests.support.schemas import CRDS, schema
 
@@ -50,7 +50,7 @@ def test_the_names_and_offsets_of_the_examples_are_real() -> None:
     backlog, rejected = examples["UserBacklog"], examples["RejectedEvent"]
     spec, (entry,) = backlog["spec"], backlog["spec"]["partitions"]
     assert backlog["metadata"]["name"] == names.backlog_name(spec["stream"], spec["user"])
-    assert list(of_entry(entry)) == [entry["first"]] and entry["count"] == 1
+    assert list(read_entry(entry)) == [entry["first"]] and entry["count"] == 1
     spec, source = rejected["spec"], rejected["spec"]["source"]
     name = names.record_name(spec["stream"], source["topicId"], source["partition"], source["offset"])
     assert rejected["metadata"]["name"] == name
