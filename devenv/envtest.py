@@ -8,11 +8,16 @@ version than the one that is built. Each lies in the user's cache by its own ver
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shutil
+import ssl
 import subprocess
+import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from devenv import build
@@ -21,10 +26,11 @@ from devenv.layout import cache_directory, locked
 from devenv.progress import Progress
 from devenv.versions import version_of
 
-#: Another index than setup-envtest's own, as a mirror inside a company.
+#: The variable that names another index than setup-envtest's own, such as a company's mirror.
 INDEX = "USERUPDATES_ENVTEST_INDEX"
-#: Where fewer bytes than these come in so many seconds, the download is given up: the build is sooner done. All in all
-#: it is known within 20 s that there is no index, also where a connection is made and nobody answers.
+DEFAULT_INDEX = "https://raw.githubusercontent.com/kubernetes-sigs/controller-tools/HEAD/envtest-releases.yaml"
+#: The fetch is given up where the index has not answered after so many seconds, and where fewer bytes than these have
+#: come in so many seconds: the build is sooner done.
 SILENT_SECONDS = 15.0
 LEAST_BYTES = 4 << 20
 POLL_SECONDS = 0.2
@@ -50,10 +56,11 @@ def fetch() -> Path:
     cannot be used: within SILENT_SECONDS of the last progress.
     """
     with locked(cache_directory() / f"envtest-{_MINOR}.lock", what="fetches kube-apiserver"):
-        return cached() or _fetch()
+        return cached() or _fetch(os.environ.get(INDEX) or DEFAULT_INDEX)
 
 
-def _fetch() -> Path:
+def _fetch(index: str) -> Path:
+    _look_for(index)
     try:
         program = build.binary(build.SETUP_ENVTEST)
     except BuildFailed as failed:
@@ -61,7 +68,7 @@ def _fetch() -> Path:
     temporary = cache_directory() / f"envtest-{_MINOR}.x.{os.getpid()}"
     try:
         temporary.mkdir()
-        folder = _use(program, temporary)
+        folder = _use(program, index, temporary)
         folder.chmod(0o755)  # setup-envtest takes the right to write away, without which a folder cannot be moved
         _check(folder)
         version = folder.name.partition("-")[0]  # 1.37.0-linux-amd64
@@ -72,11 +79,37 @@ def _fetch() -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _use(program: Path, temporary: Path) -> Path:
+def _look_for(index: str) -> None:
+    """Raises NotFetched where nobody answers: without Internet access setup-envtest itself need not be built.
+
+    What the answer is, and whether its certificate is good, setup-envtest judges: it may know other authorities.
+    """
+    found: list[str] = []
+    # A name is looked up without any limit of time: not in this thread.
+    asking = threading.Thread(target=lambda: found.append(_unreachable(index)), daemon=True)
+    asking.start()
+    asking.join(SILENT_SECONDS)
+    reason = found[0] if found else f"no answer within {SILENT_SECONDS:g} s"
+    if reason:
+        raise NotFetched(f"{index}: {reason}")
+
+
+def _unreachable(index: str) -> str:
+    """Why nobody can be asked at that address; empty where somebody answers, whatever it is."""
+    try:
+        urllib.request.urlopen(index, timeout=SILENT_SECONDS).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return ""
+    except (OSError, ValueError) as failed:
+        cause = getattr(failed, "reason", failed)
+        return "" if isinstance(cause, ssl.SSLError) else str(cause)
+    return ""
+
+
+def _use(program: Path, index: str, temporary: Path) -> Path:
     """Run `setup-envtest use`; the folder that it prints."""
-    command = [str(program), "use", f"{_MINOR}.x", "--use-env=false", "--bin-dir", str(temporary), "--print", "path"]
-    if index := os.environ.get(INDEX):
-        command += ["--index", index]
+    command = [str(program), "use", f"{_MINOR}.x", "--index", index, "--use-env=false"]
+    command += ["--bin-dir", str(temporary), "--print", "path"]
     environment = {**os.environ, "TMPDIR": str(temporary)}  # so that all that it has fetched can be seen
     with subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import sys
 import tarfile
 import time
@@ -255,6 +256,48 @@ def test_what_cannot_be_fetched_is_told_and_leaves_nothing(
     fault(index, real)
     with pytest.raises(NotFetched, match=said):
         envtest.fetch()
+    assert left() == []
+
+
+def unanswered() -> Iterator[str]:
+    """An address at which connections are made and nothing is said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/index.yaml"
+
+
+def refused() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield f"http://127.0.0.1:{port}/index.yaml"
+
+
+def wrong() -> Iterator[str]:
+    yield "a mirror, somewhere"
+
+
+def without_a_name() -> Iterator[str]:
+    yield "http://index.invalid/index.yaml"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (unanswered, "timed out|no answer"),
+        (refused, "refused"),
+        (without_a_name, "not known|resolution"),
+        (wrong, "url"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_without_internet_access_not_even_setup_envtest_is_built(
+    address: Callable[[], Iterator[str]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(envtest, "SILENT_SECONDS", 1.0)
+    for url in address():
+        monkeypatch.setenv(envtest.INDEX, url)
+        with pytest.raises(NotFetched, match=said):
+            envtest.fetch()
     assert left() == []
 
 
