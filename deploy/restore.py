@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes of a backup what kubectl can create and what it can write as status: see docs/backup.md.
+"""Splits a backup into objects that kubectl can create and statuses that it can write: see docs/backup.md.
 
     python3 deploy/restore.py backup.json
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Of the metadata, what is not the API server's own to set.
+#: Fields of the metadata that an object may be created with; the API server sets the others itself.
 KEPT = ("name", "namespace", "labels", "annotations", "finalizers")
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 

@@ -43,7 +43,7 @@ class Tiltfile:
         told, module = cls(), starlark.Module()
         for name in BUILTINS:
             module.add_callable(name, told._noting(name))
-        module.add_callable("read_file", lambda path: (ROOT / path).read_text())
+        module.add_callable("read_file", told._reading)
         for name in OBJECTS:
             module.add_callable(f"v1alpha1_{name}", told._noting(name))
         names = ", ".join(f"{name} = v1alpha1_{name}" for name in OBJECTS)
@@ -52,6 +52,10 @@ class Tiltfile:
         libraries = starlark.Globals.extended_by([starlark.LibraryExtension.StructType])
         starlark.eval(module, starlark.parse("Tiltfile", f"v1alpha1 = struct({names})\n{text}", dialect), libraries)
         return told
+
+    def _reading(self, path: str) -> str:
+        self.calls["read_file"].append(Call((path,), {}))
+        return (ROOT / path).read_text()
 
     def _noting(self, name: str) -> Callable[..., dict[str, Any]]:
         def note(*arguments: Any, **options: Any) -> dict[str, Any]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import string
 from typing import Any
 
 import pytest
+import yaml
 
 from devenv.errors import CommandFailed
 from devenv.layout import ROOT
 from tests.support.applying import STREAM, UPDATE, Applier
 
+#: What `make up` puts into the addresses that a manifest leaves open.
+ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}
 _PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("operations", "resources")}
 #: The commands of the table, by their wish.
 _TABLE = _PAGES["operations"].partition("## What a person can do")[2].partition("\n## ")[0]
@@ -104,3 +108,17 @@ def test_what_is_to_be_looked_at_can_be(api: Applier, text: str) -> None:
     api.apply(STREAM)
     api.apply(UPDATE)
     run(api, text, NAME="user-updates")
+
+
+#: The whole objects that the page shows.
+EXAMPLES = {
+    body["kind"]: body
+    for block in re.findall(r"^```yaml\n(.*?)^```$", _PAGES["resources"], re.MULTILINE | re.DOTALL)
+    for body in [yaml.safe_load(string.Template(block).substitute(ADDRESSES))]
+}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_the_api_server_takes_the_examples(api: Applier, kind: str) -> None:
+    made = api.tried(yaml.safe_dump(EXAMPLES[kind]), {})
+    assert made["spec"].keys() >= EXAMPLES[kind]["spec"].keys()

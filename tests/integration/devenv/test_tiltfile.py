@@ -98,6 +98,11 @@ def test_a_changed_source_gets_into_the_process() -> None:
         assert not container["securityContext"]["readOnlyRootFilesystem"]
 
 
+def test_it_reads_no_source_and_updates_the_product_alone() -> None:
+    assert [call.arguments for call in tiltfile().calls["read_file"]] == [("deploy/sample/stream.yaml",)]
+    assert [call.arguments for call in tiltfile().calls["sync"]] == [("controller", "/src/controller")]
+
+
 def test_every_port_is_one_of_the_pods() -> None:
     forwards = {call.name: call.options.get("port_forwards", []) for call in tiltfile().calls["k8s_resource"]}
     here = [forward.partition(":")[0] for each in forwards.values() for forward in each]
