@@ -24,6 +24,7 @@ from devenv.kind.cluster import KIND, KindEnvironment
 from devenv.layout import PORTS, port_range
 from tests.support import workers, world
 from tests.support.kube import Kube
+from tests.support.pipeline import Pipeline, make_pipeline
 from tests.support.replicas import Replica
 
 TIERS = ("unit", "integration", "acceptance", "chaos", "e2e")
@@ -130,6 +131,12 @@ def topic(environment: Environment) -> Iterator[str]:
     broker.create_topic(environment.bootstrap_servers, name)
     yield name
     broker.delete_topic(environment.bootstrap_servers, name)
+
+
+@pytest.fixture
+def pipeline(kube: Kube, environment: Environment, namespace: str, topic: str) -> Pipeline:
+    """A stream of one test from its topic to its downstream, not yet applied."""
+    return make_pipeline(kube, environment, namespace, topic)
 
 
 @pytest.fixture

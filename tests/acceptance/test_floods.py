@@ -27,11 +27,11 @@ from tests.conftest import StartReplica
 from tests.support.background import repeating
 from tests.support.costs import backlog_writes, wal_bytes
 from tests.support.eventually import Stopwatch, eventually
-from tests.support.ingest import GOOD
 from tests.support.kube import Kube
 from tests.support.misbehaving import PATIENCE, hanging_name, missing_certificate, of_one_stream
+from tests.support.pipeline import Pipeline, make_pipeline
+from tests.support.records import GOOD
 from tests.support.replicas import Replica, linked_by
-from tests.support.whole import Whole, whole
 
 MIB = 1 << 20
 #: What a stream keeps where it says nothing: `retention.maxFinished`.
@@ -42,17 +42,12 @@ WINDOW = 150
 FINISHED = "enrichment_controller_updates_finished_total{"
 
 
-@pytest.fixture
-def way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Whole:
-    return whole(kube, environment, namespace, topic)
-
-
 @pytest.mark.parametrize(
     ("records", "users", "objects"),
     [(2_000, 100, 60), pytest.param(50_000, 2_000, 1_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
 )
 def test_a_backlog_beyond_all_bounds_waits_in_kafka(
-    way: Whole,
+    pipeline: Pipeline,
     start_bridge: StartReplica,
     start_controller: StartReplica,
     environment: Environment,
@@ -61,23 +56,23 @@ def test_a_backlog_beyond_all_bounds_waits_in_kafka(
     objects: int,
 ) -> None:
     replicas = [start_bridge(), start_controller()]
-    way.apply({"retry": {"initialSeconds": 1, "maxSeconds": 2}}, limits={"maxObjects": objects, "maxPerUser": 5})
+    pipeline.apply({"retry": {"initialSeconds": 1, "maxSeconds": 2}}, limits={"maxObjects": objects, "maxPerUser": 5})
     everybody = [f"user{number}" for number in range(users)]
     environment.kill("downstream")
     try:
-        with looks(way, replicas) as seen:
-            way.produce(everybody, records // users)
+        with looks(pipeline, replicas) as seen:
+            pipeline.produce(everybody, records // users)
             eventually(lambda: max(seen.unfinished, default=0) >= objects * 0.9, within=120)
-            eventually(lambda: way.ingested.entry().get("lag", 0) > 0, within=60)
+            eventually(lambda: pipeline.ingested.entry().get("lag", 0) > 0, within=60)
             # As long again as it took to get here: whatever still grew would show.
             began, filled = time.monotonic(), len(seen.memory)
             eventually(lambda: len(seen.memory) >= 2 * filled + 5, within=300)
             print(f"full after {filled} looks, then {time.monotonic() - began:.0f} s of nothing but retries")
             environment.start("downstream")
             back, moving = time.monotonic(), len(seen.memory)
-            way.done(records, within=60 + records / 12)
+            pipeline.done(records, within=60 + records / 12)
             took = time.monotonic() - back
-            settled(way)
+            settled(pipeline)
     finally:
         environment.start("downstream")
     print(f"{records} records in {took:.0f} s, {records / took:.0f} a second; {seen}")
@@ -88,14 +83,14 @@ def test_a_backlog_beyond_all_bounds_waits_in_kafka(
     half = (moving + len(seen.memory)) // 2
     assert max(seen.memory[half:]) < 1.1 * max(seen.memory[moving:half]), "memory grew for as long as there was work"
     assert all(seen.healthy)
-    way.ingested.positioned(records, within=60)
-    way.applied_once(everybody * (records // users))
+    pipeline.ingested.positioned(records, within=60)
+    pipeline.applied_once(everybody * (records // users))
     assert seen.overdue() <= 100, "finished updates pile up"
 
 
 @pytest.mark.parametrize("waiting", [600, pytest.param(20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_a_suspended_user_with_a_mountain_is_passed_by(
-    way: Whole,
+    pipeline: Pipeline,
     start_bridge: StartReplica,
     start_controller: StartReplica,
     environment: Environment,
@@ -103,66 +98,66 @@ def test_a_suspended_user_with_a_mountain_is_passed_by(
     waiting: int,
 ) -> None:
     replicas = [start_bridge(), start_controller()]
-    way.apply(suspend={"users": ["mountain"]})
+    pipeline.apply(suspend={"users": ["mountain"]})
     others = [f"user{number}" for number in range(50)]
-    usual = timed(way, others)
+    usual = timed(pipeline, others)
     writes, stored = backlog_writes(kube), wal_bytes(environment)
-    with looks(way, replicas) as seen:
-        way.produce(["mountain"], waiting)
-        behind = timed(way, others)
+    with looks(pipeline, replicas) as seen:
+        pipeline.produce(["mountain"], waiting)
+        behind = timed(pipeline, others)
         print(f"200 events took {usual:.1f} s, and {behind:.1f} s behind {waiting} of a suspended user")
         assert behind < 2 * usual + 3
-        way.ingested.positioned(waiting + 400, within=60)
-        assert way.unfinished() <= 5
-        way.ingested.change(suspend={"users": []})
+        pipeline.ingested.positioned(waiting + 400, within=60)
+        assert pipeline.unfinished() <= 5
+        pipeline.ingested.change(suspend={"users": []})
         began = time.monotonic()
-        way.done(waiting + 400, within=30 + waiting / 12)
+        pipeline.done(waiting + 400, within=30 + waiting / 12)
         print(f"resumed, {waiting / (time.monotonic() - began):.0f} of them a second; {seen}")
         writes, stored = backlog_writes(kube) - writes, wal_bytes(environment) - stored
         print(f"{writes} writes of the UserBacklog; {stored / (waiting + 200):.0f} bytes an event to etcd's log in all")
-    settled(way)
-    way.applied_once(others * 4 + ["mountain"] * waiting + others * 4)
+    settled(pipeline)
+    pipeline.applied_once(others * 4 + ["mountain"] * waiting + others * 4)
     assert max(seen.memory) < 400 * MIB
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_many_stuck_users_keep_nobody_else_waiting(
-    way: Whole, start_bridge: StartReplica, start_controller: StartReplica, count: int
+    pipeline: Pipeline, start_bridge: StartReplica, start_controller: StartReplica, count: int
 ) -> None:
     start_bridge()
     start_controller()
     stuck = [f"stuck{number}" for number in range(count)]
-    way.apply(suspend={"users": stuck}, limits={"maxObjects": 2 * count})
+    pipeline.apply(suspend={"users": stuck}, limits={"maxObjects": 2 * count})
     others = [f"user{number}" for number in range(50)]
-    usual = timed(way, others)
-    way.produce(stuck, 20)
-    behind = timed(way, others)
+    usual = timed(pipeline, others)
+    pipeline.produce(stuck, 20)
+    behind = timed(pipeline, others)
     print(f"200 events took {usual:.1f} s, and {behind:.1f} s behind {count} stuck users")
     # All of the stuck users' records are read, and their first ones created, before those of the others.
     assert behind < 2 * usual + 3 + count / 50
-    way.ingested.positioned(20 * count + 400, within=120)
-    assert way.unfinished() <= 2 * count
+    pipeline.ingested.positioned(20 * count + 400, within=120)
+    assert pipeline.unfinished() <= 2 * count
 
 
 @pytest.mark.long
 def test_hanging_calls_of_a_hundred_users_slow_nobody_down(
-    way: Whole, start_bridge: StartReplica, start_controller: StartReplica
+    pipeline: Pipeline, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
     start_bridge()
     start_controller()
-    way.apply({"timeoutSeconds": 30})
+    pipeline.apply({"timeoutSeconds": 30})
     others = [f"user{number}" for number in range(50)]
-    paced(way, others, 100)  # all lanes, connections and caches are warm
+    paced(pipeline, others, 100)  # all lanes, connections and caches are warm
     alone: list[float] = []
     beside: list[float] = []
     for turn in range(3):
-        alone += paced(way, others, 1200)
-        way.processing.rules({"name": "hang", "user": "hung*", "action": "hang"})
-        way.produce([f"hung{turn}-{number}" for number in range(100)], 1)
-        eventually(lambda: way.in_flight() >= 100, 60)
-        beside += paced(way, others, 1200)  # for 40 s: the calls run into their time-outs meanwhile
-        way.processing.rules()
-        eventually(lambda: way.unfinished() == 0, 120)
+        alone += paced(pipeline, others, 1200)
+        pipeline.processing.rules({"name": "hang", "user": "hung*", "action": "hang"})
+        pipeline.produce([f"hung{turn}-{number}" for number in range(100)], 1)
+        eventually(lambda: pipeline.in_flight() >= 100, 60)
+        beside += paced(pipeline, others, 1200)  # for 40 s: the calls run into their time-outs meanwhile
+        pipeline.processing.rules()
+        eventually(lambda: pipeline.unfinished() == 0, 120)
     told = [f"p50 {1000 * statistics.median(each):.0f} ms, p99 {1000 * p99(each):.0f} ms" for each in (alone, beside)]
     ratio = p99(beside) / p99(alone)
     print(f"from record to third answer: {told[0]}; beside 100 users whose calls hang: {told[1]}; ratio {ratio:.2f}")
@@ -170,15 +165,17 @@ def test_hanging_calls_of_a_hundred_users_slow_nobody_down(
 
 
 @pytest.fixture
-def further_way(kube: Kube, environment: Environment, namespace: str, topic: str) -> Iterator[Callable[[], Whole]]:
+def further_pipeline(
+    kube: Kube, environment: Environment, namespace: str, topic: str
+) -> Iterator[Callable[[], Pipeline]]:
     """Makes further streams, each with a topic of its own."""
     topics: list[str] = []
 
-    def make() -> Whole:
+    def make() -> Pipeline:
         topics.append(f"{topic}-{len(topics)}")
         broker.create_topic(environment.bootstrap_servers, topics[-1])
-        way = whole(kube, environment, namespace, topics[-1])
-        return Whole(replace(way.ingested, name=topics[-1]), replace(way.processing, stream=topics[-1]))
+        pipeline = make_pipeline(kube, environment, namespace, topics[-1])
+        return Pipeline(replace(pipeline.ingested, name=topics[-1]), replace(pipeline.processing, stream=topics[-1]))
 
     yield make
     for name in topics:
@@ -188,7 +185,7 @@ def further_way(kube: Kube, environment: Environment, namespace: str, topic: str
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_misbehaving_downstreams_in_turn_slow_no_good_user_down(
-    way: Whole, further_way: Callable[[], Whole], start_bridge: StartReplica, environment: Environment
+    pipeline: Pipeline, further_pipeline: Callable[[], Pipeline], start_bridge: StartReplica, environment: Environment
 ) -> None:
     """Each of them beside 50 good users, between two times without any."""
     start_bridge()
@@ -197,16 +194,16 @@ def test_misbehaving_downstreams_in_turn_slow_no_good_user_down(
     with ExitStack() as stack:
         controller, names = stack.enter_context(linked_by("controller-names", environment, "controller", "resolving"))
         controller.start()
-        way.apply(PATIENCE)
-        misbehaviours = of_one_stream(way)
-        misbehaviours.append(hanging_name(further_way(), names))
-        misbehaviours.append(stack.enter_context(missing_certificate(further_way())))
-        paced(way, others, 300)  # all lanes, connections and caches are warm
+        pipeline.apply(PATIENCE)
+        misbehaviours = of_one_stream(pipeline)
+        misbehaviours.append(hanging_name(further_pipeline(), names))
+        misbehaviours.append(stack.enter_context(missing_certificate(further_pipeline())))
+        paced(pipeline, others, 300)  # all lanes, connections and caches are warm
         for _ in range(ROUNDS):
             for misbehaviour in misbehaviours:
-                alone = paced(way, others, WINDOW, a_second=15)
+                alone = paced(pipeline, others, WINDOW, a_second=15)
                 with misbehaviour.going_on():
-                    beside = paced(way, others, WINDOW, a_second=15)
+                    beside = paced(pipeline, others, WINDOW, a_second=15)
                 turns.setdefault(misbehaviour.name, []).append((alone, beside))
     pairs = list(chain(*turns.values()))
     for name, found in {**turns, "all": pairs}.items():
@@ -226,9 +223,9 @@ def told(pairs: Sequence[tuple[list[float], list[float]]]) -> str:
     )
 
 
-def settled(way: Whole) -> None:
+def settled(pipeline: Pipeline) -> None:
     """Wait until no update is unfinished; of a large flood most are collected by then."""
-    eventually(lambda: way.unfinished() == 0, 60, every=0.5)
+    eventually(lambda: pipeline.unfinished() == 0, 60, every=0.5)
 
 
 def ended(replicas: list[Replica]) -> int:
@@ -241,32 +238,32 @@ def p99(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
 
-def timed(way: Whole, users: list[str]) -> float:
+def timed(pipeline: Pipeline, users: list[str]) -> float:
     """Seconds until four events of each are done, whatever others wait for."""
-    before = way.finished()
+    before = pipeline.finished()
     watch = Stopwatch()
-    count = way.produce(users, 4)
-    way.done(before + count, within=120)
+    count = pipeline.produce(users, 4)
+    pipeline.done(before + count, within=120)
     return watch.seconds
 
 
-def paced(way: Whole, users: list[str], count: int, a_second: float = 30) -> list[float]:
+def paced(pipeline: Pipeline, users: list[str], count: int, a_second: float = 30) -> list[float]:
     """So many events at an even pace, the users in turn: seconds from each record to its third answer."""
     profile = f"at-{time.monotonic_ns()}"
     sent: dict[str, int] = {}
-    producer = ck.Producer({"bootstrap.servers": way.ingested.bootstrap, "linger.ms": 0})
-    before, began = way.finished(), time.monotonic()
+    producer = ck.Producer({"bootstrap.servers": pipeline.ingested.bootstrap, "linger.ms": 0})
+    before, began = pipeline.finished(), time.monotonic()
     for number in range(count):
         while (early := began + number / a_second - time.monotonic()) > 0:
             producer.poll(early)  # which returns at whatever happens to the client
         value = orjson.dumps({**GOOD, "resources": f"{profile}-{number}"})
         sent[f"{profile}-{number}"] = time.time_ns()
-        producer.produce(way.ingested.topic, value, users[number % len(users)], partition=0)
+        producer.produce(pipeline.ingested.topic, value, users[number % len(users)], partition=0)
     assert producer.flush(10) == 0
-    way.done(before + count, within=60)
+    pipeline.done(before + count, within=60)
     ends = {
         call.body["resources"]: call.end_time_ns
-        for call in way.journal()
+        for call in pipeline.journal()
         if call.step == STEPS[-1] and call.applied and call.body["resources"] in sent
     }
     return [((ends[key] or 0) - at) / 1e9 for key, at in sent.items()]
@@ -331,16 +328,16 @@ class Seen:
 
 
 @contextmanager
-def looks(way: Whole, replicas: list[Replica], every: float = 2.0) -> Iterator[Seen]:
+def looks(pipeline: Pipeline, replicas: list[Replica], every: float = 2.0) -> Iterator[Seen]:
     """Unfinished objects, memory of these processes and the API server's health, for as long as the block runs."""
     seen = Seen()
 
     def look() -> None:
-        unfinished = way.unfinished(cached=True)
-        kept = way.objects() - unfinished
+        unfinished = pipeline.unfinished(cached=True)
+        kept = pipeline.objects() - unfinished
         count = time.monotonic(), ended(replicas)
         memory = sum(int(psutil.Process(each.pid).memory_info().rss) for each in replicas)
-        healthy = way.ingested.kube.client.get("/readyz").is_success
+        healthy = pipeline.ingested.kube.client.get("/readyz").is_success
         seen.looks.append(Look(unfinished, kept, count, memory, healthy))
 
     with repeating(look, every):

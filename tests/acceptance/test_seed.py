@@ -12,8 +12,8 @@ import pytest
 from devenv.environment import Environment
 from devenv.journal import Call, Expectations, check, read_calls
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested
 from tests.support.kube import Kube
 
 EVENT = {"profile": "dev", "permissions": "all", "resources": "all"}
@@ -21,13 +21,13 @@ BUSY_DELAY = 5.0
 
 
 @pytest.fixture
-def stream(kube: Kube, environment: Environment, namespace: str, topic: str) -> Iterator[Ingested]:
+def stream(kube: Kube, environment: Environment, namespace: str, topic: str) -> Iterator[BridgeStream]:
     """A stream of its own; the downstream is not ready for userid1 at the first call."""
     busy = {"stream": topic, "user": "userid1", "step": "profile", "action": "busy", "status": 200, "count": 1}
     _control(environment, "PUT", [busy])
     inside = environment.inside
     servers = environment.bootstrap_servers
-    stream = Ingested(kube, servers, namespace, topic, name=topic, inside=inside.bootstrap_servers)
+    stream = BridgeStream(kube, servers, namespace, topic, name=topic, inside=inside.bootstrap_servers)
     url = inside.downstream_url
     stream.apply(steps={step: {"url": f"{url}/{step}"} for step in ("profile", "permissions", "resources")})
     yield stream
@@ -35,7 +35,7 @@ def stream(kube: Kube, environment: Environment, namespace: str, topic: str) -> 
 
 
 def test_events_of_two_users_are_applied(
-    stream: Ingested,
+    stream: BridgeStream,
     environment: Environment,
     namespace: str,
     start_bridge: StartReplica,

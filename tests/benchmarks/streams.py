@@ -32,8 +32,8 @@ from tests.chaos import topic as topics
 from tests.chaos.run import read_journal
 from tests.support.background import repeating
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD
 from tests.support.kube import Kube
+from tests.support.records import GOOD
 from tests.support.replicas import Replica
 
 NAMESPACE = "streams"

@@ -16,18 +16,13 @@ from demo.screen import Screen
 from demo.verdict import judge
 from devenv.errors import CommandFailed
 from devenv.kind.cluster import KindEnvironment
-from tests.support.applying import SOURCE, UPDATE, changed
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
-from tests.support.whole import Whole, whole
+from tests.support.manifests import SOURCE, UPDATE, changed
+from tests.support.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(600)
 USERS = [f"user{number:02d}" for number in range(40)]
-
-
-@pytest.fixture
-def way(kube: Kube, environment: KindEnvironment, namespace: str, topic: str) -> Whole:
-    return whole(kube, environment, namespace, topic)
 
 
 def test_the_demo_holds_its_guarantees_in_pods(
@@ -80,21 +75,21 @@ def test_people_have_their_part_by_the_built_in_roles(
     assert not allowed(may_not)
 
 
-def test_rolling_restarts_under_load_lose_and_repeat_nothing(way: Whole, environment: KindEnvironment) -> None:
+def test_rolling_restarts_under_load_lose_and_repeat_nothing(pipeline: Pipeline, environment: KindEnvironment) -> None:
     """Not even the call in flight: it gets a second to end."""
-    way.apply()
-    way.processing.rules(latency=0.05)
-    count = way.produce(USERS, 25)
+    pipeline.apply()
+    pipeline.processing.rules(latency=0.05)
+    count = pipeline.produce(USERS, 25)
     for share, role in ((0.1, "controller"), (0.4, "bridge")):
-        way.done(int(count * share), within=120)
+        pipeline.done(int(count * share), within=120)
         began = time.monotonic()
         environment.processes.restart(role)
-        print(f"rolling restart of the {role}: {time.monotonic() - began:.1f} s, {way.finished()} of {count} done")
-    way.done(count, within=180)
-    way.all_recorded(count)
-    assert way.ingested.offsets() == [(0, offset) for offset in range(count)]
+        print(f"rolling restart of the {role}: {time.monotonic() - began:.1f} s, {pipeline.finished()} of {count} done")
+    pipeline.done(count, within=180)
+    pipeline.all_recorded(count)
+    assert pipeline.ingested.offsets() == [(0, offset) for offset in range(count)]
     wanted = [(user, index) for index, user in enumerate(user for _ in range(25) for user in USERS)]
-    assert way.processing.violations(finished=wanted, only=wanted) == []
+    assert pipeline.processing.violations(finished=wanted, only=wanted) == []
 
 
 @pytest.fixture
@@ -109,21 +104,21 @@ def replicated(environment: KindEnvironment) -> Iterator[KindEnvironment]:
         environment.processes.scale(role, 1)
 
 
-def test_another_controller_takes_over_from_one_that_is_gone(way: Whole, replicated: KindEnvironment) -> None:
-    way.apply()
-    way.processing.rules(latency=0.05)
-    count = way.produce(USERS, 25)
-    way.done(count // 5, within=120)
-    holder = way.processing.lease()["holderIdentity"]
+def test_another_controller_takes_over_from_one_that_is_gone(pipeline: Pipeline, replicated: KindEnvironment) -> None:
+    pipeline.apply()
+    pipeline.processing.rules(latency=0.05)
+    count = pipeline.produce(USERS, 25)
+    pipeline.done(count // 5, within=120)
+    holder = pipeline.processing.lease()["holderIdentity"]
     assert holder in {pod["metadata"]["name"] for pod in replicated.processes.pods("controller")}
     killed = replicated.processes.kill_pod("controller", holder)
-    eventually(lambda: way.processing.lease()["holderIdentity"] not in ("", holder), 30)
-    way.done(count, within=180)
-    way.all_recorded(count)
-    first = min(call.time_ns for call in way.processing.calls() if call.time_ns > killed + 10**9)
+    eventually(lambda: pipeline.processing.lease()["holderIdentity"] not in ("", holder), 30)
+    pipeline.done(count, within=180)
+    pipeline.all_recorded(count)
+    first = min(call.time_ns for call in pipeline.processing.calls() if call.time_ns > killed + 10**9)
     print(f"first call of the successor {(first - killed) / 1e9:.1f} s after SIGKILL and deletion of {holder}")
     assert first - killed < 20 * 10**9
-    assert way.processing.violations(crashes=[killed]) == []
+    assert pipeline.processing.violations(crashes=[killed]) == []
 
 
 SBOM = """
@@ -150,11 +145,13 @@ def test_the_processes_can_write_nothing_and_are_nobody(environment: KindEnviron
         assert said.split() == ["65532", "False", "False", "False"]
 
 
-def test_the_requests_are_what_a_thousand_updates_take(way: Whole, environment: KindEnvironment, kube: Kube) -> None:
+def test_the_requests_are_what_a_thousand_updates_take(
+    pipeline: Pipeline, environment: KindEnvironment, kube: Kube
+) -> None:
     """Memory requested is enough for a steady load, and not twice of it; floods are what the limit is for."""
-    way.apply()
-    count = way.produce(USERS, 25)
-    way.done(count, within=180)
+    pipeline.apply()
+    count = pipeline.produce(USERS, 25)
+    pipeline.done(count, within=180)
     for role in ("bridge", "controller"):
         (pod,) = environment.processes.pods(role)
         name, (container,) = pod["metadata"]["name"], pod["spec"]["containers"]

@@ -18,10 +18,10 @@ import yaml
 from devenv import broker, lifecycle
 from devenv.environment import Environment
 from devenv.kubectl import CRDS
+from tests.support.bridge_stream import BridgeStream, good
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
-from tests.support.processing import Processing
 from tests.support.replicas import Replica
 
 NAMESPACE, NAME = "shop", "orders"
@@ -55,8 +55,8 @@ def main() -> None:
 
 
 def _play(environment: Environment, kube: Kube) -> list[dict[str, Any]]:
-    ingested = Ingested(kube, environment.bootstrap_servers, NAMESPACE, NAME, name=NAME)
-    processing = Processing(kube, environment, NAMESPACE, NAME)
+    ingested = BridgeStream(kube, environment.bootstrap_servers, NAMESPACE, NAME, name=NAME)
+    processing = ControllerStream(kube, environment, NAMESPACE, NAME)
     steps: dict[str, Any] = {
         step: {"url": f"{environment.downstream_url}/{step}"} for step in ("profile", "permissions", "resources")
     }

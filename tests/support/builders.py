@@ -25,11 +25,10 @@ from controller.api.update_stream import (
 from controller.api.user_update import Source, UpdateSpec, UserUpdate
 from controller.api.user_update_status import Phase, Reason, Status, StepRecord
 from controller.core.user_queue import UserQueue
+from tests.support.records import TOPIC_ID
 
 #: When every test begins.
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-TOPIC_ID = "TxyaAAAAQACAAAAAAAAAAQ"
-OTHER_TOPIC_ID = "-_8AAAAAQACAAAAAAAAAAg"
 
 
 def at(seconds: float) -> datetime:

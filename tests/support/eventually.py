@@ -93,6 +93,12 @@ async def eventually_async(check: Callable[[], Awaitable[T]], within: float = 10
         await asyncio.sleep(every)
 
 
+async def let_run(pauses: int = 2, every: float = 0.01) -> None:
+    """Let the other tasks of the event loop go on: so many pauses, `every` seconds each."""
+    for _ in range(pauses):
+        await asyncio.sleep(every)
+
+
 def throughout(check: Callable[[], object], seconds: float, every: float = EVERY) -> None:
     """Call `check` again and again for so long: it has to hold each time. For what must not come about by itself.
 

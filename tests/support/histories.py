@@ -10,12 +10,11 @@ from devenv.journal import STEPS, Call
 from tests.chaos.history import History, Sample, Sighting, StoredRecord
 from tests.chaos.records import update_name
 from tests.chaos.workload import HandMade, SentRecord, Workload
+from tests.support.records import GOOD, TOPIC_ID
 
 START = 1_795_000_000_000_000_000
 SECOND = 1_000_000_000
 STREAM = "chaos"
-TOPIC_ID = "AAAAAAAAQACAAAAAAAAAAA"
-EVENT = {"profile": "dev", "permissions": "all", "resources": "all"}
 
 #: User, and for a bad record its reason; in the order of the one partition.
 RECORDS = (("ana", None), ("bob", None), ("ana", "NotJSON"), ("ana", None), ("bob", None))
@@ -29,7 +28,7 @@ def name_of(offset: int) -> str:
 
 def workload() -> Workload:
     records = tuple(
-        SentRecord(float(offset), 0, offset, user.encode(), b"{" if reason else json.dumps(EVENT).encode(), reason)
+        SentRecord(float(offset), 0, offset, user.encode(), b"{" if reason else json.dumps(GOOD).encode(), reason)
         for offset, (user, reason) in enumerate(RECORDS)
     )
     return Workload(
@@ -83,7 +82,7 @@ def _update(user: str, offset: int) -> dict[str, Any]:
     source = {"topic": STREAM, "topicId": TOPIC_ID, "partition": 0, "offset": offset}
     return {
         "metadata": {"name": name_of(offset), "uid": f"uid-{offset}"},
-        "spec": {"stream": STREAM, "user": user, "sequence": offset, **EVENT, "source": source},
+        "spec": {"stream": STREAM, "user": user, "sequence": offset, **GOOD, "source": source},
         "status": {"phase": "Failed" if refused else "Succeeded", "steps": []},
     }
 
@@ -91,7 +90,7 @@ def _update(user: str, offset: int) -> dict[str, Any]:
 def _hand_made() -> dict[str, Any]:
     return {
         "metadata": {"name": HAND_MADE.name, "uid": "uid-hand"},
-        "spec": {"stream": STREAM, "user": HAND_MADE.user, "sequence": HAND_MADE.sequence, **EVENT},
+        "spec": {"stream": STREAM, "user": HAND_MADE.user, "sequence": HAND_MADE.sequence, **GOOD},
         "status": {"phase": "Succeeded", "steps": []},
     }
 

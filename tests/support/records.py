@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from controller.core.records import Record
 
+#: The value of a record that can be applied.
 GOOD = {"profile": "dev", "permissions": "all", "resources": "all"}
-TOPIC_ID = "Tx-aAAAAAAAAAAAAAAAAAA"
+#: Kafka's text of a topic's UUID; 4f1c9a are the first hex digits, which names of objects have.
+TOPIC_ID = "TxyaAAAAQACAAAAAAAAAAQ"
+OTHER_TOPIC_ID = "-_8AAAAAQACAAAAAAAAAAg"
 #: Any text that UTF-8 can carry.
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -13,9 +13,9 @@ import yaml
 from controller.api import names, requests
 from devenv.environment import Environment
 from devenv.manifests import DEPLOY
-from tests.support.applying import SOURCE, STREAM, UPDATE, changed
 from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH, Kube
+from tests.support.manifests import SOURCE, STREAM, UPDATE, changed
 
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"

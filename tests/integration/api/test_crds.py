@@ -14,18 +14,8 @@ import pytest
 from controller.api import names
 from devenv.environment import Environment
 from devenv.errors import CommandFailed
-from tests.support.applying import (
-    ABSENT,
-    BACKLOG,
-    REJECTED,
-    SOURCE,
-    STREAM,
-    TRACEPARENT,
-    UPDATE,
-    Applier,
-    Refused,
-    changed,
-)
+from tests.support.manifests import ABSENT, BACKLOG, REJECTED, SOURCE, STREAM, UPDATE, Applier, Refused, changed
+from tests.support.records import TRACEPARENT
 from tests.support.schemas import schema
 
 

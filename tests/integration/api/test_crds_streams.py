@@ -14,9 +14,9 @@ from controller.api.names import UID_ANNOTATION
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import KafkaError, client_config
 from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, FETCH_DEFAULTS, NUMBERS, WORDS
-from tests.support.applying import ABSENT, SOURCE, STREAM, Applier, Refused
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
+from tests.support.manifests import ABSENT, SOURCE, STREAM, Applier, Refused
 from tests.support.schemas import nodes
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/updatestreams.enrichment.dev"

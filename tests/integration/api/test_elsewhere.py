@@ -16,9 +16,9 @@ import yaml
 from controller.api import names
 from devenv import apiserver, manifests
 from devenv.environment import Environment
-from tests.support.applying import SOURCE, STREAM, UPDATE, changed
 from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH, Kube
+from tests.support.manifests import SOURCE, STREAM, UPDATE, changed
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DRY = {"dryRun": "All"}

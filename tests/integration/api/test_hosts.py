@@ -15,9 +15,9 @@ import yaml
 
 from devenv import manifests
 from devenv.environment import Environment
-from tests.support.applying import STREAM, changed
 from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH, Kube
+from tests.support.manifests import STREAM, changed
 
 COMPONENT = manifests.DEPLOY / "components" / "hosts"
 DOCUMENT = manifests.DEPLOY.parent / "docs" / "install.md"

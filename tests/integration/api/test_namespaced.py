@@ -19,13 +19,13 @@ from controller.api import names
 from devenv import apiserver, manifests
 from devenv.environment import Environment
 from tests.integration.api.test_rbac import ALLOWED, DENIED, matrix, may
+from tests.support.bridge_stream import BridgeStream
+from tests.support.controller_stream import make_controller_stream
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested
 from tests.support.kube import Kube
-from tests.support.processing import processing
+from tests.support.pipeline import Pipeline
 from tests.support.replicas import Replica
 from tests.support.rights import AuditedEnvironment, audited_environment
-from tests.support.whole import Whole
 
 NAMED = ("team-a", "team-b")
 #: Named too, and not there at the start.
@@ -53,17 +53,17 @@ class Confined:
     bridge: Replica
     controller: Replica
 
-    def whole(self, namespace: str, topic: str) -> Whole:
+    def whole(self, namespace: str, topic: str) -> Pipeline:
         """A stream of that namespace. All of a test read the same topic, each in a group of its own."""
-        served = replace(processing(self.kube, self.own, namespace), stream=f"{namespace}-{topic}")
-        ingested = Ingested(self.kube, self.shared.bootstrap_servers, namespace, topic, name=served.stream)
-        return Whole(ingested, served)
+        served = replace(make_controller_stream(self.kube, self.own, namespace), stream=f"{namespace}-{topic}")
+        ingested = BridgeStream(self.kube, self.shared.bootstrap_servers, namespace, topic, name=served.stream)
+        return Pipeline(ingested, served)
 
-    def apply(self, *streams: Whole) -> None:
+    def apply(self, *streams: Pipeline) -> None:
         for stream in streams:
             stream.apply(kafka={"groupId": stream.ingested.name})
 
-    def ready(self, stream: Whole) -> None:
+    def ready(self, stream: Pipeline) -> None:
         eventually(lambda: stream.ingested.condition("Ready").get("status") == "True", within=20)
 
     def bind(self, namespace: str) -> None:
@@ -78,7 +78,7 @@ class Confined:
         self.kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         self.bind(namespace)
 
-    def unmake(self, stream: Whole, namespace: str) -> None:
+    def unmake(self, stream: Pipeline, namespace: str) -> None:
         """Delete a namespace as its controller does, which does not run here: the rights in it are gone first."""
         path = f"/api/v1/namespaces/{namespace}"
         self.kube.call("DELETE", path)

@@ -19,11 +19,12 @@ from controller.api import names
 from devenv import apiserver, kubectl, probes
 from devenv.environment import Environment
 from tests.integration.reconciler.test_retention import finish, reach
-from tests.support.applying import SOURCE, UPDATE, changed
+from tests.support.bridge_stream import BridgeStream, good, group_consumer
+from tests.support.controller_stream import ControllerStream, make_controller_stream
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested, good, group_consumer
 from tests.support.kube import Kube
-from tests.support.processing import Processing, processing
+from tests.support.manifests import SOURCE, UPDATE, changed
+from tests.support.records import GOOD
 from tests.support.replicas import Replica
 from tests.support.rights import AuditedEnvironment, Right, audited_environment, granted, taken_away
 
@@ -51,8 +52,8 @@ def audited(environment: Environment) -> Iterator[tuple[AuditedEnvironment, Kube
 class Stage:
     """A namespace, a topic and a stream of one test, seen from both ends."""
 
-    ingested: Ingested
-    processing: Processing
+    ingested: BridgeStream
+    processing: ControllerStream
 
     @property
     def kube(self) -> Kube:
@@ -80,7 +81,10 @@ def stage(audited: tuple[AuditedEnvironment, Kube], environment: Environment, to
     own, kube = audited
     namespace = f"test-{secrets.token_hex(4)}"
     kube.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    yield Stage(Ingested(kube, environment.bootstrap_servers, namespace, topic), processing(kube, own, namespace))
+    yield Stage(
+        BridgeStream(kube, environment.bootstrap_servers, namespace, topic),
+        make_controller_stream(kube, own, namespace),
+    )
     kube.empty(namespace)
 
 

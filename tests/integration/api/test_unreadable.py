@@ -11,9 +11,9 @@ import pytest
 
 from controller.clients.stream_status import NO_BRIDGE, with_unknown
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
-from tests.support.processing import Processing, steps, whole
 
 #: The API server takes it as a time; nobody can wait for it.
 NO_TIME = "0000-01-01T00:00:00Z"
@@ -21,11 +21,11 @@ NO_ZONE = "2026-01-01T00:00:00+99:99"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/updatestreams.enrichment.dev"
 
 
-def set_status(stream: Processing, name: str, **status: Any) -> None:
+def set_status(stream: ControllerStream, name: str, **status: Any) -> None:
     stream.kube.patch(stream.namespace, "userupdates", name, {"status": status}, status=True)
 
 
-def told(stream: Processing, reason: str, *texts: str, kind: str = "Processing") -> bool:
+def told(stream: ControllerStream, reason: str, *texts: str, kind: str = "Processing") -> bool:
     condition = stream.condition(kind)
     assert condition.get("reason") == reason, condition
     assert all(text in condition["message"] for text in texts), condition
@@ -33,7 +33,7 @@ def told(stream: Processing, reason: str, *texts: str, kind: str = "Processing")
 
 
 def test_an_update_that_is_not_understood_keeps_its_user_waiting_and_is_told_of(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     set_status(stream, first, phase="Waiting", nextAttemptTime=NO_TIME)
@@ -51,13 +51,13 @@ def test_an_update_that_is_not_understood_keeps_its_user_waiting_and_is_told_of(
     stream.delete(unplaced)
     for name in others:
         stream.until(name, "Succeeded")
-    assert steps(stream.calls("ana")) == whole("ana", 1, 2)
+    assert steps(stream.calls("ana")) == all_steps("ana", 1, 2)
     eventually(lambda: stream.condition().get("reason") == "Processing")
     assert controller.log.read_text().count(f"update={first} ") == 1, "a line for each cause"
 
 
 def test_an_outcome_in_hand_waits_for_an_update_that_is_not_understood(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.rules({"step": "profile", "action": "slow", "seconds": 1})
     stream.apply()
@@ -70,11 +70,11 @@ def test_an_outcome_in_hand_waits_for_an_update_that_is_not_understood(
     assert len(stream.calls("ana")) == 1
     set_status(stream, name, phase=None, nextAttemptTime=None)
     stream.until(name, "Succeeded")
-    assert steps(stream.calls("ana")) == whole("ana", 1), "what was answered was recorded, and not asked for again"
+    assert steps(stream.calls("ana")) == all_steps("ana", 1), "what was answered was recorded, and not asked for again"
 
 
 def test_without_its_stream_an_update_that_is_not_understood_is_not_passed_over(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     set_status(stream, first, phase="Waiting", nextAttemptTime=NO_TIME)
@@ -101,7 +101,7 @@ def of_tomorrow(kube: Kube) -> Iterator[None]:
 
 
 def test_the_updates_of_a_stream_that_is_not_understood_wait(
-    stream: Processing, start_controller: StartReplica, start_bridge: StartReplica, of_tomorrow: None
+    stream: ControllerStream, start_controller: StartReplica, start_bridge: StartReplica, of_tomorrow: None
 ) -> None:
     stream.rules({"user": "ana", "step": "profile", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 1})

@@ -10,8 +10,8 @@ import yaml
 
 from devenv.journal import STEPS
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
-from tests.support.processing import Processing
 from tests.unit.api.test_stored import STORED
 
 KEPT = ("name", "labels", "annotations")
@@ -19,7 +19,7 @@ KEPT = ("name", "labels", "annotations")
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_what_was_under_way_goes_on_where_it_was(
-    stream: Processing, start_controller: StartReplica, path: Path
+    stream: ControllerStream, start_controller: StartReplica, path: Path
 ) -> None:
     stored = [item for item in yaml.safe_load_all(path.read_text()) if item["kind"] == "UserUpdate"]
     for item in stored:
@@ -50,7 +50,7 @@ def _may_go_on(item: dict[str, Any]) -> bool:
     )
 
 
-def _put(stream: Processing, item: dict[str, Any]) -> None:
+def _put(stream: ControllerStream, item: dict[str, Any]) -> None:
     """As it was stored, but for the namespace and the stream."""
     metadata = {key: value for key, value in item["metadata"].items() if key in KEPT}
     spec = item["spec"] | {"stream": stream.stream}

@@ -20,10 +20,10 @@ from controller.api.user_update_status import FINISHED, Phase, Reason, Status
 from controller.clients.stream_status import with_condition
 from controller.core.sharding import Shard
 from controller.reconciler.stream_report import Summary, with_entry
-from tests.support.applying import BACKLOG, REJECTED, STREAM, UPDATE, Applier, Refused, changed
 from tests.support.builders import PERMISSIONS_DONE, PROFILE_DONE, RESOURCES_DONE
 from tests.support.eventually import eventually
 from tests.support.kube import GROUP, MERGE_PATCH, Kube
+from tests.support.manifests import BACKLOG, REJECTED, STREAM, UPDATE, Applier, Refused, changed
 from tests.unit.api.test_stored import STORED
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

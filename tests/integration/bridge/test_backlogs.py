@@ -12,9 +12,10 @@ from controller.api import names
 from controller.api.offset_queue import OffsetQueue
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good
 from tests.support.costs import backlog_writes, wal_bytes
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested, good
+from tests.support.records import GOOD
 
 
 def listed(backlogs: list[dict[str, Any]]) -> list[int]:
@@ -23,7 +24,7 @@ def listed(backlogs: list[dict[str, Any]]) -> list[int]:
     return sorted(offset for entry in entries for offset in OffsetQueue.decode(entry["offsets"]))
 
 
-def finish_all(ingested: Ingested, count: int, within: float) -> list[int]:
+def finish_all(ingested: BridgeStream, count: int, within: float) -> list[int]:
     """Finish each update as it comes, until there were so many; the sequences in the order of their finishing."""
     order: list[int] = []
 
@@ -37,11 +38,11 @@ def finish_all(ingested: Ingested, count: int, within: float) -> list[int]:
     return order
 
 
-def overflowing(ingested: Ingested, users: int = 1) -> Callable[[], bool]:
+def overflowing(ingested: BridgeStream, users: int = 1) -> Callable[[], bool]:
     return lambda: ingested.status().get("users", {}).get("overflowing", 0) == users
 
 
-def test_a_user_with_too_much_waiting_holds_nobody_up(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_user_with_too_much_waiting_holds_nobody_up(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 2000 + ["small"]))
@@ -56,7 +57,7 @@ def test_a_user_with_too_much_waiting_holds_nobody_up(ingested: Ingested, start_
     assert ingested.entry()["lag"] == 0
 
 
-def test_a_backlog_is_worked_off_in_order_and_removed(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_backlog_is_worked_off_in_order_and_removed(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 300))
@@ -77,7 +78,7 @@ def test_a_backlog_is_worked_off_in_order_and_removed(ingested: Ingested, start_
     assert not ingested.backlogs()
 
 
-def test_deleting_a_backlog_by_hand_loses_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_deleting_a_backlog_by_hand_loses_nothing(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 100))
@@ -98,7 +99,7 @@ def test_deleting_a_backlog_by_hand_loses_nothing(ingested: Ingested, start_brid
 
 
 def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """The bridge's writes took them off; an object that only they keep goes at any moment, with all that is in it."""
     start_bridge()
@@ -128,7 +129,7 @@ def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
     assert ingested.offsets() == [(0, offset) for offset in range(61)]
 
 
-def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """Nobody had the bytes that the stream waited for. Bad records, other users' and what was made are none of them."""
     bridge = start_bridge()
     ingested.apply()
@@ -145,7 +146,9 @@ def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: Ingested, start
     eventually(lambda: not ingested.backlogs(), 20)
 
 
-def test_a_backlog_that_cannot_be_mended_says_what_would_help(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_backlog_that_cannot_be_mended_says_what_would_help(
+    ingested: BridgeStream, start_bridge: StartReplica
+) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 50))
@@ -163,14 +166,14 @@ def test_a_backlog_that_cannot_be_mended_says_what_would_help(ingested: Ingested
     assert ingested.offsets() == [(0, offset) for offset in range(50) if not 5 <= offset < 10]
 
 
-def hurt(ingested: Ingested, backlog: dict[str, Any], **changes: Any) -> None:
+def hurt(ingested: BridgeStream, backlog: dict[str, Any], **changes: Any) -> None:
     """As somebody who edits it by hand."""
     (entry,) = ingested.kube.get(ingested.namespace, "userbacklogs", backlog["metadata"]["name"])["spec"]["partitions"]
     body = {"spec": {"partitions": [entry | changes]}}
     ingested.kube.patch(ingested.namespace, "userbacklogs", backlog["metadata"]["name"], body)
 
 
-def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 200 + ["small", "big"]))
@@ -184,14 +187,14 @@ def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: Ingested, start_bri
     eventually(lambda: not ingested.backlogs(), 20)
 
 
-def events(ingested: Ingested) -> dict[str, str]:
+def events(ingested: BridgeStream) -> dict[str, str]:
     """The note of each Event by its reason."""
     path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
     return {event["reason"]: event["note"] for event in ingested.kube.call("GET", path)["items"]}
 
 
 def test_a_backlog_of_a_gone_stream_can_be_deleted_and_what_is_given_up_is_told(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     bridge = start_bridge()
     ingested.apply()
@@ -210,7 +213,7 @@ def test_a_backlog_of_a_gone_stream_can_be_deleted_and_what_is_given_up_is_told(
 
 
 def test_a_stream_that_is_applied_again_goes_on_with_its_backlogs(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     start_bridge()
     ingested.apply()
@@ -226,7 +229,7 @@ def test_a_stream_that_is_applied_again_goes_on_with_its_backlogs(
     eventually(lambda: not ingested.backlogs(), 20)
 
 
-def test_more_than_a_backlog_holds_pauses_the_partition(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_more_than_a_backlog_holds_pauses_the_partition(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 20_500))
@@ -236,7 +239,7 @@ def test_more_than_a_backlog_holds_pauses_the_partition(ingested: Ingested, star
 
 
 def test_backlogs_cost_few_writes_and_few_bytes(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     """What comes in half a second is one write, of all that the user has waiting: one byte and a third for each."""
     start_bridge()
@@ -260,7 +263,7 @@ def test_backlogs_cost_few_writes_and_few_bytes(
     assert stored < 3 * writes * size + 20_000 * seconds
 
 
-def test_many_stuck_users_let_the_position_move_on(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_many_stuck_users_let_the_position_move_on(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 500, "maxPerUser": 5})
     stuck = [f"stuck{number}" for number in range(100)]
@@ -273,7 +276,7 @@ def test_many_stuck_users_let_the_position_move_on(ingested: Ingested, start_bri
     eventually(lambda: [u for u in ingested.updates() if u["spec"]["user"] == "free"], 3)
 
 
-def test_what_an_earlier_version_has_put_aside_is_made(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_what_an_earlier_version_has_put_aside_is_made(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """It took any UTF-8 for a key. What is read anew is refused; a backlog's record was taken, so it is made.
 
     One of which this version makes none, whoever has put it aside, stops nothing.

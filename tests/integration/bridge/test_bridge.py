@@ -6,11 +6,12 @@ import base64
 from typing import Any
 
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, check_links, good
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested, check_links, good
+from tests.support.records import GOOD
 
 
-def test_a_record_becomes_an_update(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_record_becomes_an_update(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce([("userid1", GOOD)])
@@ -30,7 +31,7 @@ def test_a_record_becomes_an_update(ingested: Ingested, start_bridge: StartRepli
     assert ingested.condition()["status"] == "True"
 
 
-def test_each_update_names_the_users_one_before(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_each_update_names_the_users_one_before(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana", "bo", "ana", "ana", "bo"]))
@@ -40,7 +41,7 @@ def test_each_update_names_the_users_one_before(ingested: Ingested, start_bridge
     check_links(updates)
 
 
-def test_a_finished_update_is_not_named(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_finished_update_is_not_named(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 10, "maxPerUser": 1})
     ingested.produce(good(["ana", "ana"]))
@@ -67,7 +68,7 @@ POISON: list[tuple[Any, Any, str]] = [
 ]
 
 
-def test_poison_is_shown_and_stops_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_poison_is_shown_and_stops_nothing(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.reason("Consuming")
@@ -85,7 +86,7 @@ def test_poison_is_shown_and_stops_nothing(ingested: Ingested, start_bridge: Sta
     assert ingested.rejected()[10]["message"] == "profile is a number, not a string"
 
 
-def test_a_flood_of_poison_is_folded(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_flood_of_poison_is_folded(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce([("ana", b"{" if number % 2 else None) for number in range(3000)])
@@ -99,7 +100,7 @@ def test_a_flood_of_poison_is_folded(ingested: Ingested, start_bridge: StartRepl
         assert entry["message"].startswith("the first of several: ") is (entry in several), entry
 
 
-def test_a_taken_name_is_a_conflict(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_taken_name_is_a_conflict(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
@@ -115,7 +116,7 @@ def test_a_taken_name_is_a_conflict(ingested: Ingested, start_bridge: StartRepli
     assert {update["spec"]["user"] for update in ingested.updates()} == {"ana", "eve", "bo"}
 
 
-def test_slots_are_shared_fairly_and_partitions_pause(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_slots_are_shared_fairly_and_partitions_pause(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 10, "maxPerUser": 5})
     ingested.produce(good(["greedy"] * 30 + [f"user{number}" for number in range(20)]))
@@ -131,7 +132,7 @@ def test_slots_are_shared_fairly_and_partitions_pause(ingested: Ingested, start_
     assert len(ingested.unfinished()) == 10
 
 
-def test_new_limits_act_at_once(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_new_limits_act_at_once(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 2, "maxPerUser": 5})
     ingested.produce(good(f"user{number}" for number in range(8)))
@@ -142,7 +143,7 @@ def test_new_limits_act_at_once(ingested: Ingested, start_bridge: StartReplica) 
     ingested.reason("Consuming")
 
 
-def test_hand_made_updates_count(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_hand_made_updates_count(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 3, "maxPerUser": 5})
     for number in range(2):
@@ -153,7 +154,7 @@ def test_hand_made_updates_count(ingested: Ingested, start_bridge: StartReplica)
     assert len(ingested.updates()) == 3
 
 
-def test_suspended_ingest_loses_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_suspended_ingest_loses_nothing(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(suspend={"ingest": True})
     ingested.produce(good(["ana", "bo"]))
@@ -168,9 +169,9 @@ def test_suspended_ingest_loses_nothing(ingested: Ingested, start_bridge: StartR
     eventually(lambda: len(ingested.updates()) == 3, 5)
 
 
-def test_two_streams_on_one_topic_are_two_subscriptions(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_two_streams_on_one_topic_are_two_subscriptions(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
-    other = Ingested(ingested.kube, ingested.bootstrap, ingested.namespace, ingested.topic, "others")
+    other = BridgeStream(ingested.kube, ingested.bootstrap, ingested.namespace, ingested.topic, "others")
     ingested.apply()
     other.apply(kafka={"groupId": f"{ingested.topic}-others"})
     ingested.produce(good(["ana", "bo"]))
@@ -179,7 +180,7 @@ def test_two_streams_on_one_topic_are_two_subscriptions(ingested: Ingested, star
     assert [update["spec"]["stream"] for update in ingested.updates()] == ["events"] * 2 + ["others"] * 2
 
 
-def test_a_deleted_stream_stops_and_its_objects_stay(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_deleted_stream_stops_and_its_objects_stay(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
@@ -193,7 +194,7 @@ def test_a_deleted_stream_stops_and_its_objects_stay(ingested: Ingested, start_b
     assert [update["spec"]["user"] for update in ingested.updates()] == ["ana", "bo"]
 
 
-def test_latest_begins_at_the_end(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_latest_begins_at_the_end(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.produce(good(["old"]))
     ingested.apply(kafka={"config": {"auto.offset.reset": "latest"}})

@@ -14,8 +14,8 @@ from controller.kafka import AdminClient, AdminClients, KafkaError, TopicLookup
 from devenv import broker
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good, group_consumer
 from tests.support.eventually import eventually, eventually_async
-from tests.support.ingest import Ingested, good, group_consumer
 from tests.support.kube import Kube
 
 #: The second broker of the cluster, and its id.
@@ -33,18 +33,18 @@ def brokers(environment: Environment) -> Iterator[Environment]:
 
 
 @pytest.fixture
-def ingested(brokers: Environment, kube: Kube, namespace: str) -> Iterator[Ingested]:
+def ingested(brokers: Environment, kube: Kube, namespace: str) -> Iterator[BridgeStream]:
     """Partition 0 is on the first broker, 1 on the second."""
     brokers.start(SECOND)
     topic = f"test-{secrets.token_hex(4)}"
     broker.create_topic(brokers.bootstrap_servers, topic, nodes=[1, NODE])
-    yield Ingested(kube, brokers.bootstrap_servers, namespace, topic)
+    yield BridgeStream(kube, brokers.bootstrap_servers, namespace, topic)
     brokers.start(SECOND)
     broker.delete_topic(brokers.bootstrap_servers, topic)
 
 
 def test_first_positions_are_those_of_all_partitions_or_none(
-    ingested: Ingested, brokers: Environment, start_bridge: StartReplica
+    ingested: BridgeStream, brokers: Environment, start_bridge: StartReplica
 ) -> None:
     for partition in (0, 1):
         ingested.produce(good(["old", "old", "new"]), partition)
@@ -64,7 +64,7 @@ def test_first_positions_are_those_of_all_partitions_or_none(
 
 
 def test_a_partition_without_a_leader_is_waited_for_at_no_cost(
-    ingested: Ingested, brokers: Environment, start_bridge: StartReplica
+    ingested: BridgeStream, brokers: Environment, start_bridge: StartReplica
 ) -> None:
     """What is unfinished is listed once for an assignment, not each time that a partition does not answer.
 
@@ -98,7 +98,7 @@ def listed(kube: Kube, plural: str) -> int:
 
 
 async def test_questions_go_on_when_the_broker_that_was_asked_has_died(
-    ingested: Ingested, brokers: Environment
+    ingested: BridgeStream, brokers: Environment
 ) -> None:
     """The one that librdkafka takes for the controller; each answer about the cluster names another."""
     admins = AdminClients()

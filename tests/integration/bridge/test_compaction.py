@@ -16,9 +16,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good, group_consumer
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested, good, group_consumer
 from tests.support.kube import Kube
+from tests.support.records import GOOD
 
 #: What was written is cleaned once a later segment is begun, and one is begun by each write after so long.
 SEGMENT_MS = 200
@@ -31,15 +32,15 @@ COMPACTED = {
 
 
 @pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> Ingested:
+def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -> BridgeStream:
     client = AdminClient({"bootstrap.servers": environment.bootstrap_servers})
     entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in COMPACTED.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
     client.incremental_alter_configs([resource])[resource].result(10)
-    return Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    return BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
 
 
-def test_gaps_at_the_start_in_the_middle_and_at_the_end(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_gaps_at_the_start_in_the_middle_and_at_the_end(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     ingested.produce(good(["ana", "bo", "ana", "cy", "bo", "ana"]))
     assert cleaned(ingested) == {"cy": 3, "bo": 4, "ana": 5}
     ingested.produce(good(["dan", "dan", "eve"]))
@@ -57,7 +58,7 @@ def test_gaps_at_the_start_in_the_middle_and_at_the_end(ingested: Ingested, star
     ingested.positioned(end + 1)
 
 
-def test_what_is_cleaned_away_while_it_waits_is_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_what_is_cleaned_away_while_it_waits_is_shown(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 5})
     ingested.produce(good(["big"] * 40))
@@ -82,7 +83,7 @@ def test_what_is_cleaned_away_while_it_waits_is_shown(ingested: Ingested, start_
     assert sum(entry["count"] for entry in ingested.rejected()) == 34
 
 
-def cleaned(ingested: Ingested) -> dict[str, int]:
+def cleaned(ingested: BridgeStream) -> dict[str, int]:
     """Wait until no key has two records left; the offset of each."""
 
     def look() -> dict[str, int]:
@@ -94,7 +95,7 @@ def cleaned(ingested: Ingested) -> dict[str, int]:
     return eventually(look, 60, every=2 * SEGMENT_MS / 1000)
 
 
-def write_nothing(ingested: Ingested) -> None:
+def write_nothing(ingested: BridgeStream) -> None:
     """A transaction that is given up: no consumer sees its record, and a segment is begun by it."""
     producer = ck.Producer({"bootstrap.servers": ingested.bootstrap, "transactional.id": ingested.topic})
     producer.init_transactions(30)
@@ -104,7 +105,7 @@ def write_nothing(ingested: Ingested) -> None:
     producer.abort_transaction(30)
 
 
-def readable(ingested: Ingested) -> list[tuple[str, int]]:
+def readable(ingested: BridgeStream) -> list[tuple[str, int]]:
     """Key and offset of all records that a consumer sees."""
     consumer = ck.Consumer(
         {"bootstrap.servers": ingested.bootstrap, "group.id": f"{ingested.topic}-look", "enable.partition.eof": True}
@@ -119,7 +120,7 @@ def readable(ingested: Ingested) -> list[tuple[str, int]]:
         consumer.close()
 
 
-def ends_at(ingested: Ingested) -> int:
+def ends_at(ingested: BridgeStream) -> int:
     """The offset of the next record to come."""
     with group_consumer(ingested.bootstrap, f"{ingested.topic}-look") as consumer:
         return int(consumer.get_watermark_offsets(ck.TopicPartition(ingested.topic, 0), timeout=10)[1])

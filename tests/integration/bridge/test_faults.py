@@ -10,19 +10,19 @@ import pytest
 from devenv.broker import commits_refused
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.admission import policy
+from tests.support.bridge_stream import BridgeStream, check_links, first_offsets, good, users
 from tests.support.eventually import eventually, throughout
-from tests.support.ingest import Ingested, check_links, good, users, whole
-from tests.support.refusing import policy
 from tests.support.rights import Right, taken_away
 
 
-def made(ingested: Ingested, count: int) -> None:
+def made(ingested: BridgeStream, count: int) -> None:
     """Wait until there are so many updates."""
     eventually(lambda: len(ingested.updates()) >= count, 30)
 
 
 def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
@@ -37,12 +37,12 @@ def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
         throughout(lambda: ingested.condition()["reason"] == "CommitsRefused", 12)
     ingested.positioned(2001, 60)
     assert ingested.condition()["status"] == "True"
-    assert ingested.offsets() == whole(2001)
+    assert ingested.offsets() == first_offsets(2001)
     assert ingested.kube.requests("userbacklogs")["POST", "201"] == backlogs
 
 
 def test_what_may_not_be_read_before_the_first_create_is_told_of(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     with taken_away(ingested.kube, Right("bridge", "list", "userupdates")):
         start_bridge()
@@ -54,7 +54,7 @@ def test_what_may_not_be_read_before_the_first_create_is_told_of(
     eventually(lambda: ingested.condition()["status"] == "True")
 
 
-def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_killed_in_the_middle_each_record_is_one_update(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
     ingested.produce(good(users(100, 10)))
@@ -63,7 +63,7 @@ def test_killed_in_the_middle_each_record_is_one_update(ingested: Ingested, star
         bridge.kill()
         bridge.start()
     ingested.positioned(1000, 30)
-    assert ingested.offsets() == whole(1000)
+    assert ingested.offsets() == first_offsets(1000)
 
 
 LONG = pytest.mark.long
@@ -86,7 +86,7 @@ BACKLOG_POINTS = [
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_crash_between_two_effects(ingested: Ingested, start_bridge: StartReplica, point: str) -> None:
+def test_a_crash_between_two_effects(ingested: BridgeStream, start_bridge: StartReplica, point: str) -> None:
     bridge = start_bridge()
     bridge.kill()
     ingested.apply()
@@ -96,12 +96,12 @@ def test_a_crash_between_two_effects(ingested: Ingested, start_bridge: StartRepl
     bridge.kill()
     bridge.start()
     ingested.positioned(101, 30)
-    assert ingested.offsets() == whole(100)
+    assert ingested.offsets() == first_offsets(100)
     assert [entry["source"]["offset"] for entry in ingested.rejected()] == [100]
 
 
 @pytest.mark.parametrize("point", BACKLOG_POINTS)
-def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica, point: str) -> None:
+def test_a_crash_around_a_backlog(ingested: BridgeStream, start_bridge: StartReplica, point: str) -> None:
     bridge = start_bridge()
     bridge.kill()
     ingested.apply()
@@ -124,13 +124,13 @@ def test_a_crash_around_a_backlog(ingested: Ingested, start_bridge: StartReplica
     bridge.start()
     count = 41 + (point not in ("bridge.backlog", "bridge.backlogged"))
     eventually(lambda: finish() or len(ingested.updates()) == count, 40)
-    assert ingested.offsets() == whole(count)
+    assert ingested.offsets() == first_offsets(count)
     eventually(lambda: finish() or not ingested.backlogs(), 30)
     ingested.positioned(count, 30)
 
 
 def test_a_broker_that_is_away_is_a_condition(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     bridge = start_bridge()
     ingested.apply()
@@ -148,7 +148,7 @@ def test_a_broker_that_is_away_is_a_condition(
 
 
 def test_an_api_server_that_is_away_is_outlived(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
@@ -158,13 +158,13 @@ def test_an_api_server_that_is_away_is_outlived(
     ingested.produce(good(["late"]))
     environment.start("apiserver")
     ingested.positioned(1001, 60)
-    assert ingested.offsets() == whole(1001)
+    assert ingested.offsets() == first_offsets(1001)
     assert bridge.running
 
 
 @pytest.mark.parametrize("reason", ["Forbidden", ""], ids=["403", "422"])
 def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
-    ingested: Ingested, start_bridge: StartReplica, reason: str
+    ingested: BridgeStream, start_bridge: StartReplica, reason: str
 ) -> None:
     """As a quota does, which is judged by the same code: 403 for what is there and for what is not.
 
@@ -180,12 +180,12 @@ def test_creates_that_are_forbidden_for_a_while_are_lost_by_nobody(
         assert "no more updates today" in ingested.condition()["message"]
         assert len(ingested.updates()) == 1
     ingested.positioned(4, 30)
-    assert ingested.offsets() == whole(4)
+    assert ingested.offsets() == first_offsets(4)
     check_links(ingested.updates())
     assert bridge.running
 
 
-def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_what_may_not_be_configured_is_named(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply(kafka={"secretRef": {"name": "kafka"}})
     ingested.reason("SecretMissing")
@@ -198,7 +198,7 @@ def test_what_may_not_be_configured_is_named(ingested: Ingested, start_bridge: S
     ingested.reason("Consuming")
 
 
-def test_another_address_of_the_brokers_acts(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_another_address_of_the_brokers_acts(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.produce(good(["ana"]))
     ingested.apply(kafka={"bootstrapServers": "127.0.0.1:1"})
@@ -208,7 +208,7 @@ def test_another_address_of_the_brokers_acts(ingested: Ingested, start_bridge: S
 
 
 def test_an_etcd_restored_from_a_copy_gets_its_updates_back(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     """Objects and position go back together; the bridge lives through it and has seen later positions."""
     bridge = start_bridge()
@@ -226,7 +226,7 @@ def test_an_etcd_restored_from_a_copy_gets_its_updates_back(
             copy.rename(data)
 
         _restart_control_plane(environment, restore)
-        eventually(lambda: ingested.offsets() == whole(4), 60)
+        eventually(lambda: ingested.offsets() == first_offsets(4), 60)
         ingested.positioned(4, 40)
     finally:
         shutil.rmtree(copy, ignore_errors=True)

@@ -9,13 +9,13 @@ import confluent_kafka as ck
 
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
 
 
 @contextmanager
-def place_taken(ingested: Ingested, instance: str) -> Iterator[None]:
+def place_taken(ingested: BridgeStream, instance: str) -> Iterator[None]:
     """Another consumer joins under the member's own name: the coordinator fences the member."""
     consumer = ck.Consumer(
         {
@@ -38,7 +38,7 @@ def place_taken(ingested: Ingested, instance: str) -> Iterator[None]:
 def test_a_fenced_bridge_joins_again_and_goes_on(
     kube: Kube, environment: Environment, namespace: str, topic: str, start_bridge: StartReplica
 ) -> None:
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
     bridge = start_bridge("bridge-fenced")
     ingested.apply()
     ingested.produce(good(["ana"]))

@@ -13,8 +13,8 @@ import pytest
 from devenv import broker
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good, group_consumer
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good, group_consumer
 
 OFFSETS = "__consumer_offsets"
 
@@ -44,13 +44,13 @@ def brokers(environment: Environment) -> Iterator[Brokers]:
         eventually(lambda: consumer.committed([ck.TopicPartition("none", 0)], timeout=5), 30)
 
 
-def told(ingested: Ingested, reason: str, words: str, within: float = 40) -> None:
+def told(ingested: BridgeStream, reason: str, words: str, within: float = 40) -> None:
     ingested.reason(reason, within)
     assert words in ingested.condition()["message"]
     assert ingested.condition()["status"] != "True"
 
 
-def test_a_group_without_a_coordinator(ingested: Ingested, start_bridge: StartReplica, brokers: Brokers) -> None:
+def test_a_group_without_a_coordinator(ingested: BridgeStream, start_bridge: StartReplica, brokers: Brokers) -> None:
     brokers.set(**{"offsets.topic.replication.factor": "3"})  # more than there are brokers: it is not made again
     broker.delete_topic(ingested.bootstrap, OFFSETS)
     ingested.apply()
@@ -76,7 +76,7 @@ while True:
 """
 
 
-def test_a_member_that_holds_up_the_rebalance(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_member_that_holds_up_the_rebalance(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """No error is known: librdkafka waits, as the coordinator does, until the session of who is frozen ends."""
     arguments = [sys.executable, "-c", STRANGER, ingested.bootstrap, ingested.topic]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as stranger:

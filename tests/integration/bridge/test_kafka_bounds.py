@@ -9,8 +9,8 @@ import pytest
 from controller.kafka.config import NUMBERS
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
 
 SWITCHES = ("socket.keepalive.enable", "socket.nagle.disable")
@@ -27,7 +27,7 @@ def test_a_stream_at_the_bounds_is_read(
     switch: str,
 ) -> None:
     """Records and batches of any size that the broker takes, and what comes later."""
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
     ingested.produce(good(f"user{number}" for number in range(300)))
     ingested.produce([("big", secrets.token_bytes((8 << 20) - 1000))])
     ingested.produce(good(["ana"]))

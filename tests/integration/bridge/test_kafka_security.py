@@ -30,8 +30,8 @@ from devenv import broker
 from devenv.environment import Environment
 from devenv.layout import HOST
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
 from tests.support.kube import MERGE_PATCH
 
 SECRET = "kafka-credentials"
@@ -83,7 +83,7 @@ def secured(environment: Environment, tmp_path: Path) -> Iterator[Secured]:
     environment.start("kafka")  # without the second listener
 
 
-def put_secret(ingested: Ingested, data: dict[str, str]) -> None:
+def put_secret(ingested: BridgeStream, data: dict[str, str]) -> None:
     path = f"/api/v1/namespaces/{ingested.namespace}/secrets"
     if ingested.kube.client.get(f"{path}/{SECRET}").is_success:
         ingested.kube.call("PATCH", f"{path}/{SECRET}", {"stringData": data}, headers=MERGE_PATCH)
@@ -92,7 +92,7 @@ def put_secret(ingested: Ingested, data: dict[str, str]) -> None:
 
 
 def test_a_rotated_password_goes_on_without_a_restart(
-    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+    ingested: BridgeStream, start_bridge: StartReplica, secured: Secured
 ) -> None:
     bridge = start_bridge()
     secured.listen(PASSWORD)
@@ -114,7 +114,7 @@ def test_a_rotated_password_goes_on_without_a_restart(
 
 
 def test_wrong_credentials_are_told_of_until_they_are_right(
-    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+    ingested: BridgeStream, start_bridge: StartReplica, secured: Secured
 ) -> None:
     """An authority that nobody vouched for, then a wrong password; the right ones come from an editor's files."""
     bridge = start_bridge()
@@ -138,7 +138,7 @@ def test_wrong_credentials_are_told_of_until_they_are_right(
 
 
 def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
-    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+    ingested: BridgeStream, start_bridge: StartReplica, secured: Secured
 ) -> None:
     start_bridge()
     secured.listen(PASSWORD, certificates=True)
@@ -149,7 +149,7 @@ def test_a_client_without_the_certificate_that_is_wanted_is_not_let_in(
 
 
 def test_a_group_that_may_not_be_used_is_told_of(
-    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+    ingested: BridgeStream, start_bridge: StartReplica, secured: Secured
 ) -> None:
     secured.listen(PASSWORD)
     put_secret(ingested, secured.credentials(PASSWORD))
@@ -163,7 +163,7 @@ def test_a_group_that_may_not_be_used_is_told_of(
 
 
 def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
-    ingested: Ingested, start_bridge: StartReplica, secured: Secured
+    ingested: BridgeStream, start_bridge: StartReplica, secured: Secured
 ) -> None:
     start_bridge()
     secured.listen(PASSWORD)
@@ -178,7 +178,7 @@ def test_a_topic_that_may_be_read_again_is_told_of_without_a_record(
 
 
 @contextmanager
-def denied(ingested: Ingested, kind: Any, *, seen: bool = False) -> Iterator[None]:
+def denied(ingested: BridgeStream, kind: Any, *, seen: bool = False) -> Iterator[None]:
     """The bridge may not read the topic, or use the group of the same name; `seen`: but know of it."""
     client = AdminClient({"bootstrap.servers": ingested.bootstrap})
     rules = [(AclOperation.READ, AclPermissionType.DENY)]
@@ -191,7 +191,7 @@ def denied(ingested: Ingested, kind: Any, *, seen: bool = False) -> Iterator[Non
         gone.result(10)
 
 
-def told(ingested: Ingested, word: str) -> None:
+def told(ingested: BridgeStream, word: str) -> None:
     """Wait until the condition blames the credentials and says that."""
     ingested.reason("NotAuthenticated", 30)
     eventually(lambda: word in ingested.condition()["message"], 30)

@@ -15,15 +15,16 @@ from controller.kafka import Assigned, Fetched, GroupMember, Notification, Revok
 from controller.kafka.consumer import MAX_UNCONSUMED
 from devenv import probes
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, good, group_consumer
 from tests.support.eventually import eventually, eventually_async, throughout
-from tests.support.ingest import GOOD, Ingested, good, group_consumer
 from tests.support.kube import Kube
+from tests.support.records import GOOD
 from tests.support.replicas import Replica
 
 T = TypeVar("T")
 
 
-async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(ingested: Ingested) -> None:
+async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(ingested: BridgeStream) -> None:
     """The partition went and came back meanwhile: what it has now begins where that assignment says."""
     add_partitions(ingested, 2)
     for partition in (0, 1):
@@ -53,7 +54,7 @@ async def test_a_start_that_was_meant_for_an_earlier_assignment_reads_nothing(in
         await member.close()
 
 
-async def test_a_member_without_room_keeps_nobody_from_joining(ingested: Ingested) -> None:
+async def test_a_member_without_room_keeps_nobody_from_joining(ingested: BridgeStream) -> None:
     """Nobody takes what it reads, as while the topic cannot be looked at; the other one gets its partition."""
     add_partitions(ingested, 2)
     big = {**GOOD, "more": "x" * 2000}
@@ -86,7 +87,7 @@ async def test_a_member_without_room_keeps_nobody_from_joining(ingested: Ingeste
 
 
 def test_a_topic_made_again_with_fewer_partitions_is_not_waited_for(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """A static member keeps what there is no more; nothing is wrong with the rest."""
     add_partitions(ingested, 3)
@@ -105,7 +106,7 @@ def full(seen: list[Notification]) -> bool:
     return sum(event.size for event in seen if isinstance(event, Fetched)) >= MAX_UNCONSUMED
 
 
-def test_who_is_not_let_into_the_group_says_so(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_who_is_not_let_into_the_group_says_so(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     with group_consumer(ingested.bootstrap, ingested.topic) as other:  # it assigns by ranges
         other.subscribe([ingested.topic])
@@ -123,7 +124,7 @@ def test_who_is_not_let_into_the_group_says_so(ingested: Ingested, start_bridge:
 
 
 def test_streams_that_share_a_group_say_so_and_whose_partitions_they_lack(
-    kube: Kube, ingested: Ingested, start_bridge: StartReplica
+    kube: Kube, ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """As where a manifest is copied and given another name alone: each would read a part, without a word."""
     add_partitions(ingested, 2)
@@ -141,13 +142,13 @@ def test_streams_that_share_a_group_say_so_and_whose_partitions_they_lack(
     ingested.reason("Consuming", 20)
 
 
-def add_partitions(ingested: Ingested, count: int) -> None:
+def add_partitions(ingested: BridgeStream, count: int) -> None:
     client = probes.admin(ingested.bootstrap)
     client.create_partitions([NewPartitions(ingested.topic, count)])[ingested.topic].result(10)
     eventually(lambda: len(client.list_topics(ingested.topic).topics[ingested.topic].partitions) == count)
 
 
-def begun(ingested: Ingested, bridges: list[Replica]) -> None:
+def begun(ingested: BridgeStream, bridges: list[Replica]) -> None:
     """Two records of the first partition are updates, and each bridge is a member."""
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
@@ -160,7 +161,7 @@ def has_partitions(bridge: Replica) -> bool:
     return "Partitions assigned" in bridge.log.read_text()
 
 
-def all_read(ingested: Ingested, partitions: int) -> None:
+def all_read(ingested: BridgeStream, partitions: int) -> None:
     for partition in range(1, partitions):
         ingested.produce(good(["cy", "dan"]), partition)
     for partition in range(partitions):
@@ -171,7 +172,7 @@ def all_read(ingested: Ingested, partitions: int) -> None:
 
 @pytest.mark.parametrize("end", [Replica.kill, Replica.stop], ids=["killed", "stopped"])
 def test_partitions_that_are_added_while_the_bridge_is_down_are_consumed(
-    ingested: Ingested, start_bridge: StartReplica, end: Callable[[Replica], None]
+    ingested: BridgeStream, start_bridge: StartReplica, end: Callable[[Replica], None]
 ) -> None:
     bridge = start_bridge()
     begun(ingested, [bridge])
@@ -186,7 +187,7 @@ def test_partitions_that_are_added_while_the_bridge_is_down_are_consumed(
 
 
 def test_partitions_that_are_added_while_two_bridges_are_down_are_consumed(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     add_partitions(ingested, 2)
     bridges = [start_bridge(), start_bridge()]
@@ -202,7 +203,7 @@ def test_partitions_that_are_added_while_two_bridges_are_down_are_consumed(
 
 
 def test_a_topic_made_again_with_more_partitions_is_consumed_whole(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     start_bridge()
     begun(ingested, [])

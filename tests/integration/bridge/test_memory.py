@@ -10,9 +10,10 @@ import pytest
 from devenv import broker
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested
 from tests.support.kube import Kube
+from tests.support.records import GOOD
 from tests.support.replicas import Replica
 
 STREAMS = 12
@@ -20,9 +21,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def streams(kube: Kube, environment: Environment, namespace: str) -> Iterator[list[Ingested]]:
+def streams(kube: Kube, environment: Environment, namespace: str) -> Iterator[list[BridgeStream]]:
     servers = environment.bootstrap_servers
-    made = [Ingested(kube, servers, namespace, f"{namespace}-{n}", name=f"events-{n}") for n in range(STREAMS)]
+    made = [BridgeStream(kube, servers, namespace, f"{namespace}-{n}", name=f"events-{n}") for n in range(STREAMS)]
     for each in made:
         broker.create_topic(servers, each.topic)
     yield made
@@ -34,7 +35,7 @@ def resident(bridge: Replica) -> int:
     return int(psutil.Process(bridge.pid).memory_info().rss)
 
 
-def test_a_dozen_streams_in_flood_share_the_memory(streams: list[Ingested], start_bridge: StartReplica) -> None:
+def test_a_dozen_streams_in_flood_share_the_memory(streams: list[BridgeStream], start_bridge: StartReplica) -> None:
     large = GOOD | {"profile": "x" * 4000}
     bridge = start_bridge()
     for each in streams:

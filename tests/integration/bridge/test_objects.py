@@ -17,29 +17,30 @@ from controller.health import Health
 from controller.kafka import consumer
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.admission import asked, policy, webhook, webhooks_called
 from tests.support.background import repeating
+from tests.support.bridge_stream import BridgeStream, check_links, good
 from tests.support.eventually import eventually, throughout
-from tests.support.ingest import GOOD, Ingested, check_links, good
 from tests.support.kube import Kube
-from tests.support.refusing import asked, policy, webhook, webhooks_called
+from tests.support.records import GOOD
 from tests.support.schemas import CRDS
 
 NOT_BAD = "!object.spec.user.startsWith('bad')"
 
 
-def users(ingested: Ingested) -> set[str]:
+def users(ingested: BridgeStream) -> set[str]:
     return {update["spec"]["user"] for update in ingested.updates()}
 
 
 @contextmanager
-def others(ingested: Ingested) -> Iterator[None]:
+def others(ingested: BridgeStream) -> Iterator[None]:
     """A record of somebody else every half second: a stream on which nothing else happens is no different from one
     that is refused as a whole."""
     with repeating(lambda: ingested.produce(good(["other"])), 0.5):
         yield
 
 
-def whole(ingested: Ingested) -> None:
+def whole(ingested: BridgeStream) -> None:
     """Wait until each record is a UserUpdate."""
 
     def all_made() -> bool:
@@ -50,7 +51,7 @@ def whole(ingested: Ingested) -> None:
 
 
 def test_forty_users_whose_updates_a_policy_refuses_as_too_large_keep_nobody_waiting(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
@@ -77,12 +78,12 @@ def test_forty_users_whose_updates_a_policy_refuses_as_too_large_keep_nobody_wai
     eventually(lambda: ingested.condition()["reason"] == "Consuming", 20)
 
 
-def _acts(ingested: Ingested) -> bool:
+def _acts(ingested: BridgeStream) -> bool:
     return asked(ingested.kube, ingested.namespace, "userupdates", user="bad") == 413
 
 
 def test_a_refused_user_lets_the_position_move_on_though_nothing_else_happens(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     start_bridge()
     ingested.apply()
@@ -115,7 +116,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def test_no_answer_of_a_webhook_is_final(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     """Longer than others: the API server is started again, twice, as that of the environment calls no webhooks."""
     with webhooks_called(environment):
@@ -134,7 +135,7 @@ def test_no_answer_of_a_webhook_is_final(
         assert bridge.running
 
 
-def test_a_rejected_event_that_is_refused_is_not_given_up(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_rejected_event_that_is_refused_is_not_given_up(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """Not even without its record; and those of other records are shown."""
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 50})
@@ -179,7 +180,7 @@ def older_schema(kube: Kube) -> Iterator[Callable[[], None]]:
 
 
 def test_a_schema_without_messages_takes_all_but_the_reasons_that_it_does_not_know(
-    ingested: Ingested, start_bridge: StartReplica, older_schema: Callable[[], None]
+    ingested: BridgeStream, start_bridge: StartReplica, older_schema: Callable[[], None]
 ) -> None:
     """Those wait until it is upgraded, and keep nobody else waiting."""
     start_bridge()
@@ -200,7 +201,7 @@ def test_a_schema_without_messages_takes_all_but_the_reasons_that_it_does_not_kn
     assert found[300]["reason"] == "KeyNotText" and "line feed" in found[300]["message"]
 
 
-def _shows_no_json(ingested: Ingested) -> bool:
+def _shows_no_json(ingested: BridgeStream) -> bool:
     return asked(ingested.kube, ingested.namespace, "rejectedevents") == 422
 
 
@@ -229,7 +230,7 @@ def bridge_in_process(environment: Environment, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_position_that_is_held_up_bounds_what_is_made_above_it(
-    ingested: Ingested, environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ingested: BridgeStream, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of it can be collected. The bounds are a hundredth of what they are, as 20,000 creates take a while."""
     for module, name, value in (

@@ -11,17 +11,17 @@ from controller.bridge.joining import JOINING
 from controller.bridge.positions import MAX_ENTRIES
 from controller.clients.stream_status import UNREADABLE, with_condition
 from tests.conftest import StartReplica
+from tests.support.admission import policy
+from tests.support.bridge_stream import BridgeStream, good
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
-from tests.support.refusing import policy
 
 
-def write(ingested: Ingested, entries: list[dict[str, Any]]) -> None:
+def write(ingested: BridgeStream, entries: list[dict[str, Any]]) -> None:
     status = {"status": {"partitions": entries}}
     ingested.kube.patch(ingested.namespace, "updatestreams", ingested.name, status, status=True)
 
 
-def test_a_list_full_of_former_topics_takes_a_new_one(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_list_full_of_former_topics_takes_a_new_one(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """A topic that is made again each night fills it; then no position and no condition was written any more."""
     ingested.apply()
     former = [
@@ -41,7 +41,7 @@ def test_a_list_full_of_former_topics_takes_a_new_one(ingested: Ingested, start_
 
 
 def test_a_position_that_is_raised_by_a_late_write_begins_the_reading_there(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """Below it everything is dealt with, and may be collected by now: nothing of it is made again."""
     ingested.apply(limits={"maxObjects": 100, "maxPerUser": 1})
@@ -60,7 +60,7 @@ def test_a_position_that_is_raised_by_a_late_write_begins_the_reading_there(
 
 
 def test_positions_that_are_refused_are_told_of_and_written_when_they_may_be(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     bridge = start_bridge()
     ingested.apply()
@@ -79,7 +79,7 @@ def test_positions_that_are_refused_are_told_of_and_written_when_they_may_be(
 
 
 @pytest.mark.long  # a minute, in which the bridge makes sure of it
-def test_former_topics_are_said_to_be_gone(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_former_topics_are_said_to_be_gone(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
@@ -95,7 +95,7 @@ def test_former_topics_are_said_to_be_gone(ingested: Ingested, start_bridge: Sta
 
 
 def test_what_a_bridge_says_that_does_not_understand_the_stream_does_not_stay(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """One of the version before, beside this one: it says so once for each spec, over what this one has said."""
     ingested.apply()

@@ -13,10 +13,10 @@ from controller.bridge.backlogs.writer import PARALLEL
 from controller.bridge.pausing import HIGH_WATER, UNSAVED_COST
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.admission import asked, policy
+from tests.support.bridge_stream import BridgeStream, check_links, good
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, check_links, good
 from tests.support.kube import MERGE_PATCH
-from tests.support.refusing import asked, policy
 from tests.support.replicas import Replica
 
 
@@ -28,7 +28,7 @@ class Quota:
     controller-manager to write, which does not run here.
     """
 
-    ingested: Ingested
+    ingested: BridgeStream
     plural: str
 
     @property
@@ -57,7 +57,7 @@ class Quota:
         eventually(lambda: asked(self.ingested.kube, self.ingested.namespace, self.plural) == 403, 20)
 
 
-def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     quota = Quota(ingested, "userupdates")
     quota.allow(0)
@@ -85,7 +85,7 @@ def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: Ingested, start
 
 
 def test_a_flood_of_poison_that_a_quota_refuses_to_show_holds_no_good_record_back(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """`position` waits for what is not shown yet; the good records behind it do not."""
     bridge = start_bridge()
@@ -106,7 +106,7 @@ def test_a_flood_of_poison_that_a_quota_refuses_to_show_holds_no_good_record_bac
     eventually(lambda: ingested.condition()["status"] == "True")
 
 
-def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """The user's records stay where they are, and `position` before them; other users' go on."""
     bridge = start_bridge()
     quota = Quota(ingested, "userbacklogs")
@@ -132,7 +132,9 @@ def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: Ingested, start_
     assert ingested.offsets() == [(0, offset) for offset in range(42)]
 
 
-def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_backlogs_that_are_refused_keep_no_other_one_waiting(
+    ingested: BridgeStream, start_bridge: StartReplica
+) -> None:
     """More of them than are written at a time; the condition names them, and they are written once accepted."""
     start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
@@ -152,7 +154,7 @@ def test_backlogs_that_are_refused_keep_no_other_one_waiting(ingested: Ingested,
     eventually(lambda: ingested.condition()["status"] == "True")
 
 
-def test_records_that_no_backlog_takes_wait_in_kafka(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_records_that_no_backlog_takes_wait_in_kafka(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """Their offsets were kept in memory without a bound, beside the budget for records."""
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 1000, "maxPerUser": 1})
@@ -177,7 +179,7 @@ def _read(bridge: Replica) -> int:
 
 
 def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     """A real 429 with a `Retry-After`: the API server takes one write at a time, and there are thirty under way."""
     bridge = start_bridge()
@@ -195,7 +197,7 @@ def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
 
 
 def test_an_api_server_without_its_etcd_is_outlived(
-    ingested: Ingested, start_bridge: StartReplica, environment: Environment
+    ingested: BridgeStream, start_bridge: StartReplica, environment: Environment
 ) -> None:
     """It answers, and each answer is a 5xx: whether a create was done nobody knows."""
     with started(environment, "apiserver", "--request-timeout=3s"):
@@ -219,11 +221,11 @@ def test_an_api_server_without_its_etcd_is_outlived(
         assert bridge.running
 
 
-def gone(ingested: Ingested, kind: str) -> bool:
+def gone(ingested: BridgeStream, kind: str) -> bool:
     return delete_nothing(ingested, kind) == 404
 
 
-def delete_nothing(ingested: Ingested, kind: str = "userupdates") -> int:
+def delete_nothing(ingested: BridgeStream, kind: str = "userupdates") -> int:
     """The answer's status; 599 where the API server breaks the connection off instead."""
     try:
         path = ingested.kube.path(ingested.namespace, kind, "none")

@@ -17,9 +17,9 @@ from devenv import broker
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.background import repeating
+from tests.support.bridge_stream import BridgeStream, check_links, good
 from tests.support.costs import backlog_writes
 from tests.support.eventually import Stopwatch, eventually
-from tests.support.ingest import Ingested, check_links, good
 from tests.support.kube import Kube
 from tests.support.replicas import Replica
 
@@ -27,15 +27,15 @@ PARTITIONS = 4
 
 
 @pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str) -> Iterator[Ingested]:
+def ingested(kube: Kube, environment: Environment, namespace: str) -> Iterator[BridgeStream]:
     """A topic of four partitions."""
     topic = f"test-{secrets.token_hex(4)}"
     broker.create_topic(environment.bootstrap_servers, topic, PARTITIONS)
-    yield Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    yield BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
     broker.delete_topic(environment.bootstrap_servers, topic)
 
 
-def produce_everywhere(ingested: Ingested, users: int, each: int) -> None:
+def produce_everywhere(ingested: BridgeStream, users: int, each: int) -> None:
     """Each user has one partition, as keys have."""
     for partition in range(PARTITIONS):
         ingested.produce(good(f"p{partition}-u{user}" for _ in range(each) for user in range(users)), partition)
@@ -49,12 +49,12 @@ def everything(count: int) -> list[tuple[int, int]]:
     return [(partition, offset) for partition in range(PARTITIONS) for offset in range(count)]
 
 
-def positioned(ingested: Ingested, count: int, within: float = 60) -> None:
+def positioned(ingested: BridgeStream, count: int, within: float = 60) -> None:
     for partition in range(PARTITIONS):
         ingested.positioned(count, within, partition)
 
 
-def test_a_rebalance_in_the_middle_of_creates(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_rebalance_in_the_middle_of_creates(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     first = start_bridge()
     ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
     produce_everywhere(ingested, 25, 10)
@@ -68,7 +68,7 @@ def test_a_rebalance_in_the_middle_of_creates(ingested: Ingested, start_bridge: 
 
 
 @contextmanager
-def coming(ingested: Ingested, users: int, every: float) -> Iterator[list[int]]:
+def coming(ingested: BridgeStream, users: int, every: float) -> Iterator[list[int]]:
     """A record of so many users of each partition every so many seconds; how many have come so far, by partition."""
     sent = [0] * PARTITIONS
 
@@ -81,7 +81,7 @@ def coming(ingested: Ingested, users: int, every: float) -> Iterator[list[int]]:
         yield sent
 
 
-def passed(ingested: Ingested, positions: Sequence[int], within: float) -> float:
+def passed(ingested: BridgeStream, positions: Sequence[int], within: float) -> float:
     """Wait until each partition's position is beyond that; how many seconds it took."""
     watch = Stopwatch()
     for partition, position in enumerate(positions):
@@ -89,13 +89,13 @@ def passed(ingested: Ingested, positions: Sequence[int], within: float) -> float
     return watch.seconds
 
 
-def _beyond(ingested: Ingested, partition: int, position: int) -> bool:
+def _beyond(ingested: BridgeStream, partition: int, position: int) -> bool:
     entry = ingested.entry(partition)
     assert entry.get("position", 0) > position, entry
     return True
 
 
-def test_bridges_restarted_and_killed_while_records_come(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_bridges_restarted_and_killed_while_records_come(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     replicas = [start_bridge(), start_bridge()]
     ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 1000})
     for replica in replicas:
@@ -120,7 +120,7 @@ def test_bridges_restarted_and_killed_while_records_come(ingested: Ingested, sta
     check_links(ingested.updates())
 
 
-def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     first = start_bridge()
     ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
     produce_everywhere(ingested, 25, 10)
@@ -143,7 +143,7 @@ def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: Ingested, start_bridg
     ]
 
 
-def test_a_stream_made_anew_begins_at_all_commits(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_stream_made_anew_begins_at_all_commits(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """The first entry that a replica writes must not make the others forget the commits of their partitions."""
     for partition in range(PARTITIONS):
         ingested.produce(good(["old", "old", "new"]), partition)
@@ -157,7 +157,7 @@ def test_a_stream_made_anew_begins_at_all_commits(ingested: Ingested, start_brid
     assert ingested.offsets() == [(partition, 2) for partition in range(PARTITIONS)]
 
 
-def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_replicas_keep_the_limit_together(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge(), start_bridge()
     ingested.apply(limits={"maxObjects": 100, "maxPerUser": 5})
     produce_everywhere(ingested, 100, 1)
@@ -168,7 +168,7 @@ def test_replicas_keep_the_limit_together(ingested: Ingested, start_bridge: Star
 
 
 def test_a_backlog_that_only_another_bridge_works_off_is_left_to_it(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """The bridge without entries in it wrote the other one's entries ten times a second."""
     replicas = [start_bridge(), start_bridge()]
@@ -194,7 +194,7 @@ def test_a_backlog_that_only_another_bridge_works_off_is_left_to_it(
     assert backlog_writes(ingested.kube) - before <= 4
 
 
-def test_backlogs_move_with_their_partitions(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_backlogs_move_with_their_partitions(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     first = start_bridge()
     ingested.apply()
     for partition in range(PARTITIONS):

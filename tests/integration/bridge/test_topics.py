@@ -18,17 +18,18 @@ from controller.api.names import record_name
 from controller.kafka import AdminClients, KafkaError, TopicLookup
 from devenv import broker
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream, first_offsets, good, users
 from tests.support.eventually import eventually, eventually_async, throughout
-from tests.support.ingest import GOOD, Ingested, good, users, whole
+from tests.support.records import GOOD
 from tests.support.replicas import Replica
 
 
-def admin(ingested: Ingested) -> AdminClient:
+def admin(ingested: BridgeStream) -> AdminClient:
     """To be held until its answers are there: dropping it ends its requests."""
     return AdminClient({"bootstrap.servers": ingested.bootstrap})
 
 
-def test_a_lost_group_changes_nothing(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_lost_group_changes_nothing(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
@@ -54,7 +55,7 @@ def test_a_lost_group_changes_nothing(ingested: Ingested, start_bridge: StartRep
     assert ingested.offsets() == [(0, 2)]
 
 
-def test_without_an_entry_the_commit_decides(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_without_an_entry_the_commit_decides(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     ingested.produce(good(["ana", "bo", "cy"]))
     consumer = ck.Consumer({"bootstrap.servers": ingested.bootstrap, "group.id": ingested.topic})
     consumer.commit(offsets=[ck.TopicPartition(ingested.topic, 0, 2)], asynchronous=False)
@@ -66,7 +67,7 @@ def test_without_an_entry_the_commit_decides(ingested: Ingested, start_bridge: S
 
 
 def test_group_offsets_that_somebody_set_do_not_count_and_are_told_of(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     bridge = start_bridge()
     ingested.apply()
@@ -91,7 +92,7 @@ def test_group_offsets_that_somebody_set_do_not_count_and_are_told_of(
     assert len(_events(ingested, "OffsetsIgnored")) == 1
 
 
-def test_another_stream_reads_a_topic_again(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_another_stream_reads_a_topic_again(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """As docs/backup.md says: from the offsets that its own group was given before it was applied."""
     start_bridge()
     ingested.apply()
@@ -106,7 +107,7 @@ def test_another_stream_reads_a_topic_again(ingested: Ingested, start_bridge: St
     assert sorted(made) == [("events", 0), ("events", 1), ("events", 2), ("events-again", 1), ("events-again", 2)]
 
 
-def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     streams = [replace(ingested, name=f"missing-{number}", topic=f"missing-{number}") for number in range(10)]
     for stream in streams:
@@ -121,7 +122,7 @@ def test_looks_at_topics_that_are_missing_cost_no_threads(ingested: Ingested, st
     assert ingested.kube.requests("updatestreams")["GET", "200"] - asked < 2 * len(streams), "it is told of once"
 
 
-async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: Ingested) -> None:
+async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested: BridgeStream) -> None:
     """At once, also while somebody keeps an error: the threads do not wait for the garbage collector."""
     admins = AdminClients()
     before = _threads(os.getpid())
@@ -138,7 +139,7 @@ async def test_a_way_to_kafka_that_nobody_uses_any_more_has_no_threads(ingested:
     assert kept.value.reason == "TopicMissing"
 
 
-def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_topic_that_comes_later_is_consumed(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     broker.delete_topic(ingested.bootstrap, ingested.topic)
     start_bridge()
     ingested.apply()
@@ -148,7 +149,7 @@ def test_a_topic_that_comes_later_is_consumed(ingested: Ingested, start_bridge: 
     ingested.positioned(1, 15)
 
 
-def test_a_topic_made_again_starts_anew(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_topic_made_again_starts_anew(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana", "bo"]))
@@ -164,7 +165,7 @@ def test_a_topic_made_again_starts_anew(ingested: Ingested, start_bridge: StartR
     assert len({update["metadata"]["name"] for update in updates}) == 6
 
 
-def test_partitions_that_are_added_are_consumed(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_partitions_that_are_added_are_consumed(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
@@ -178,7 +179,7 @@ def test_partitions_that_are_added_are_consumed(ingested: Ingested, start_bridge
     assert ingested.offsets() == [(0, 0), (2, 0), (2, 1)]
 
 
-def test_gaps_of_transactions_do_not_stall_the_position(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_gaps_of_transactions_do_not_stall_the_position(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     start_bridge()
     ingested.apply()
     producer = ck.Producer({"bootstrap.servers": ingested.bootstrap, "transactional.id": ingested.topic})
@@ -194,7 +195,7 @@ def test_gaps_of_transactions_do_not_stall_the_position(ingested: Ingested, star
     assert [entry["source"]["offset"] for entry in ingested.rejected()] == [4]
 
 
-def test_a_transaction_that_stays_open_is_told_of(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_transaction_that_stays_open_is_told_of(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """Nothing behind it is read, though the producers of it have no part in the transaction."""
     start_bridge()
     ingested.apply()
@@ -213,7 +214,7 @@ def test_a_transaction_that_stays_open_is_told_of(ingested: Ingested, start_brid
     assert ingested.offsets() == [(0, 0), (0, 1)]
 
 
-def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_records_removed_before_they_were_read_are_shown(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
@@ -223,14 +224,14 @@ def test_records_removed_before_they_were_read_are_shown(ingested: Ingested, sta
     _remove_below(ingested, 5)
     bridge.start()
     ingested.positioned(11)
-    assert ingested.offsets() == [(0, 0), *whole(11)[5:]]
+    assert ingested.offsets() == [(0, 0), *first_offsets(11)[5:]]
     (expired,) = ingested.rejected()
     source = expired["source"]
     assert (expired["reason"], source["offset"], source["lastOffset"], expired["count"]) == ("PayloadExpired", 1, 4, 4)
 
 
 def test_more_is_removed_while_a_bridge_that_has_shown_some_is_down(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     """It had been killed before the position said so."""
     bridge = _stopped_at_one(ingested, start_bridge)
@@ -240,11 +241,11 @@ def test_more_is_removed_while_a_bridge_that_has_shown_some_is_down(
     bridge.start()
     ingested.positioned(11)
     assert _shown(ingested) == [("PayloadExpired", 1, 7, 7)]
-    assert ingested.offsets() == [(0, 0), *whole(11)[8:]]
+    assert ingested.offsets() == [(0, 0), *first_offsets(11)[8:]]
 
 
 def test_a_bad_record_that_was_shown_is_not_what_expired_behind_it(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     bridge = _stopped_at_one(ingested, start_bridge)
     ingested.produce([("bo", b"{"), *good(users(10, 1))])
@@ -255,7 +256,7 @@ def test_a_bad_record_that_was_shown_is_not_what_expired_behind_it(
     assert _shown(ingested) == [("NotJSON", 1, 1, 1), ("PayloadExpired", 2, 7, 6)]
 
 
-def _stopped_at_one(ingested: Ingested, start_bridge: StartReplica) -> Replica:
+def _stopped_at_one(ingested: BridgeStream, start_bridge: StartReplica) -> Replica:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["ana"]))
@@ -264,7 +265,7 @@ def _stopped_at_one(ingested: Ingested, start_bridge: StartReplica) -> Replica:
     return bridge
 
 
-def _show_before_position(ingested: Ingested, reason: str, last: int) -> None:
+def _show_before_position(ingested: BridgeStream, reason: str, last: int) -> None:
     """Records from 1 on are shown as a bridge does that is killed before it writes its position."""
     topic_id = ingested.entry()["topicId"]
     source = {"topic": ingested.topic, "topicId": topic_id, "partition": 0, "offset": 1, "lastOffset": last}
@@ -273,13 +274,13 @@ def _show_before_position(ingested: Ingested, reason: str, last: int) -> None:
     ingested.kube.create(ingested.namespace, "rejectedevents", {"metadata": {"name": name}, "spec": spec})
 
 
-def _shown(ingested: Ingested) -> list[tuple[str, int, int, int]]:
+def _shown(ingested: BridgeStream) -> list[tuple[str, int, int, int]]:
     """(reason, first and last offset, count) of each RejectedEvent."""
     found = [(spec["reason"], spec["source"], spec["count"]) for spec in ingested.rejected()]
     return sorted((reason, source["offset"], source["lastOffset"], count) for reason, source, count in found)
 
 
-def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_records_removed_while_they_waited_are_shown(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     bridge = start_bridge()
     ingested.apply()
     ingested.produce(good(["big"] * 100))
@@ -288,7 +289,7 @@ def test_records_removed_while_they_waited_are_shown(ingested: Ingested, start_b
     _remove_below(ingested, 50)
     bridge.start()
     ingested.drain(60)
-    assert ingested.offsets() == whole(100)[:5] + whole(100)[50:]
+    assert ingested.offsets() == first_offsets(100)[:5] + first_offsets(100)[50:]
     assert sum(entry["count"] for entry in ingested.rejected()) == 45
     assert {entry["reason"] for entry in ingested.rejected()} == {"PayloadExpired"}
 
@@ -301,7 +302,7 @@ async def _has_threads(count: int) -> bool:
     return _threads(os.getpid()) <= count
 
 
-def _set_offset(ingested: Ingested, group: str, offset: int) -> None:
+def _set_offset(ingested: BridgeStream, group: str, offset: int) -> None:
     """As kafka-consumer-groups --reset-offsets does it, which a group with members refuses."""
     client = admin(ingested)
     where = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(ingested.topic, 0, offset)])
@@ -314,7 +315,7 @@ def _set_offset(ingested: Ingested, group: str, offset: int) -> None:
     eventually(done, 30)
 
 
-def _events(ingested: Ingested, reason: str) -> list[dict[str, Any]]:
+def _events(ingested: BridgeStream, reason: str) -> list[dict[str, Any]]:
     found = ingested.kube.call("GET", f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events")["items"]
     return [event for event in found if event["reason"] == reason]
 
@@ -323,7 +324,7 @@ def _json() -> bytes:
     return json.dumps(GOOD).encode()
 
 
-def _remove_below(ingested: Ingested, offset: int) -> None:
+def _remove_below(ingested: BridgeStream, offset: int) -> None:
     where = ck.TopicPartition(ingested.topic, 0, offset)
     client = admin(ingested)
     client.delete_records([where])[where].result(10)

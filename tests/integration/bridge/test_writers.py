@@ -22,11 +22,11 @@ from controller.clients.cluster import Cluster
 from controller.core.records import Record, Rejection
 from controller.kafka import Topic
 from devenv.environment import Environment
+from tests.support.admission import PROBES, asked, policy
 from tests.support.bridge import make_consumer_context
 from tests.support.builders import make_stream
 from tests.support.eventually import eventually, eventually_async
 from tests.support.kube import Kube
-from tests.support.refusing import PROBES, asked, policy
 
 TOPIC = Topic("t", "A" * 22, 1)
 

@@ -13,7 +13,7 @@ import yaml
 
 from devenv.errors import CommandFailed
 from devenv.layout import ROOT
-from tests.support.applying import STREAM, UPDATE, Applier
+from tests.support.manifests import STREAM, UPDATE, Applier
 
 #: What `make up` puts into the addresses that a manifest leaves open.
 ADDRESSES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http://127.0.0.1:8080"}

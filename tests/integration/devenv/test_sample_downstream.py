@@ -12,7 +12,6 @@ from pathlib import Path
 
 import aiohttp
 import orjson
-import pytest
 
 from controller.api.update_stream import StepSpec
 from controller.clients.downstream import Downstream
@@ -22,13 +21,7 @@ from devenv import journal
 from devenv.downstream_calls import CallLog
 from devenv.downstream_rules import read_rules
 from tests.support.eventually import eventually_async
-from tests.support.wire import Wire, made, wired
-
-
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    async with wired(tmp_path) as wire:
-        yield wire
+from tests.support.wire import Wire, made
 
 
 async def test_a_repeated_key_gets_the_first_answer_and_is_done_once(wire: Wire) -> None:

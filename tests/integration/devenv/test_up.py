@@ -18,8 +18,8 @@ import yaml
 from devenv import broker, lifecycle
 from devenv.environment import INFRASTRUCTURE, Environment
 from devenv.errors import CommandFailed
-from tests.support.applying import UPDATE
 from tests.support.eventually import eventually
+from tests.support.manifests import UPDATE
 from tests.support.transcripts import PAGES, README, blocks
 
 STREAM = """\

@@ -17,9 +17,9 @@ import pytest
 from controller.api import timestamps
 from devenv.layout import ROOT
 from tests.conftest import StartReplica
-from tests.support.applying import STREAM, Applier
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
-from tests.support.processing import Processing
+from tests.support.manifests import STREAM, Applier
 from tests.support.replicas import Replica
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,7 +51,7 @@ class Documented:
         """Requests for a step that it has answered, as Python's server logs them."""
         return self.log.read_text().count(f'"POST {step} HTTP/1.1"')
 
-    def serves(self, stream: Processing) -> None:
+    def serves(self, stream: ControllerStream) -> None:
         """Apply the stream with this downstream."""
         stream.apply(**{step.removeprefix("/"): {"url": f"{self.url}{step}"} for step in STEPS})
 
@@ -81,7 +81,7 @@ def listening(port: int) -> bool:
     return True
 
 
-def test_updates_are_applied(stream: Processing, start_controller: StartReplica, documented: Documented) -> None:
+def test_updates_are_applied(stream: ControllerStream, start_controller: StartReplica, documented: Documented) -> None:
     documented.serves(stream)
     start_controller()
     status = stream.until(stream.add("ana", 1), "Succeeded")
@@ -92,7 +92,7 @@ def test_updates_are_applied(stream: Processing, start_controller: StartReplica,
 
 
 def test_a_repeated_call_is_done_once(
-    stream: Processing, start_controller: StartReplica, documented: Documented
+    stream: ControllerStream, start_controller: StartReplica, documented: Documented
 ) -> None:
     """The controller is killed when the downstream has answered and nothing is recorded yet."""
     documented.serves(stream)
@@ -109,7 +109,7 @@ def test_a_repeated_call_is_done_once(
 
 
 def test_a_busy_answer_keeps_its_user_waiting_and_nobody_else(
-    stream: Processing, start_controller: StartReplica, documented: Documented
+    stream: ControllerStream, start_controller: StartReplica, documented: Documented
 ) -> None:
     documented.serves(stream)
     start_controller()

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -19,17 +18,9 @@ from controller.clients.downstream import Downstream
 from controller.core.outcomes import Busy, Done, Misconfigured, NotCalled, Outcome, Rejected, Retry
 from controller.core.steps import PROFILE, STEPS
 from devenv.environment import Environment
-from tests.support.builders import TOPIC_ID
 from tests.support.eventually import Stopwatch
-from tests.support.wire import Wire, made, wired
-
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    async with wired(tmp_path) as wire:
-        yield wire
+from tests.support.records import TOPIC_ID, TRACEPARENT
+from tests.support.wire import Wire, made
 
 
 async def test_three_steps_pass_on_what_they_were_given(wire: Wire) -> None:

@@ -16,10 +16,11 @@ from devenv.environment import Environment
 from tests.benchmarks.meter import Meter, figures
 from tests.chaos import topic as topics
 from tests.conftest import StartReplica
+from tests.support.bridge_stream import BridgeStream
 from tests.support.eventually import eventually, eventually_async
-from tests.support.ingest import GOOD, Ingested
 from tests.support.kube import Kube
-from tests.support.whole import Whole, whole
+from tests.support.pipeline import Pipeline
+from tests.support.records import GOOD
 
 USERS = [f"user{number:03d}" for number in range(40)]
 EACH = 5
@@ -28,30 +29,23 @@ BESIDES = ("leases", "updatestreams", "openapi")
 
 
 @pytest.fixture
-def way(
-    kube: Kube,
-    environment: Environment,
-    namespace: str,
-    topic: str,
-    start_bridge: StartReplica,
-    start_controller: StartReplica,
-) -> Whole:
-    """Both processes at work on a stream of which one event of each user is through."""
+def pipeline(pipeline: Pipeline, start_bridge: StartReplica, start_controller: StartReplica) -> Pipeline:
+    """The stream, with both processes at work."""
     start_bridge()
     start_controller()
-    return whole(kube, environment, namespace, topic)
+    return pipeline
 
 
-def costs(way: Whole, environment: Environment) -> dict[str, float]:
+def costs(pipeline: Pipeline, environment: Environment) -> dict[str, float]:
     """What each of EACH events of every user costs the API server and etcd."""
-    warm = way.produce(USERS, 1)
-    way.done(warm, within=60)
-    way.all_recorded(warm)
-    meter = Meter(way.ingested.kube, environment.command("etcd").url, {})
+    warm = pipeline.produce(USERS, 1)
+    pipeline.done(warm, within=60)
+    pipeline.all_recorded(warm)
+    meter = Meter(pipeline.ingested.kube, environment.command("etcd").url, {})
     before = meter.before()
-    count = way.produce(USERS, EACH)
-    way.done(warm + count, within=60)
-    way.all_recorded(warm + count)
+    count = pipeline.produce(USERS, EACH)
+    pipeline.done(warm + count, within=60)
+    pipeline.all_recorded(warm + count)
     seen = figures(before, meter.after(), count, own=())
 
     def watched() -> bool:
@@ -73,9 +67,9 @@ def of_events(found: dict[str, float], *verbs: str) -> dict[str, float]:
     }
 
 
-def test_every_step_costs_a_create_and_three_patches(way: Whole, environment: Environment) -> None:
-    way.apply(checkpoints="EveryStep")
-    found = costs(way, environment)
+def test_every_step_costs_a_create_and_three_patches(pipeline: Pipeline, environment: Environment) -> None:
+    pipeline.apply(checkpoints="EveryStep")
+    found = costs(pipeline, environment)
     assert of_events(found, "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION") == {
         "POST userupdates": 1.0,
         "PATCH userupdates/status": 3.0,
@@ -89,9 +83,9 @@ def test_every_step_costs_a_create_and_three_patches(way: Whole, environment: En
     assert found["etcd_bytes"] <= 12_000
 
 
-def test_coalesced_costs_a_create_and_one_patch_or_two(way: Whole, environment: Environment) -> None:
-    way.apply(checkpoints="Coalesced")
-    found = costs(way, environment)
+def test_coalesced_costs_a_create_and_one_patch_or_two(pipeline: Pipeline, environment: Environment) -> None:
+    pipeline.apply(checkpoints="Coalesced")
+    found = costs(pipeline, environment)
     writes = of_events(found, "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION")
     patches = writes.pop("PATCH userupdates/status")
     assert writes == {"POST userupdates": 1.0}
@@ -107,7 +101,7 @@ def test_coalesced_costs_a_create_and_one_patch_or_two(way: Whole, environment: 
 
 async def test_a_backlog_is_fetched_in_batches(environment: Environment, kube: Kube, topic: str) -> None:
     count = 5000
-    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", GOOD) for _ in range(count))
+    BridgeStream(kube, environment.bootstrap_servers, "default", topic).produce(("user", GOOD) for _ in range(count))
     requests: dict[str, int] = {}
 
     def told(text: str) -> None:
@@ -144,7 +138,7 @@ async def test_what_is_read_again_is_no_more_than_there_is_room_for(
 ) -> None:
     """A hundred streams share the memory of three: a pass of each may not read the three megabytes that one may."""
     value = {**GOOD, "profile": "x" * 100_000}
-    Ingested(kube, environment.bootstrap_servers, "default", topic).produce(("user", value) for _ in range(40))
+    BridgeStream(kube, environment.bootstrap_servers, "default", topic).produce(("user", value) for _ in range(40))
     spec = KafkaSpec(environment.bootstrap_servers, topic, topic, {}, None)
     description = Topic(topic, topics.create(environment.bootstrap_servers, topic, 1), 1)
     share = 1.0
@@ -157,7 +151,7 @@ async def test_what_is_read_again_is_no_more_than_there_is_room_for(
             assert [record.offset for record in found.records] == wanted[:5]
             assert found.missing == []
             wanted = wanted[5:]
-        whole = await reader.fetch(0, wanted)
-        assert [record.offset for record in whole.records] == wanted[:30]
+        make_pipeline = await reader.fetch(0, wanted)
+        assert [record.offset for record in make_pipeline.records] == wanted[:30]
     finally:
         reader.close()

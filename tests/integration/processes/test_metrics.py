@@ -12,10 +12,10 @@ from controller.bridge.creator import create
 from controller.clients.cluster import UPDATES, Cluster
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.admission import PROBES, policy
+from tests.support.bridge_stream import BridgeStream, good
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
-from tests.support.processing import Processing
-from tests.support.refusing import PROBES, policy
 from tests.support.replicas import Replica
 
 RECORDS = "enrichment_bridge_records_total"
@@ -35,7 +35,7 @@ def samples(replica: Replica, namespace: str) -> Counter[tuple[str, tuple[tuple[
     return found
 
 
-def test_each_record_is_counted_once(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_each_record_is_counted_once(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     """Not what else Kafka tells of a partition, nor what is read again as the way to Kafka changes."""
     bridge, stream = start_bridge(), ("stream", ingested.name)
     reason = ("reason", "NotJSON"), stream
@@ -56,7 +56,7 @@ def test_each_record_is_counted_once(ingested: Ingested, start_bridge: StartRepl
 
 
 async def test_the_outcome_of_a_create_says_what_became_of_it(
-    ingested: Ingested, environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ingested: BridgeStream, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(environment.account_kubeconfig("bridge")))
     source = {"topic": "t", "topicId": "A" * 22, "partition": 0, "offset": 0, "timestamp": "2026-01-01T00:00:00Z"}
@@ -72,7 +72,7 @@ async def test_the_outcome_of_a_create_says_what_became_of_it(
 
 
 def test_a_stream_that_is_deleted_leaves_no_series_in_either_process(
-    ingested: Ingested, start_bridge: StartReplica, start_controller: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica, start_controller: StartReplica
 ) -> None:
     replicas = [start_bridge(), start_controller()]
     ingested.apply()
@@ -91,7 +91,7 @@ def test_a_stream_that_is_deleted_leaves_no_series_in_either_process(
 
 
 def test_a_stream_that_was_never_worked_on_leaves_no_series_of_what_was_refused(
-    stream: Processing, controller: Replica
+    stream: ControllerStream, controller: Replica
 ) -> None:
     """A copy, whose condition the API server refuses."""
     metadata = {"name": stream.stream, "annotations": {UID_ANNOTATION: "of-another"}}

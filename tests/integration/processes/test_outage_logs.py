@@ -9,8 +9,8 @@ from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
+from tests.support.pipeline import make_pipeline
 from tests.support.replicas import Replica
-from tests.support.whole import whole
 
 #: Seconds for which it is away: some ten attempts of each of those who ask it.
 AWAY_SECONDS = 6
@@ -26,7 +26,7 @@ def test_an_api_server_that_is_away_is_a_line_at_its_start_and_one_at_its_end(
     start_controller: StartReplica,
 ) -> None:
     replicas = [start_bridge(), start_controller()]
-    way = whole(kube, environment, namespace, topic)
+    way = make_pipeline(kube, environment, namespace, topic)
     way.apply()
     count = way.produce(["ana", "bo"], 1)
     way.done(count, within=30)

@@ -16,9 +16,9 @@ from devenv.apiserver import NAMESPACE
 from devenv.environment import Environment
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
+from tests.support.pipeline import Pipeline, make_pipeline
 from tests.support.replicas import Replica, cut_off
 from tests.support.rights import audited_environment
-from tests.support.whole import Whole, whole
 
 SIGNS = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 #: Seconds until the condition shows a silence: lists are 15 s apart at most, reports two.
@@ -32,19 +32,19 @@ def second(environment: Environment) -> Iterator[tuple[Environment, Kube]]:
         yield found
 
 
-def applied(kube: Kube, environment: Environment, namespace: str, topic: str, servers: str) -> Whole:
-    found = whole(kube, environment, namespace, topic)
+def applied(kube: Kube, environment: Environment, namespace: str, topic: str, servers: str) -> Pipeline:
+    found = make_pipeline(kube, environment, namespace, topic)
     found.apply(kafka={"bootstrapServers": servers})
     return found
 
 
-def conditions(stream: Whole) -> dict[str, tuple[str, str]]:
+def conditions(stream: Pipeline) -> dict[str, tuple[str, str]]:
     """Status and reason by type."""
     found = stream.ingested.status().get("conditions", ())
     return {entry["type"]: (entry["status"], entry["reason"]) for entry in found}
 
 
-def says(stream: Whole, within: float, **wanted: tuple[str, str]) -> None:
+def says(stream: Pipeline, within: float, **wanted: tuple[str, str]) -> None:
     def said() -> bool:
         found = conditions(stream)
         assert {kind: found.get(kind) for kind in wanted} == wanted, found
@@ -79,7 +79,7 @@ def test_who_is_not_heard_of_for_a_minute_is_unknown_and_is_back_when_it_is(
             silent = time.monotonic()
             frozen.freeze()
             link.hold()
-            says(here, TOLD_WITHIN, Processing=("Unknown", "NoController"), Ready=("Unknown", "NoController"))
+            says(here, TOLD_WITHIN, ControllerStream=("Unknown", "NoController"), Ready=("Unknown", "NoController"))
             says(there, TOLD_WITHIN, Consuming=("Unknown", "NoBridge"), Ready=("Unknown", "NoBridge"))
             assert time.monotonic() - silent > SILENCE_SECONDS - 15, "no sooner than what was heard of last is old"
             assert conditions(here)["Consuming"] == WELL["Consuming"]
@@ -96,5 +96,5 @@ def test_who_is_not_heard_of_for_a_minute_is_unknown_and_is_back_when_it_is(
         broker.delete_topic(servers, other_topic)
 
 
-def condition(stream: Whole, kind: str) -> dict[str, Any]:
+def condition(stream: Pipeline, kind: str) -> dict[str, Any]:
     return next(entry for entry in stream.ingested.status()["conditions"] if entry["type"] == kind)

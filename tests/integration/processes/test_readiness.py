@@ -10,12 +10,12 @@ import pytest
 from controller.config import Settings
 from controller.health import Health, serve
 from tests.conftest import StartReplica
-from tests.support.ingest import Ingested
-from tests.support.processing import Processing
+from tests.support.bridge_stream import BridgeStream
+from tests.support.controller_stream import ControllerStream
 
 
 def test_a_controller_is_ready_when_it_works_on_what_is_there(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.apply()
     start_controller("controller-ready")
@@ -23,7 +23,7 @@ def test_a_controller_is_ready_when_it_works_on_what_is_there(
 
 
 def test_a_standby_is_ready_when_it_has_seen_who_holds_the_stream(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.apply()
     start_controller("controller-holder")
@@ -32,19 +32,19 @@ def test_a_standby_is_ready_when_it_has_seen_who_holds_the_stream(
     assert stream.lease()["holderIdentity"] == "controller-holder"
 
 
-def test_a_bridge_is_ready_when_it_has_its_partitions(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_bridge_is_ready_when_it_has_its_partitions(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     ingested.apply()
     assert "Partitions assigned" in start_bridge().tail()
 
 
-def test_a_bridge_without_partitions_is_ready_too(ingested: Ingested, start_bridge: StartReplica) -> None:
+def test_a_bridge_without_partitions_is_ready_too(ingested: BridgeStream, start_bridge: StartReplica) -> None:
     ingested.apply()
     start_bridge()
     assert "Partitions assigned" not in start_bridge().tail(), "the topic has one partition"
 
 
 def test_a_bridge_is_ready_when_it_has_said_why_it_reads_nothing(
-    ingested: Ingested, start_bridge: StartReplica
+    ingested: BridgeStream, start_bridge: StartReplica
 ) -> None:
     ingested.apply(kafka={"topic": "no-such-topic"})
     start_bridge()

@@ -14,9 +14,9 @@ from pathlib import Path
 from devenv.apiserver import write_kubeconfig
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
-from tests.support.processing import Processing
 from tests.support.replicas import Replica
 
 
@@ -58,7 +58,7 @@ def rotate(environment: Environment, kube: Kube, before_use: Callable[[], None] 
 
 
 def test_both_go_on_when_the_authority_is_rotated(
-    stream: Processing, environment: Environment, kube: Kube, start_controller: StartReplica, tmp_path: Path
+    stream: ControllerStream, environment: Environment, kube: Kube, start_controller: StartReplica, tmp_path: Path
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     with_data(environment, "bridge", kubeconfig)
@@ -78,7 +78,7 @@ def test_both_go_on_when_the_authority_is_rotated(
 
 
 def test_a_controller_without_streams_notices_too(
-    stream: Processing, environment: Environment, kube: Kube, start_controller: StartReplica
+    stream: ControllerStream, environment: Environment, kube: Kube, start_controller: StartReplica
 ) -> None:
     start_controller()
     rotate(environment, kube)
@@ -87,7 +87,7 @@ def test_a_controller_without_streams_notices_too(
 
 
 def test_an_authority_that_is_not_trusted_is_told_of_and_trusted_once_it_is_named(
-    stream: Processing, environment: Environment, kube: Kube, tmp_path: Path
+    stream: ControllerStream, environment: Environment, kube: Kube, tmp_path: Path
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     with_data(environment, "controller", kubeconfig)

@@ -14,22 +14,22 @@ from controller.clients.event_recorder import EventRecorder
 from controller.clients.stream_status import REFUSED, StreamStatus
 from controller.errors import ApiError, Forbidden, Invalid, NotFound
 from devenv.environment import Environment
-from tests.support.ingest import Ingested
+from tests.support.admission import policy
+from tests.support.bridge_stream import BridgeStream
 from tests.support.kube import Kube
-from tests.support.refusing import policy
 
 
 @pytest.fixture
-def ingested(kube: Kube, environment: Environment, namespace: str) -> Ingested:
+def ingested(kube: Kube, environment: Environment, namespace: str) -> BridgeStream:
     """A stream that nobody consumes."""
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, "nowhere")
+    ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, "nowhere")
     ingested.apply()
     return ingested
 
 
 @pytest.fixture
 async def status(
-    ingested: Ingested, environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ingested: BridgeStream, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[StreamStatus]:
     monkeypatch.setenv("KUBECONFIG", str(environment.kubeconfig))
     async with Cluster.connect() as cluster:
@@ -47,7 +47,7 @@ def held(count: int) -> Any:
     return lambda status: {**status, "counts": {**status.get("counts", {}), "held": count}}
 
 
-def refused(ingested: Ingested) -> float:
+def refused(ingested: BridgeStream) -> float:
     return float(REFUSED.labels(ingested.namespace, ingested.name)._value.get())
 
 
@@ -55,7 +55,9 @@ async def together(*works: Any) -> list[Any]:
     return await asyncio.wait_for(asyncio.gather(*works, return_exceptions=True), 20)
 
 
-async def test_what_the_schema_refuses_keeps_no_other_change_waiting(ingested: Ingested, status: StreamStatus) -> None:
+async def test_what_the_schema_refuses_keeps_no_other_change_waiting(
+    ingested: BridgeStream, status: StreamStatus
+) -> None:
     """It was tried for ever, together with the changes that came at the same moment."""
     bad, good = await together(status.apply(at(-1)), status.apply(held(3)))
     assert isinstance(bad, Invalid)
@@ -69,7 +71,7 @@ async def test_what_the_schema_refuses_keeps_no_other_change_waiting(ingested: I
 
 @pytest.mark.parametrize("reason", ["", "Forbidden", "RequestEntityTooLarge"])
 async def test_what_a_policy_refuses_keeps_no_other_change_waiting(
-    ingested: Ingested, status: StreamStatus, reason: str
+    ingested: BridgeStream, status: StreamStatus, reason: str
 ) -> None:
     allowed = "!has(object.status) || !has(object.status.partitions)"
     with policy(ingested.kube, ingested.namespace, "updatestreams/status", allowed, reason=reason):
@@ -81,7 +83,9 @@ async def test_what_a_policy_refuses_keeps_no_other_change_waiting(
     assert ingested.entry()["position"] == 5
 
 
-async def test_a_change_that_fails_by_itself_fails_for_nobody_else(ingested: Ingested, status: StreamStatus) -> None:
+async def test_a_change_that_fails_by_itself_fails_for_nobody_else(
+    ingested: BridgeStream, status: StreamStatus
+) -> None:
     def fail(status: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("of its own")
 
@@ -90,13 +94,13 @@ async def test_a_change_that_fails_by_itself_fails_for_nobody_else(ingested: Ing
     assert good["counts"] == {"held": 3}
 
 
-async def test_a_stream_that_is_gone_is_gone_for_all(ingested: Ingested, status: StreamStatus) -> None:
+async def test_a_stream_that_is_gone_is_gone_for_all(ingested: BridgeStream, status: StreamStatus) -> None:
     ingested.kube.delete(ingested.namespace, "updatestreams", ingested.name)
     assert all(isinstance(each, NotFound) for each in await together(status.apply(at(5)), status.apply(held(3))))
 
 
 async def test_a_refusal_that_never_ends_is_not_asked_without_a_break(
-    ingested: Ingested, status: StreamStatus, environment: Environment
+    ingested: BridgeStream, status: StreamStatus, environment: Environment
 ) -> None:
     """Whoever wants the refused change may ask for it again; the write rate of a stream holds for that too."""
     before = ingested.kube.requests("updatestreams")
@@ -109,7 +113,7 @@ async def test_a_refusal_that_never_ends_is_not_asked_without_a_break(
 
 @pytest.mark.filterwarnings("ignore:Sending a large body")
 async def test_what_is_too_large_for_etcd_keeps_no_other_change_waiting(
-    ingested: Ingested, status: StreamStatus
+    ingested: BridgeStream, status: StreamStatus
 ) -> None:
     """The API server calls that an error of its own, 500."""
     entries = [

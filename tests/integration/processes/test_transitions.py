@@ -5,15 +5,15 @@ from __future__ import annotations
 from devenv.environment import Environment
 from tests.chaos import topic as topics
 from tests.conftest import StartReplica
+from tests.support.admission import policy
+from tests.support.bridge_stream import BridgeStream, good
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
-from tests.support.ingest import Ingested, good
 from tests.support.kube import Kube
-from tests.support.processing import Processing
-from tests.support.refusing import policy
 from tests.support.replicas import Replica
 
 
-def told(ingested: Ingested | Processing, name: str, *expected: tuple[str, str, str]) -> None:
+def told(ingested: BridgeStream | ControllerStream, name: str, *expected: tuple[str, str, str]) -> None:
     """Wait until the Events of that stream are these: type, reason and the beginning of the note."""
     path = f"/apis/events.k8s.io/v1/namespaces/{ingested.namespace}/events"
 
@@ -41,7 +41,7 @@ def test_the_bridge_tells_of_each_change_once(
     kube: Kube, environment: Environment, namespace: str, start_bridge: StartReplica
 ) -> None:
     topic = f"told-{namespace}"
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic)
+    ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
     bridge = start_bridge()
     ingested.apply()
     missing = ("Warning", "TopicMissing", "Consuming=False: ")
@@ -64,7 +64,7 @@ def test_the_bridge_tells_of_each_change_once(
     lines(bridge, "TopicMissing", "Consuming", "Suspended", "Consuming", "CreatesRefused", "Consuming")
 
 
-def test_the_controller_tells_of_each_change_once(stream: Processing, start_controller: StartReplica) -> None:
+def test_the_controller_tells_of_each_change_once(stream: ControllerStream, start_controller: StartReplica) -> None:
     controller = start_controller()
     stream.apply()
     well = ("Normal", "Processing", "Processing=True: updates are applied")

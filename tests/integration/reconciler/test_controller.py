@@ -14,17 +14,17 @@ import psutil
 from controller.api.timestamps import from_text
 from devenv.journal import STEPS, Call
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, both_checkpoints, steps
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
-from tests.support.processing import Processing, both_ways, steps, whole
 
-pytestmark = both_ways
+pytestmark = both_checkpoints
 
 #: Seconds by which a delay may be late beyond its tenth, at full load.
 LATE = 3
 
 
-def test_one_update_goes_through_its_three_steps(stream: Processing, start_controller: StartReplica) -> None:
+def test_one_update_goes_through_its_three_steps(stream: ControllerStream, start_controller: StartReplica) -> None:
     start_controller()
     stream.apply()
     name = stream.add("ana", 1)
@@ -47,7 +47,7 @@ def test_one_update_goes_through_its_three_steps(stream: Processing, start_contr
 
 
 def test_each_users_updates_run_in_order_and_users_side_by_side(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     users = [f"user{number}" for number in range(120)]
     stream.rules({"user": "user0", "step": "profile", "action": "busy", "retryAfter": 1, "count": 3}, latency=0.1)
@@ -66,7 +66,7 @@ def most_at_once(calls: list[Call]) -> int:
 
 
 def test_a_kill_in_the_middle_loses_and_repeats_nothing_that_was_recorded(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     users = [f"user{number}" for number in range(60)]
     stream.rules({"user": "user0", "step": "permissions", "action": "busy", "count": 1}, latency=0.05)
@@ -92,7 +92,7 @@ def test_a_kill_in_the_middle_loses_and_repeats_nothing_that_was_recorded(
     assert 0 <= delayed[1].time_ns / 1e9 - due.timestamp() < 0.6 + LATE
 
 
-def test_an_unrecorded_call_is_repeated_with_its_key(stream: Processing, start_controller: StartReplica) -> None:
+def test_an_unrecorded_call_is_repeated_with_its_key(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.rules({"step": "permissions", "action": "hang", "count": 1})
     stream.apply()
     controller = start_controller("controller-hanging")
@@ -107,7 +107,7 @@ def test_an_unrecorded_call_is_repeated_with_its_key(stream: Processing, start_c
     assert stream.violations() == []
 
 
-def test_a_delay_survives_a_restart(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_delay_survives_a_restart(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.rules({"step": "profile", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 3})
     controller = start_controller("controller-delayed")
@@ -133,7 +133,9 @@ def writes(kube: Kube) -> Counter[str]:
     return counts
 
 
-def test_what_an_event_costs(stream: Processing, start_controller: StartReplica, kube: Kube, checkpoints: str) -> None:
+def test_what_an_event_costs(
+    stream: ControllerStream, start_controller: StartReplica, kube: Kube, checkpoints: str
+) -> None:
     """EveryStep: a create and three patches. Coalesced: a create and one, or two where a step takes its time."""
     stream.rules({"user": "busy", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 0.2})
@@ -153,14 +155,14 @@ def test_what_an_event_costs(stream: Processing, start_controller: StartReplica,
     assert writes(kube) - before == {"POST": 1, "PATCH/status": 3 + least}
 
 
-def test_one_user_runs_twenty_events_a_second(stream: Processing, start_controller: StartReplica) -> None:
+def test_one_user_runs_twenty_events_a_second(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.apply(suspend={"processing": True})
     start_controller()
     made = stream.records(["ana"], 100, datetime.now(UTC))
     stream.change(suspend={"processing": False})
     stream.all_finished()
     calls = stream.calls()
-    assert steps(calls) == whole("ana", *range(100))
+    assert steps(calls) == all_steps("ana", *range(100))
     assert stream.violations(finished=made, only=made) == []
     begins = [call.time_ns / 1e9 for call in calls if call.step == "profile"]
     # The best stretch of 20: the machine may be busy with other things for a while.
@@ -168,7 +170,7 @@ def test_one_user_runs_twenty_events_a_second(stream: Processing, start_controll
 
 
 def test_a_start_beside_many_waiting_users_opens_few_connections(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.apply()
     stream.records([f"user{number}" for number in range(1000)], 1, datetime.now(UTC))
@@ -184,7 +186,7 @@ def test_a_start_beside_many_waiting_users_opens_few_connections(
 
 
 def test_a_start_beside_many_whose_calls_hang_gets_to_the_others(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.rules({"user": "hanging*", "action": "hang"})
     stream.apply()

@@ -9,11 +9,11 @@ import pytest
 
 from controller.api import timestamps
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, both_checkpoints
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, both_ways
 from tests.support.replicas import Replica
 
-pytestmark = both_ways
+pytestmark = both_checkpoints
 
 USERS = ["ana", "bo", "cy", "di"]
 RULES = [
@@ -37,7 +37,7 @@ POINTS = [
 ]
 
 
-def crash(stream: Processing, replica: Replica, point: str) -> int:
+def crash(stream: ControllerStream, replica: Replica, point: str) -> int:
     """Run it until it kills itself at that point; by when all that it had begun was over, in ns."""
     replica.start_with_failpoint(point)
     eventually(lambda: not replica.running, 30)
@@ -55,7 +55,7 @@ def stopped(start_controller: StartReplica) -> Replica:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_between_two_effects(stream: Processing, stopped: Replica, point: str) -> None:
+def test_killed_between_two_effects(stream: ControllerStream, stopped: Replica, point: str) -> None:
     stream.rules(*RULES, latency=0.02)
     stream.apply(every={"busyDelaySeconds": 1, "retry": {"initialSeconds": 0.3}})
     made = stream.records(USERS, 2, datetime.now(UTC))
@@ -81,14 +81,14 @@ def test_killed_between_two_effects(stream: Processing, stopped: Replica, point:
     assert stream.violations(finished=finished, only=made, crashes=[crashed], checkpoint_seconds=15, busy_delay=1) == []
 
 
-def settled(stream: Processing) -> bool:
+def settled(stream: ControllerStream) -> bool:
     phases = stream.phases()
     rejected = stream.record_name(3)
     return phases.pop(rejected) == "Failed" and set(phases.values()) == {"Succeeded"}
 
 
 @pytest.mark.parametrize("point", ["controller.collecting:3", "controller.collected:3"])
-def test_killed_while_it_collects(stream: Processing, stopped: Replica, point: str) -> None:
+def test_killed_while_it_collects(stream: ControllerStream, stopped: Replica, point: str) -> None:
     names = [stream.add("ana", number, ttlSecondsAfterFinished=3600) for number in range(8)]
     condition = {"type": "Succeeded", "status": "True", "reason": "Succeeded", "message": "done"}
     long_ago = timestamps.to_text(datetime.now(UTC) - timedelta(hours=2))
@@ -103,7 +103,9 @@ def test_killed_while_it_collects(stream: Processing, stopped: Replica, point: s
     assert stream.calls() == []
 
 
-def test_killed_with_a_call_in_flight_that_takes_effect(stream: Processing, start_controller: StartReplica) -> None:
+def test_killed_with_a_call_in_flight_that_takes_effect(
+    stream: ControllerStream, start_controller: StartReplica
+) -> None:
     """The downstream did it, but nobody heard: the repeat has the same key, so that it is done once."""
     stream.rules({"step": "permissions", "action": "slow", "seconds": 1, "count": 1})
     stream.apply()

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, both_checkpoints, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, both_ways, steps, whole
 
 
-@both_ways
+@both_checkpoints
 def test_a_hanging_call_is_cut_before_the_lease_is_given_away(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.rules({"step": "permissions", "action": "hang", "count": 1})
     stream.apply()
@@ -35,7 +35,7 @@ def test_a_hanging_call_is_cut_before_the_lease_is_given_away(
 
 
 def test_a_restarted_controller_of_the_same_identity_goes_on_at_once(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.apply(suspend={"processing": True})
     controller = start_controller("controller-again")
@@ -49,15 +49,15 @@ def test_a_restarted_controller_of_the_same_identity_goes_on_at_once(
 
 
 @pytest.fixture
-def apiserver_thawed(stream: Processing) -> Iterator[None]:
+def apiserver_thawed(stream: ControllerStream) -> Iterator[None]:
     yield
     stream.environment.thaw("apiserver")
 
 
-@both_ways
+@both_checkpoints
 @pytest.mark.usefixtures("apiserver_thawed")
 def test_outcomes_outlast_an_outage_of_the_api_server_and_calls_do_not(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.rules(
         {"user": "answered", "step": "permissions", "action": "slow", "seconds": 2, "count": 1},
@@ -77,6 +77,6 @@ def test_outcomes_outlast_an_outage_of_the_api_server_and_calls_do_not(
     stream.environment.thaw("apiserver")
     for name in names:
         stream.until(name, "Succeeded", within=20)
-    assert steps(stream.calls("answered")) == whole("answered", 1), "what was answered is not asked again"
+    assert steps(stream.calls("answered")) == all_steps("answered", 1), "what was answered is not asked again"
     assert [call.step for call in stream.calls("hanging")] == ["profile", "permissions", "permissions", "resources"]
     assert stream.violations(finished=[("answered", 1), ("hanging", 1)]) == []

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, steps, whole
 from tests.support.replicas import Replica
 
 BUSY = {"step": "profile", "action": "busy", "retryAfter": 1, "count": 1}
@@ -18,12 +18,12 @@ def slow(seconds: float) -> dict[str, object]:
     return {"step": "profile", "action": "slow", "seconds": seconds, "count": 1}
 
 
-def conflicts(replica: Replica, stream: Processing) -> float:
+def conflicts(replica: Replica, stream: ControllerStream) -> float:
     found = re.findall(r"enrichment_controller_checkpoint_conflicts_total\{([^}]*)\} (\S+)", replica.metrics())
     return sum(float(count) for labels, count in found if stream.stream in labels)
 
 
-def test_an_update_that_is_being_called_says_so(stream: Processing, start_controller: StartReplica) -> None:
+def test_an_update_that_is_being_called_says_so(stream: ControllerStream, start_controller: StartReplica) -> None:
     """It showed what it had waited for, with a NEXT that had passed."""
     controller = start_controller()
     stream.rules({**BUSY, "user": "ana"}, {**FAILING, "user": "bo"}, slow(3))
@@ -57,7 +57,7 @@ def test_an_update_that_is_being_called_says_so(stream: Processing, start_contro
 
 
 def test_a_successor_repeats_the_call_that_an_update_told_of(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     stream.rules(FAILING, slow(30))
     controller = start_controller("controller-killed")
@@ -69,13 +69,13 @@ def test_a_successor_repeats_the_call_that_an_update_told_of(
     controller.start()
     stream.until(name, "Succeeded", within=20)
     assert stream.status(name)["steps"][0]["attempts"] == 2
-    assert steps(stream.calls()) == [*whole("ana", 1)[:1] * 2, *whole("ana", 1)]
+    assert steps(stream.calls()) == [*all_steps("ana", 1)[:1] * 2, *all_steps("ana", 1)]
     first, *repeated = [call.key for call in stream.calls() if call.step == "profile"]
     assert repeated == [first, first]
 
 
 def test_what_is_asked_of_an_update_that_tells_of_its_call_is_done_after_it(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     start_controller()
     stream.rules({**BUSY, "user": "ana"}, slow(4))

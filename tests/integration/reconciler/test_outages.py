@@ -10,9 +10,9 @@ import yaml
 
 from devenv.environment import Environment
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
-from tests.support.processing import Processing
 
 DEFINITION = "userupdates.enrichment.dev"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -34,7 +34,7 @@ def define(kube: Kube, body: dict[str, object]) -> None:
 
 
 def test_kopf_comes_back_when_it_has_given_up(
-    stream: Processing, kube: Kube, start_controller: StartReplica, definition: dict[str, object]
+    stream: ControllerStream, kube: Kube, start_controller: StartReplica, definition: dict[str, object]
 ) -> None:
     """kopf gives up on a 404 of a list, and started without the kinds it would watch nothing for ever."""
     controller = start_controller()
@@ -49,7 +49,9 @@ def test_kopf_comes_back_when_it_has_given_up(
     stream.until("after", "Succeeded", within=30)
 
 
-def test_a_deleted_lease_ends_a_tenure_and_no_users_turn(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_deleted_lease_ends_a_tenure_and_no_users_turn(
+    stream: ControllerStream, start_controller: StartReplica
+) -> None:
     start_controller("controller-robbed")
     stream.rules({"step": "permissions", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 4})
@@ -63,7 +65,7 @@ def test_a_deleted_lease_ends_a_tenure_and_no_users_turn(stream: Processing, sta
 
 
 def test_an_object_with_half_a_status_stops_no_collection(
-    stream: Processing, environment: Environment, start_controller: StartReplica
+    stream: ControllerStream, environment: Environment, start_controller: StartReplica
 ) -> None:
     stream.apply(retention={"succeededSeconds": 60})
     half = stream.add(sequence=1, name="half", ttlSecondsAfterFinished=60)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from controller.api.timestamps import from_text
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, steps, whole
 
 pytestmark = pytest.mark.usefixtures("controller")
 
@@ -17,7 +17,7 @@ FAILING = {"step": "permissions", "action": "fail", "sequence": 1}
 SHORT_RETRIES = {"retry": {"initialSeconds": 0.1, "maxSeconds": 0.1, "maxAttempts": 2}}
 
 
-def test_a_rejected_update_fails_and_the_next_one_runs(stream: Processing) -> None:
+def test_a_rejected_update_fails_and_the_next_one_runs(stream: ControllerStream) -> None:
     stream.rules(REJECTING)
     stream.apply()
     first, second = stream.add("ana", 1), stream.add("ana", 2)
@@ -26,10 +26,10 @@ def test_a_rejected_update_fails_and_the_next_one_runs(stream: Processing) -> No
     assert "422" in status["conditions"][0]["message"]
     assert status["attempts"] == 1
     stream.until(second, "Succeeded")
-    assert steps(stream.calls()) == [*whole("ana", 1)[:2], *whole("ana", 2)]
+    assert steps(stream.calls()) == [*all_steps("ana", 1)[:2], *all_steps("ana", 2)]
 
 
-def test_an_exhausted_update_fails_where_the_stream_says_so(stream: Processing) -> None:
+def test_an_exhausted_update_fails_where_the_stream_says_so(stream: ControllerStream) -> None:
     stream.rules(FAILING)
     stream.apply(every=SHORT_RETRIES, onExhausted="Continue")
     first, second = stream.add("ana", 1), stream.add("ana", 2)
@@ -43,7 +43,7 @@ def test_an_exhausted_update_fails_where_the_stream_says_so(stream: Processing) 
 )
 @pytest.mark.parametrize("release", ["retry", "skip", "cancel", "delete", "policy"])
 def test_a_held_head_keeps_the_rest_waiting_until_it_is_released(
-    stream: Processing, rule: dict[str, str], held: str, release: str
+    stream: ControllerStream, rule: dict[str, str], held: str, release: str
 ) -> None:
     stream.rules(rule)
     stream.apply(every=SHORT_RETRIES, onRejected="Hold")
@@ -65,12 +65,12 @@ def test_a_held_head_keeps_the_rest_waiting_until_it_is_released(
     assert stream.phases().get(first) == ends[release]
     if release == "policy":
         assert stream.reason(first) == held
-    again = whole("ana", 1)[1:] if release == "retry" else []
-    assert steps(stream.calls("ana"))[calls:] == [*again, *whole("ana", 2)]
+    again = all_steps("ana", 1)[1:] if release == "retry" else []
+    assert steps(stream.calls("ana"))[calls:] == [*again, *all_steps("ana", 2)]
     assert len({call.key for call in stream.calls("ana") if call.step == "permissions"}) == 2
 
 
-def test_retry_gives_all_attempts_again(stream: Processing) -> None:
+def test_retry_gives_all_attempts_again(stream: ControllerStream) -> None:
     stream.rules(FAILING)
     stream.apply(every=SHORT_RETRIES)
     name = stream.add("ana", 1)
@@ -84,7 +84,7 @@ def test_retry_gives_all_attempts_again(stream: Processing) -> None:
     assert len({call.key for call in stream.calls() if call.step == "permissions"}) == 1
 
 
-def test_restart_does_all_steps_again_under_new_keys(stream: Processing) -> None:
+def test_restart_does_all_steps_again_under_new_keys(stream: ControllerStream) -> None:
     stream.rules(REJECTING)
     stream.apply(onRejected="Hold")
     name = stream.add("ana", 1)
@@ -99,7 +99,7 @@ def test_restart_does_all_steps_again_under_new_keys(stream: Processing) -> None
 
 
 @pytest.mark.parametrize(("verb", "phase"), [("skip", "Skipped"), ("cancel", "Cancelled")])
-def test_a_queued_update_is_taken_out_before_its_turn(stream: Processing, verb: str, phase: str) -> None:
+def test_a_queued_update_is_taken_out_before_its_turn(stream: ControllerStream, verb: str, phase: str) -> None:
     stream.rules({"sequence": 1, "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 60})
     first, second, third = (stream.add("ana", sequence) for sequence in (1, 2, 3))
@@ -109,10 +109,10 @@ def test_a_queued_update_is_taken_out_before_its_turn(stream: Processing, verb: 
     stream.rules()
     stream.ask(first, "retry")  # ends a delay too
     stream.until(third, "Succeeded")
-    assert steps(stream.calls()) == [("ana", 1, "profile"), *whole("ana", 1), *whole("ana", 3)]
+    assert steps(stream.calls()) == [("ana", 1, "profile"), *all_steps("ana", 1), *all_steps("ana", 3)]
 
 
-def test_failures_are_retried_and_counted_for_each_step(stream: Processing) -> None:
+def test_failures_are_retried_and_counted_for_each_step(stream: ControllerStream) -> None:
     stream.rules(
         {"step": "permissions", "action": "fail", "count": 2},
         # Twice for one attempt: the first reset is of a kept connection, which is made anew.
@@ -128,7 +128,7 @@ def test_failures_are_retried_and_counted_for_each_step(stream: Processing) -> N
 
 
 @pytest.mark.parametrize("status", [429, 503, 200], ids=str)
-def test_retry_after_is_honoured(stream: Processing, status: int) -> None:
+def test_retry_after_is_honoured(stream: ControllerStream, status: int) -> None:
     stream.rules({"step": "profile", "action": "busy", "status": status, "retryAfter": 2, "count": 1})
     stream.apply(every={"busyDelaySeconds": 30})
     name = stream.add()
@@ -143,7 +143,7 @@ def test_retry_after_is_honoured(stream: Processing, status: int) -> None:
 QUICK_REPEATS = {"retry": {"initialSeconds": 0.1, "maxSeconds": 0.5, "maxAttempts": 3}}
 
 
-def test_a_refused_token_is_the_streams_trouble_and_stops_nobody_else(stream: Processing) -> None:
+def test_a_refused_token_is_the_streams_trouble_and_stops_nobody_else(stream: ControllerStream) -> None:
     stream.rules({"user": "a*", "step": "profile", "action": "fail", "status": 401})
     stream.apply(every=QUICK_REPEATS)
     refused, other = stream.add("ana", 1), stream.add("bo", 1)
@@ -178,7 +178,7 @@ def test_a_refused_token_is_the_streams_trouble_and_stops_nobody_else(stream: Pr
     ids=["secret", "path", "redirect"],
 )
 def test_a_step_that_serves_nobody_is_named_with_its_cause(
-    stream: Processing, action: dict[str, Any], secret: str | None, cause: str
+    stream: ControllerStream, action: dict[str, Any], secret: str | None, cause: str
 ) -> None:
     stream.rules(*([{"step": "permissions", **action}] if action else []))
     stream.apply(every=QUICK_REPEATS, permissions={"secretRef": {"name": secret}} if secret else {})
@@ -189,7 +189,7 @@ def test_a_step_that_serves_nobody_is_named_with_its_cause(
     assert stream.condition()["message"].startswith(f"permissions: 3 users wait: {cause}"), stream.condition()
 
 
-def test_a_corrected_url_is_called_at_once(stream: Processing) -> None:
+def test_a_corrected_url_is_called_at_once(stream: ControllerStream) -> None:
     stream.apply(every={"retry": {"initialSeconds": 60}}, profile={"url": "http://127.0.0.1:9/"})
     names = [stream.add("ana", 1), stream.add("bo", 1)]
     for name in names:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.admission import policy
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, steps, whole
-from tests.support.refusing import policy
 
 pytestmark = pytest.mark.usefixtures("controller")
 
 
-def test_a_refused_status_is_told_of_and_written_once_it_may_be(stream: Processing) -> None:
+def test_a_refused_status_is_told_of_and_written_once_it_may_be(stream: ControllerStream) -> None:
     name = "ana-1"
     others = f"object.metadata.name != '{name}'"
     with policy(
@@ -29,5 +29,5 @@ def test_a_refused_status_is_told_of_and_written_once_it_may_be(stream: Processi
         stream.until(stream.add("bo", 1), "Succeeded")
         assert len(stream.calls("ana")) == 1
     stream.until(name, "Succeeded")
-    assert steps(stream.calls("ana")) == whole("ana", 1), "what was answered was not asked for again"
+    assert steps(stream.calls("ana")) == all_steps("ana", 1), "what was answered was not asked for again"
     eventually(lambda: stream.condition().get("reason") == "Processing")

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, steps, whole
 
 #: Seconds within which a request acts.
 AT_ONCE = 5
 
 
-def refused(stream: Processing, name: str, request: str, why: str) -> dict[str, Any]:
+def refused(stream: ControllerStream, name: str, request: str, why: str) -> dict[str, Any]:
     """What the update says of its request, once it and an Event say that it is refused."""
 
     def told() -> dict[str, Any]:
@@ -33,7 +33,7 @@ def refused(stream: Processing, name: str, request: str, why: str) -> dict[str, 
 
 
 @pytest.mark.usefixtures("controller")
-def test_what_is_no_verb_is_told_in_the_object_and_by_an_event(stream: Processing) -> None:
+def test_what_is_no_verb_is_told_in_the_object_and_by_an_event(stream: ControllerStream) -> None:
     stream.apply(suspend={"processing": True})
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     stream.until(first, "Waiting", "StreamSuspended")
@@ -46,12 +46,12 @@ def test_what_is_no_verb_is_told_in_the_object_and_by_an_event(stream: Processin
     assert said.count("'RETRY' is none of retry, restart, skip, cancel") == 2, said
     stream.change(suspend={"processing": False})
     stream.until(second, "Succeeded")
-    assert steps(stream.calls()) == whole("ana", 1, 2)
+    assert steps(stream.calls()) == all_steps("ana", 1, 2)
     assert stream.events().count((first, "Warning", "RequestRefused")) == 1
 
 
 @pytest.mark.usefixtures("controller")
-def test_what_is_finished_or_was_never_called_refuses_what_cannot_be_done(stream: Processing) -> None:
+def test_what_is_finished_or_was_never_called_refuses_what_cannot_be_done(stream: ControllerStream) -> None:
     stream.rules({"sequence": 2, "action": "busy"})
     stream.apply(every={"busyDelaySeconds": 60})
     done, busy, queued = (stream.add("ana", sequence) for sequence in (1, 2, 3))
@@ -69,7 +69,7 @@ def test_what_is_finished_or_was_never_called_refuses_what_cannot_be_done(stream
 
 
 def test_a_refusal_is_told_once_across_restarts_and_what_was_asked_meanwhile_is_told(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     controller = start_controller()
     stream.apply()
@@ -85,7 +85,7 @@ def test_a_refusal_is_told_once_across_restarts_and_what_was_asked_meanwhile_is_
 
 
 @pytest.mark.usefixtures("controller")
-def test_where_the_stream_is_missing_requests_are_refused_all_the_same(stream: Processing) -> None:
+def test_where_the_stream_is_missing_requests_are_refused_all_the_same(stream: ControllerStream) -> None:
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     stream.until(first, "Waiting", "StreamMissing")
     stream.ask(first, "retyr")
@@ -99,7 +99,7 @@ def test_where_the_stream_is_missing_requests_are_refused_all_the_same(stream: P
 @pytest.mark.usefixtures("controller")
 @pytest.mark.parametrize("step", ["profile", "permissions"])
 def test_what_is_asked_during_a_call_is_told_and_what_is_asked_of_others_is_done_at_once(
-    stream: Processing, step: str
+    stream: ControllerStream, step: str
 ) -> None:
     stream.rules({"sequence": 1, "step": step, "action": "slow", "seconds": 6})
     stream.apply(every={"timeoutSeconds": 600})
@@ -120,13 +120,13 @@ def test_what_is_asked_during_a_call_is_told_and_what_is_asked_of_others_is_done
     assert said and said[1] in due, note
     stream.until(first, "Skipped", within=15)
     stream.until(third, "Succeeded")
-    assert steps(stream.calls("ana")) == [*whole("ana", 1)[: 1 if step == "profile" else 2], *whole("ana", 3)]
+    assert steps(stream.calls("ana")) == [*all_steps("ana", 1)[: 1 if step == "profile" else 2], *all_steps("ana", 3)]
     assert len(notes(stream, first, "WaitsForCall")) == 1
 
 
 @pytest.mark.usefixtures("controller")
 @pytest.mark.parametrize("meanwhile", ["skip", "suspend", "stream", "delete"])
-def test_a_call_that_is_not_sent_yet_is_taken_back(stream: Processing, meanwhile: str) -> None:
+def test_a_call_that_is_not_sent_yet_is_taken_back(stream: ControllerStream, meanwhile: str) -> None:
     with deaf() as url:
         stream.apply(profile={"url": url}, every={"timeoutSeconds": 600})
         first, second = stream.add("ana", 1), stream.add("ana", 2)
@@ -155,7 +155,7 @@ def test_a_call_that_is_not_sent_yet_is_taken_back(stream: Processing, meanwhile
     assert stream.calls() == []
 
 
-def notes(stream: Processing, name: str, reason: str) -> list[str]:
+def notes(stream: ControllerStream, name: str, reason: str) -> list[str]:
     """Of the Events of that reason."""
     path = f"/apis/events.k8s.io/v1/namespaces/{stream.namespace}/events"
     found = stream.kube.call("GET", path)["items"]

@@ -13,9 +13,9 @@ import pytest
 from controller.api import names, timestamps
 from controller.api.offset_queue import OffsetQueue
 from controller.reconciler.retention import BATCH
-from tests.support.builders import OTHER_TOPIC_ID
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import eventually
-from tests.support.processing import GOOD, TOPIC_ID, Processing, steps, whole
+from tests.support.records import GOOD, OTHER_TOPIC_ID, TOPIC_ID
 from tests.support.replicas import Replica
 
 pytestmark = pytest.mark.usefixtures("controller")
@@ -25,7 +25,7 @@ NOW = datetime.now(UTC)
 COLLECTED = 40
 
 
-def finish(stream: Processing, name: str, phase: str = "Succeeded", seconds_ago: float = 600) -> str:
+def finish(stream: ControllerStream, name: str, phase: str = "Succeeded", seconds_ago: float = 600) -> str:
     """As a controller would have finished it, that long ago."""
     reasons = {"Succeeded": "Succeeded", "Failed": "Rejected", "Skipped": "SkippedByRequest"}
     condition = {
@@ -40,7 +40,7 @@ def finish(stream: Processing, name: str, phase: str = "Succeeded", seconds_ago:
     return name
 
 
-def reach(stream: Processing, position: int, committed: int, *others: dict[str, Any]) -> None:
+def reach(stream: ControllerStream, position: int, committed: int, *others: dict[str, Any]) -> None:
     """The bridge's part of the stream's status; `others`: entries of other topic ids."""
     entry = {"topic": stream.stream, "topicId": TOPIC_ID, "partition": 0, "position": position, "committed": committed}
     stream.kube.patch(
@@ -48,7 +48,7 @@ def reach(stream: Processing, position: int, committed: int, *others: dict[str, 
     )
 
 
-def remain(stream: Processing, wanted: set[str]) -> None:
+def remain(stream: ControllerStream, wanted: set[str]) -> None:
     """Wait until these are left and no others."""
 
     def there() -> bool:
@@ -58,7 +58,7 @@ def remain(stream: Processing, wanted: set[str]) -> None:
     eventually(there, COLLECTED)
 
 
-def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
+def test_old_ones_go_and_young_ones_stay(stream: ControllerStream) -> None:
     ended = [("Succeeded", 130), ("Succeeded", 90), ("Failed", 130), ("Failed", 400), ("Skipped", 400)]
     made = [finish(stream, stream.record("ana", n, NOW), *end) for n, end in enumerate(ended)]
     young = finish(stream, stream.record("ana", 9, NOW), "Failed", 10)
@@ -69,7 +69,7 @@ def test_old_ones_go_and_young_ones_stay(stream: Processing) -> None:
     remain(stream, {young})
 
 
-def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
+def test_too_many_go_the_succeeded_ones_first(stream: ControllerStream) -> None:
     phases = ["Failed", "Skipped", "Succeeded", "Succeeded", "Failed", "Succeeded"]
     made = [finish(stream, stream.record("ana", n, NOW), phase, 600 - n) for n, phase in enumerate(phases)]
     by_hand = finish(stream, stream.add("bo", 1))  # is not counted
@@ -80,7 +80,7 @@ def test_too_many_go_the_succeeded_ones_first(stream: Processing) -> None:
     remain(stream, {made[4], by_hand})
 
 
-def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
+def test_only_what_cannot_be_delivered_again_goes(stream: ControllerStream) -> None:
     made = [finish(stream, stream.record("ana", offset, NOW)) for offset in range(6)]
     stream.apply(retention={"succeededSeconds": 0})
     finish(stream, stream.add("bo", 1, ttlSecondsAfterFinished=0))
@@ -91,7 +91,7 @@ def test_only_what_cannot_be_delivered_again_goes(stream: Processing) -> None:
     remain(stream, {made[5]})
 
 
-def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(stream: Processing) -> None:
+def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(stream: ControllerStream) -> None:
     """They stayed for ever and were counted: with `maxFinished` of them no update of the present topic was kept."""
     gone, absent = [
         [finish(stream, stream.record("ana", offset, NOW, topic_id=topic_id), seconds_ago=600) for offset in range(3)]
@@ -110,7 +110,7 @@ def test_what_a_topic_that_is_gone_has_left_goes_by_age_and_pushes_nothing_out(s
     remain(stream, {young, *made, *absent})
 
 
-def test_an_entry_that_cannot_be_read_keeps_what_it_may_list_and_nothing_else(stream: Processing) -> None:
+def test_an_entry_that_cannot_be_read_keeps_what_it_may_list_and_nothing_else(stream: ControllerStream) -> None:
     made = [finish(stream, stream.record(user, offset, NOW)) for offset, user in enumerate(["ana", "bo"])]
     spec: dict[str, Any] = {"stream": stream.stream, "user": "ana"}
     spec |= {"partitions": [{"topicId": TOPIC_ID, "partition": 0, "offsets": "torn!"}]}
@@ -121,7 +121,7 @@ def test_an_entry_that_cannot_be_read_keeps_what_it_may_list_and_nothing_else(st
     remain(stream, {made[0]})
 
 
-def test_what_somebody_has_changed_since_is_judged_anew(stream: Processing) -> None:
+def test_what_somebody_has_changed_since_is_judged_anew(stream: ControllerStream) -> None:
     """A delete names the version that was judged; an update that was changed and is still finished goes later."""
     made = [finish(stream, stream.record("ana", offset, NOW), seconds_ago=300) for offset in range(2)]
     stream.apply(retention={"succeededSeconds": 600})
@@ -137,7 +137,7 @@ def test_what_somebody_has_changed_since_is_judged_anew(stream: Processing) -> N
     remain(stream, set())
 
 
-def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
+def test_what_waits_in_a_backlog_stays(stream: ControllerStream) -> None:
     made = [finish(stream, stream.record(user, offset, NOW)) for offset, user in enumerate(["ana", "bo", "ana"])]
     offsets = OffsetQueue([2, 7])
     partition = {"topicId": TOPIC_ID, "partition": 0, "offsets": offsets.encode(), "count": 2, "first": 2, "last": 7}
@@ -151,7 +151,7 @@ def test_what_waits_in_a_backlog_stays(stream: Processing) -> None:
     remain(stream, set())
 
 
-def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: Processing) -> None:
+def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: ControllerStream) -> None:
     """There are more of them than a round deletes, and they come first: nothing behind them was ever collected."""
     count = BATCH + 20
     made = [name for user, offset in stream.records(["ana"], count, NOW) for name in [stream.record_name(offset)]]
@@ -169,7 +169,7 @@ def test_what_waits_in_backlogs_keeps_nothing_else_from_going(stream: Processing
     assert set(stream.phases()) == set(made)
 
 
-def test_backlogs_of_many_users_are_not_asked_for_one_by_one(stream: Processing) -> None:
+def test_backlogs_of_many_users_are_not_asked_for_one_by_one(stream: ControllerStream) -> None:
     """With a thousand of them a flood finished ten times faster than it was collected."""
     users = [f"user{number}" for number in range(60)]
     made = stream.records(users, 1, NOW)
@@ -188,7 +188,7 @@ def test_backlogs_of_many_users_are_not_asked_for_one_by_one(stream: Processing)
     assert 0 < asked["LIST", "200"] < 60
 
 
-def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> None:
+def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: ControllerStream) -> None:
     stuck = [finish(stream, stream.record("ana", offset, NOW, partition=1), seconds_ago=900) for offset in range(3)]
     made = [finish(stream, stream.record("bo", offset, NOW)) for offset in range(3)]
     stream.apply(retention={"maxFinished": 3})
@@ -197,14 +197,14 @@ def test_a_surplus_that_must_stay_does_not_keep_the_rest(stream: Processing) -> 
     assert len(made) == 3
 
 
-def test_unfinished_ones_stay(stream: Processing) -> None:
+def test_unfinished_ones_stay(stream: ControllerStream) -> None:
     stream.apply(suspend={"processing": True}, retention={"succeededSeconds": 0, "failedSeconds": 0, "maxFinished": 0})
     waiting = [stream.add("ana", 1), stream.add("ana", 2)]
     finish(stream, stream.add("bo", 1, ttlSecondsAfterFinished=0))
     remain(stream, set(waiting))
 
 
-def test_what_is_applied_again_and_again_runs_once(stream: Processing) -> None:
+def test_what_is_applied_again_and_again_runs_once(stream: ControllerStream) -> None:
     """It was collected with the rest; applied again after that, it ran again, under new keys."""
     manifest = {"stream": stream.stream, "user": "ana", "sequence": 1, **GOOD}
     body = {"apiVersion": names.API_VERSION, "kind": "UserUpdate", "metadata": {"name": "by-hand"}, "spec": manifest}
@@ -223,11 +223,13 @@ def test_what_is_applied_again_and_again_runs_once(stream: Processing) -> None:
     apply()
     stream.until(stream.add("ana", 2), "Succeeded")
     assert set(stream.phases()) == {by_hand, longer, "ana-2"}
-    assert steps(stream.calls("ana")) == whole("ana", 2)
+    assert steps(stream.calls("ana")) == all_steps("ana", 2)
 
 
 @pytest.mark.long  # a minute; tests/unit/reconciler/test_retention.py also tests what is due when, on a virtual clock
-def test_collection_goes_on_after_a_restart_and_not_before_a_minute(stream: Processing, controller: Replica) -> None:
+def test_collection_goes_on_after_a_restart_and_not_before_a_minute(
+    stream: ControllerStream, controller: Replica
+) -> None:
     stream.apply(retention={"succeededSeconds": 0, "maxFinished": 0})
     name = stream.record("ana", 1, NOW)
     reach(stream, 9, 9)

@@ -15,9 +15,9 @@ import pytest
 from controller.api import names, timestamps
 from controller.core.sharding import shards
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, steps
 from tests.support.eventually import Stopwatch, eventually
 from tests.support.kube import MERGE_PATCH
-from tests.support.processing import Processing, steps, whole
 from tests.support.replicas import Replica
 
 USERS = [f"user{number}" for number in range(24)]
@@ -25,12 +25,12 @@ USERS = [f"user{number}" for number in range(24)]
 OF_SHARD = [next(user for user in USERS if shard.owns(user)) for shard in shards(4)]
 
 
-def calls_made(replica: Replica, stream: Processing) -> int:
+def calls_made(replica: Replica, stream: ControllerStream) -> int:
     pattern = rf'enrichment_controller_calls_total\{{[^}}]*namespace="{stream.namespace}"[^}}]*\}} (\S+)'
     return int(sum(float(count) for count in re.findall(pattern, replica.metrics())))
 
 
-def most_at_once(stream: Processing, step: str) -> int:
+def most_at_once(stream: ControllerStream, step: str) -> int:
     """Calls of a step that ran at the same time."""
     events = [(call.time_ns, 1) for call in stream.calls() if call.step == step]
     events += [(call.end_time_ns or 0, -1) for call in stream.calls() if call.step == step]
@@ -41,11 +41,11 @@ def most_at_once(stream: Processing, step: str) -> int:
     return most
 
 
-def status(stream: Processing) -> dict[str, Any]:
+def status(stream: ControllerStream) -> dict[str, Any]:
     return dict(stream.kube.get(stream.namespace, "updatestreams", stream.stream).get("status") or {})
 
 
-def test_three_controllers_share_four_shards(stream: Processing, start_controller: StartReplica) -> None:
+def test_three_controllers_share_four_shards(stream: ControllerStream, start_controller: StartReplica) -> None:
     replicas = [start_controller(f"controller-{letter}") for letter in "abc"]
     stream.rules(latency=0.1)
     stream.apply(shards=4, permissions={"concurrency": 8})
@@ -67,7 +67,7 @@ def test_three_controllers_share_four_shards(stream: Processing, start_controlle
     assert stream.condition()["status"] == "True"
 
 
-def test_a_killed_controllers_shards_go_on(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_killed_controllers_shards_go_on(stream: ControllerStream, start_controller: StartReplica) -> None:
     replicas = {name: start_controller(name) for name in ("controller-a", "controller-b")}
     stream.rules(latency=0.1)
     stream.apply(shards=4)
@@ -86,7 +86,7 @@ def test_a_killed_controllers_shards_go_on(stream: Processing, start_controller:
     assert f'lease_held{{namespace="{stream.namespace}",stream="{stream.stream}"}} 4.0' in metrics
 
 
-def test_a_stopped_controllers_shards_go_on_at_once(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_stopped_controllers_shards_go_on_at_once(stream: ControllerStream, start_controller: StartReplica) -> None:
     replicas = {name: start_controller(name) for name in ("controller-a", "controller-b")}
     stream.rules(latency=0.1)
     stream.apply(shards=4)
@@ -104,7 +104,7 @@ def test_a_stopped_controllers_shards_go_on_at_once(stream: Processing, start_co
 
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 3), (4, 1)])
 def test_a_stream_is_divided_anew_with_work_in_flight(
-    stream: Processing, start_controller: StartReplica, before: int, after: int
+    stream: ControllerStream, start_controller: StartReplica, before: int, after: int
 ) -> None:
     for name in ("controller-a", "controller-b"):
         start_controller(name)
@@ -118,30 +118,30 @@ def test_a_stream_is_divided_anew_with_work_in_flight(
     assert not all(phase == "Succeeded" for phase in stream.phases().values()), "there was work in flight"
     assert not any(stream.holders(before)), "the old Leases are given away"
     stream.all_finished(40)
-    assert steps(stream.calls(USERS[0])) == whole(USERS[0], *(offset for user, offset in made if user == USERS[0]))
+    assert steps(stream.calls(USERS[0])) == all_steps(USERS[0], *(offset for user, offset in made if user == USERS[0]))
     assert stream.violations(finished=made, only=made) == [], "no step is repeated, the order is kept"
     want = list(range(after)) if after > 1 else []
     eventually(lambda: [entry["shard"] for entry in status(stream).get("shards") or ()] == want)
     eventually(lambda: status(stream)["counts"]["succeeded"] == len(made))
 
 
-def labels(stream: Processing, name: str) -> dict[str, str]:
+def labels(stream: ControllerStream, name: str) -> dict[str, str]:
     return dict(stream.get(name)["metadata"].get("labels") or {})
 
 
-def rightly_labelled(stream: Processing, made: dict[str, str]) -> bool:
+def rightly_labelled(stream: ControllerStream, made: dict[str, str]) -> bool:
     """Updates by name, with their users."""
     found = {name: labels(stream, name).get(names.BUCKET_LABEL) for name in made}
     assert found == {name: str(names.bucket(user)) for name, user in made.items()}
     return True
 
 
-def label(stream: Processing, name: str, value: str) -> None:
+def label(stream: ControllerStream, name: str, value: str) -> None:
     body = {"metadata": {"labels": {names.BUCKET_LABEL: value}}}
     stream.kube.patch(stream.namespace, "userupdates", name, body)
 
 
-def test_updates_made_by_hand_get_their_labels(stream: Processing, start_controller: StartReplica) -> None:
+def test_updates_made_by_hand_get_their_labels(stream: ControllerStream, start_controller: StartReplica) -> None:
     start_controller()
     stream.apply(shards=4)
     made = {stream.add(user): user for user in OF_SHARD}
@@ -151,7 +151,9 @@ def test_updates_made_by_hand_get_their_labels(stream: Processing, start_control
     assert stream.violations(finished=[(user, 1) for user in OF_SHARD]) == []
 
 
-def test_an_update_made_by_hand_gets_the_label_of_its_user(stream: Processing, start_controller: StartReplica) -> None:
+def test_an_update_made_by_hand_gets_the_label_of_its_user(
+    stream: ControllerStream, start_controller: StartReplica
+) -> None:
     """By it people select, and kubectl shows whose it is; one that somebody has set stays. None is for a shard."""
     stream.apply()
     before, marked = stream.add("ana/1", name="before"), stream.add("bo", name="marked")
@@ -165,7 +167,7 @@ def test_an_update_made_by_hand_gets_the_label_of_its_user(stream: Processing, s
 
 
 @pytest.mark.parametrize("wrong", ["the next shard's", "no bucket's"])
-def test_a_wrong_label_changes_nothing(stream: Processing, start_controller: StartReplica, wrong: str) -> None:
+def test_a_wrong_label_changes_nothing(stream: ControllerStream, start_controller: StartReplica, wrong: str) -> None:
     def value(user: str) -> str:
         return str((names.bucket(user) + 1) % 64) if wrong == "the next shard's" else "none-of-them"
 
@@ -185,7 +187,7 @@ def test_a_wrong_label_changes_nothing(stream: Processing, start_controller: Sta
     assert stream.violations(finished=expected, busy_delay=2) == []
 
 
-def put_lease(stream: Processing, name: str, *, labelled: bool) -> Callable[[str], None]:
+def put_lease(stream: ControllerStream, name: str, *, labelled: bool) -> Callable[[str], None]:
     """A Lease of somebody else; the function renews it, or gives it away where it is given no holder."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{stream.namespace}/leases"
     now = timestamps.to_text(datetime.now(UTC))
@@ -208,7 +210,7 @@ def put_lease(stream: Processing, name: str, *, labelled: bool) -> Callable[[str
     ids=["3 to 2", "1 to 2", "2 to 1", "an earlier version, 1 to 2", "an earlier version"],
 )
 def test_who_divides_the_stream_otherwise_keeps_others_from_calling(
-    stream: Processing, start_controller: StartReplica, shards_of_stale: int, count: int, marked: bool
+    stream: ControllerStream, start_controller: StartReplica, shards_of_stale: int, count: int, marked: bool
 ) -> None:
     renew = put_lease(stream, names.lease_name(stream.stream, 0, shards_of_stale), labelled=marked)
     stream.apply(shards=count)
@@ -227,7 +229,7 @@ def test_who_divides_the_stream_otherwise_keeps_others_from_calling(
 
 
 def test_who_divides_the_stream_otherwise_and_is_dead_is_waited_for_no_longer_than_its_lease(
-    stream: Processing, start_controller: StartReplica
+    stream: ControllerStream, start_controller: StartReplica
 ) -> None:
     put_lease(stream, names.lease_name(stream.stream, 2, 3), labelled=True)
     stream.apply(shards=2)
@@ -239,7 +241,7 @@ def test_who_divides_the_stream_otherwise_and_is_dead_is_waited_for_no_longer_th
     assert watch.seconds < 16
 
 
-def test_those_who_stand_by_ask_for_nothing(stream: Processing, start_controller: StartReplica) -> None:
+def test_those_who_stand_by_ask_for_nothing(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.apply(shards=16)
     start_controller()
     stream.all_held(16)
@@ -254,7 +256,9 @@ def test_those_who_stand_by_ask_for_nothing(stream: Processing, start_controller
     assert 30 <= seen["PUT", "200"] <= 60 * fives, "each is renewed every two seconds"
 
 
-def test_a_controller_that_comes_later_gets_its_shards(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_controller_that_comes_later_gets_its_shards(
+    stream: ControllerStream, start_controller: StartReplica
+) -> None:
     stream.rules(latency=0.05)
     stream.apply(shards=4)
     first = start_controller("controller-a")
@@ -266,7 +270,7 @@ def test_a_controller_that_comes_later_gets_its_shards(stream: Processing, start
     assert stream.violations(finished=made, only=made) == [], "nothing comes twice"
 
 
-def test_a_suspension_is_told_of_once(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_suspension_is_told_of_once(stream: ControllerStream, start_controller: StartReplica) -> None:
     start_controller()
     stream.apply(shards=4)
     stream.all_held(4)
@@ -282,7 +286,9 @@ def test_a_suspension_is_told_of_once(stream: Processing, start_controller: Star
     eventually(told)
 
 
-def test_the_leases_of_a_stream_go_with_it_and_no_others(stream: Processing, start_controller: StartReplica) -> None:
+def test_the_leases_of_a_stream_go_with_it_and_no_others(
+    stream: ControllerStream, start_controller: StartReplica
+) -> None:
     for letter in "ab":
         start_controller(f"controller-{letter}")
     stream.apply(shards=2)

@@ -12,17 +12,17 @@ import pytest
 
 from devenv.journal import STEPS
 from tests.conftest import StartReplica
+from tests.support.admission import policy
 from tests.support.background import repeating
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually, throughout
 from tests.support.kube import Kube
-from tests.support.processing import Processing
-from tests.support.refusing import policy
 
 STREAMS = 20
 
 
 @pytest.fixture
-def streams(stream: Processing) -> list[Processing]:
+def streams(stream: ControllerStream) -> list[ControllerStream]:
     """Each with the name of the test's own and a number behind it, applied."""
     found = [replace(stream, stream=f"{stream.stream}-{number:02d}") for number in range(STREAMS)]
     for each in found:
@@ -35,12 +35,12 @@ def leases_refused(kube: Kube, namespace: str) -> AbstractContextManager[None]:
     return policy(kube, namespace, "leases", message="no Leases today", group="coordination.k8s.io")
 
 
-def holders(stream: Processing) -> Counter[str]:
+def holders(stream: ControllerStream) -> Counter[str]:
     """How many of the namespace's Leases each controller has."""
     return Counter(spec.get("holderIdentity") or "nobody" for spec in stream.leases().values())
 
 
-def shared(stream: Processing, *controllers: str, within: float = 45) -> None:
+def shared(stream: ControllerStream, *controllers: str, within: float = 45) -> None:
     """Wait until these hold all Leases, as many each."""
 
     def even() -> bool:
@@ -53,7 +53,7 @@ def shared(stream: Processing, *controllers: str, within: float = 45) -> None:
 
 
 @contextmanager
-def working(streams: list[Processing]) -> Iterator[Counter[str]]:
+def working(streams: list[ControllerStream]) -> Iterator[Counter[str]]:
     """An update for the next stream every now and then; how many each stream got."""
     made: Counter[str] = Counter()
     turns = itertools.cycle(streams)
@@ -68,7 +68,7 @@ def working(streams: list[Processing]) -> Iterator[Counter[str]]:
 
 
 def test_leases_are_shared_evenly_and_a_rolling_restart_repeats_nothing(
-    streams: list[Processing], start_controller: StartReplica
+    streams: list[ControllerStream], start_controller: StartReplica
 ) -> None:
     streams[0].rules(latency=0.1)
     first = start_controller("controller-a")
@@ -85,7 +85,7 @@ def test_leases_are_shared_evenly_and_a_rolling_restart_repeats_nothing(
         all_once(each, made[each.stream])
 
 
-def all_once(stream: Processing, count: int) -> None:
+def all_once(stream: ControllerStream, count: int) -> None:
     stream.all_finished()
     expected = [("ana", number + 1) for number in range(count)]
     assert stream.violations(finished=expected, only=expected) == []
@@ -93,7 +93,7 @@ def all_once(stream: Processing, count: int) -> None:
 
 
 def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
-    streams: list[Processing], start_controller: StartReplica
+    streams: list[ControllerStream], start_controller: StartReplica
 ) -> None:
     """An even share is not worth a call that is cut off: each stream stays where it was, and what comes is done."""
     slow = {"step": "profile", "action": "slow", "seconds": 14, "count": 1}
@@ -104,7 +104,7 @@ def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
         each.called(1)
     start_controller("controller-b")
     others = itertools.cycle(streams)
-    meanwhile: list[tuple[Processing, str]] = []
+    meanwhile: list[tuple[ControllerStream, str]] = []
 
     def make() -> None:
         stream = next(others)
@@ -121,7 +121,7 @@ def test_a_stream_with_a_call_that_does_not_end_is_not_given_away(
 
 
 def test_who_may_not_have_a_lease_says_so_and_calls_nothing(
-    stream: Processing, kube: Kube, start_controller: StartReplica
+    stream: ControllerStream, kube: Kube, start_controller: StartReplica
 ) -> None:
     with leases_refused(kube, stream.namespace):
         stream.apply()
@@ -146,7 +146,7 @@ def test_who_may_not_have_a_lease_says_so_and_calls_nothing(
 
 
 def test_a_lease_whose_renewal_is_refused_lapses_and_comes_back(
-    stream: Processing, kube: Kube, start_controller: StartReplica
+    stream: ControllerStream, kube: Kube, start_controller: StartReplica
 ) -> None:
     stream.rules({"action": "slow", "seconds": 1})
     stream.apply()

@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually
 from tests.support.kube import MERGE_PATCH
-from tests.support.processing import Processing
 
 #: A changed Secret is used after at most 10 s; what a busy machine adds.
 ROTATED = 20
@@ -81,7 +81,7 @@ def _common_name(peer: Any) -> str:
     return str(dict(pair for part in peer.get("subject", ()) for pair in part).get("commonName", ""))
 
 
-def put(stream: Processing, kind: str = "Opaque", **entries: str) -> None:
+def put(stream: ControllerStream, kind: str = "Opaque", **entries: str) -> None:
     """Make or change the Secret of the stream's steps; the type is for making it."""
     path = f"/api/v1/namespaces/{stream.namespace}/secrets"
     if stream.kube.client.get(f"{path}/downstream").status_code == 404:
@@ -90,13 +90,13 @@ def put(stream: Processing, kind: str = "Opaque", **entries: str) -> None:
         stream.kube.call("PATCH", f"{path}/downstream", {"stringData": entries}, headers=MERGE_PATCH)
 
 
-def apply(stream: Processing, url: str) -> None:
+def apply(stream: ControllerStream, url: str) -> None:
     # The url of each step is replaced: these calls do not go to the sample downstream.
     retry = {"initialSeconds": 60, "maxSeconds": 60}  # a Secret that was corrected is not waited for
     stream.apply({"url": url, "secretRef": {"name": "downstream"}, "retry": retry})
 
 
-def everything_told(stream: Processing, *texts: str) -> str:
+def everything_told(stream: ControllerStream, *texts: str) -> str:
     """All that the API server has of this namespace but its Secrets, and `texts`."""
     kinds = "us,uu,re,ub,leases,events,events.events.k8s.io"
     return "\n".join([stream.environment.kubectl("-n", stream.namespace, "get", kinds, "-o", "json"), *texts])
@@ -113,7 +113,7 @@ def leaks(told: str, *secrets: str) -> list[str]:
 
 
 def test_a_rotated_token_is_used_without_a_restart_and_told_to_nobody(
-    stream: Processing, guarded: Guarded, start_controller: StartReplica
+    stream: ControllerStream, guarded: Guarded, start_controller: StartReplica
 ) -> None:
     put(stream, Authorization=f"Bearer {FIRST}")
     apply(stream, f"http://127.0.0.1:{guarded.port}/")
@@ -136,7 +136,7 @@ def test_a_rotated_token_is_used_without_a_restart_and_told_to_nobody(
 
 @pytest.mark.parametrize("guarded", ["tls"], indirect=True)
 def test_a_rotated_client_certificate_is_used_without_a_restart(
-    stream: Processing, guarded: Guarded, authority: trustme.CA, start_controller: StartReplica
+    stream: ControllerStream, guarded: Guarded, authority: trustme.CA, start_controller: StartReplica
 ) -> None:
     def certificate(name: str) -> dict[str, str]:
         issued = authority.issue_cert(f"{name}.example", common_name=name)

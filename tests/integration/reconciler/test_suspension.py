@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
+from tests.support.controller_stream import ControllerStream, all_steps, both_checkpoints, steps
 from tests.support.eventually import Stopwatch, eventually
-from tests.support.processing import Processing, both_ways, steps, whole
 
 pytestmark = pytest.mark.usefixtures("controller")
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("controller")
 AT_ONCE = 5
 
 
-def test_a_suspended_update_keeps_the_users_later_ones_waiting(stream: Processing) -> None:
+def test_a_suspended_update_keeps_the_users_later_ones_waiting(stream: ControllerStream) -> None:
     stream.apply()
     first, second = stream.add("ana", 1, suspend=True), stream.add("ana", 2)
     other = stream.add("bo", 1)
@@ -27,10 +27,10 @@ def test_a_suspended_update_keeps_the_users_later_ones_waiting(stream: Processin
     stream.suspend(first, False)
     stream.until(first, "Succeeded", within=AT_ONCE)
     stream.until(second, "Succeeded")
-    assert steps(stream.calls("ana")) == whole("ana", 1, 2)
+    assert steps(stream.calls("ana")) == all_steps("ana", 1, 2)
 
 
-def test_suspending_a_queued_update_stops_the_user_there(stream: Processing) -> None:
+def test_suspending_a_queued_update_stops_the_user_there(stream: ControllerStream) -> None:
     stream.rules({"sequence": 1, "step": "resources", "action": "slow", "seconds": 1})
     stream.apply()
     first, second, third = (stream.add("ana", sequence) for sequence in (1, 2, 3))
@@ -40,10 +40,10 @@ def test_suspending_a_queued_update_stops_the_user_there(stream: Processing) -> 
     stream.until(second, "Waiting", "Suspended")
     stream.suspend(second, False)
     stream.until(third, "Succeeded", within=AT_ONCE)
-    assert steps(stream.calls()) == whole("ana", 1, 2, 3)
+    assert steps(stream.calls()) == all_steps("ana", 1, 2, 3)
 
 
-def test_suspended_users_wait_and_others_do_not(stream: Processing) -> None:
+def test_suspended_users_wait_and_others_do_not(stream: ControllerStream) -> None:
     stream.apply(suspend={"users": ["ana"]})
     name, other = stream.add("ana", 1), stream.add("bo", 1)
     stream.until(other, "Succeeded")
@@ -52,7 +52,7 @@ def test_suspended_users_wait_and_others_do_not(stream: Processing) -> None:
     stream.until(name, "Succeeded", within=AT_ONCE)
 
 
-def test_a_suspended_stream_calls_nothing_until_it_is_resumed(stream: Processing) -> None:
+def test_a_suspended_stream_calls_nothing_until_it_is_resumed(stream: ControllerStream) -> None:
     stream.apply(suspend={"processing": True})
     names = [stream.add(user, sequence) for user in ("ana", "bo") for sequence in (1, 2)]
     stream.until(names[0], "Waiting", "StreamSuspended")
@@ -64,8 +64,8 @@ def test_a_suspended_stream_calls_nothing_until_it_is_resumed(stream: Processing
         stream.until(name, "Succeeded", within=AT_ONCE)
 
 
-@both_ways
-def test_suspending_a_stream_lets_the_running_step_end_and_keeps_its_result(stream: Processing) -> None:
+@both_checkpoints
+def test_suspending_a_stream_lets_the_running_step_end_and_keeps_its_result(stream: ControllerStream) -> None:
     stream.rules({"step": "permissions", "action": "slow", "seconds": 1})
     stream.apply()
     name = stream.add()
@@ -75,10 +75,10 @@ def test_suspending_a_stream_lets_the_running_step_end_and_keeps_its_result(stre
     assert [step["name"] for step in status["steps"]] == ["profile", "permissions"]
     stream.change(suspend={"processing": False})
     stream.until(name, "Succeeded", within=AT_ONCE)
-    assert steps(stream.calls()) == whole("ana", 1)
+    assert steps(stream.calls()) == all_steps("ana", 1)
 
 
-def test_suspending_an_update_while_its_step_runs(stream: Processing) -> None:
+def test_suspending_an_update_while_its_step_runs(stream: ControllerStream) -> None:
     stream.rules({"step": "profile", "action": "slow", "seconds": 1})
     stream.apply()
     name = stream.add()
@@ -88,10 +88,10 @@ def test_suspending_an_update_while_its_step_runs(stream: Processing) -> None:
     assert [step["name"] for step in status["steps"]] == ["profile"]
     stream.suspend(name, False)
     stream.until(name, "Succeeded", within=AT_ONCE)
-    assert steps(stream.calls()) == whole("ana", 1)
+    assert steps(stream.calls()) == all_steps("ana", 1)
 
 
-def test_a_suspension_ends_no_delay(stream: Processing) -> None:
+def test_a_suspension_ends_no_delay(stream: ControllerStream) -> None:
     stream.rules({"step": "profile", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 2})
     name = stream.add()
@@ -104,18 +104,18 @@ def test_a_suspension_ends_no_delay(stream: Processing) -> None:
     assert stream.violations(busy_delay=2) == []
 
 
-def test_updates_wait_for_a_missing_stream(stream: Processing) -> None:
+def test_updates_wait_for_a_missing_stream(stream: ControllerStream) -> None:
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     status = stream.until(first, "Waiting", "StreamMissing")
     assert stream.stream in status["conditions"][0]["message"]
     assert stream.phases()[second] is None
     stream.apply()
     stream.until(second, "Succeeded")
-    assert steps(stream.calls()) == whole("ana", 1, 2)
+    assert steps(stream.calls()) == all_steps("ana", 1, 2)
 
 
 @pytest.mark.parametrize(("verb", "phase"), [("skip", "Skipped"), ("cancel", "Cancelled")])
-def test_an_update_without_its_stream_can_be_taken_out(stream: Processing, verb: str, phase: str) -> None:
+def test_an_update_without_its_stream_can_be_taken_out(stream: ControllerStream, verb: str, phase: str) -> None:
     first, second = stream.add("ana", 1), stream.add("ana", 2)
     stream.until(first, "Waiting", "StreamMissing")
     stream.ask(first, verb)
@@ -123,8 +123,8 @@ def test_an_update_without_its_stream_can_be_taken_out(stream: Processing, verb:
     stream.until(second, "Waiting", "StreamMissing")
 
 
-@both_ways
-def test_a_stream_deleted_with_a_call_in_flight(stream: Processing) -> None:
+@both_checkpoints
+def test_a_stream_deleted_with_a_call_in_flight(stream: ControllerStream) -> None:
     stream.rules({"step": "permissions", "action": "hang", "count": 1})
     stream.apply()
     first, second = stream.add("ana", 1), stream.add("ana", 2)
@@ -139,7 +139,7 @@ def test_a_stream_deleted_with_a_call_in_flight(stream: Processing) -> None:
     assert stream.violations(finished=[("ana", 1), ("ana", 2)]) == []
 
 
-def test_a_stream_made_again_at_once_waits_for_the_calls_of_the_old_one(stream: Processing) -> None:
+def test_a_stream_made_again_at_once_waits_for_the_calls_of_the_old_one(stream: ControllerStream) -> None:
     stream.rules({"step": "profile", "action": "hang", "count": 1})
     stream.apply()
     first, second = stream.add("ana", 1), stream.add("ana", 2)
@@ -154,7 +154,7 @@ def test_a_stream_made_again_at_once_waits_for_the_calls_of_the_old_one(stream: 
     assert stream.violations(finished=[("ana", 1), ("ana", 2)]) == []
 
 
-def test_a_changed_url_is_used_by_the_next_call(stream: Processing) -> None:
+def test_a_changed_url_is_used_by_the_next_call(stream: ControllerStream) -> None:
     stream.rules({"step": "profile", "action": "slow", "seconds": 1})
     wrong = {"url": f"{stream.environment.downstream_url}/elsewhere"}
     stream.apply(permissions=wrong)
@@ -162,10 +162,10 @@ def test_a_changed_url_is_used_by_the_next_call(stream: Processing) -> None:
     stream.called(1)
     stream.change(steps={"permissions": {"url": f"{stream.environment.downstream_url}/permissions"}})
     stream.until(name, "Succeeded")
-    assert steps(stream.calls()) == whole("ana", 1)
+    assert steps(stream.calls()) == all_steps("ana", 1)
 
 
-def test_one_call_at_a_time_where_a_step_says_so(stream: Processing) -> None:
+def test_one_call_at_a_time_where_a_step_says_so(stream: ControllerStream) -> None:
     stream.rules({"user": "ana", "step": "profile", "action": "slow", "seconds": 2.5})
     stream.apply(profile={"concurrency": 1})
     first = stream.add("ana", 1)
@@ -178,7 +178,7 @@ def test_one_call_at_a_time_where_a_step_says_so(stream: Processing) -> None:
     assert all(earlier.end and earlier.end < later.number for earlier, later in pairwise(calls))
 
 
-def test_a_wider_concurrency_acts_at_once(stream: Processing) -> None:
+def test_a_wider_concurrency_acts_at_once(stream: ControllerStream) -> None:
     stream.rules({"user": "ana", "step": "profile", "action": "slow", "seconds": 8})
     stream.apply(profile={"concurrency": 1})
     stream.add("ana", 1)
@@ -190,7 +190,7 @@ def test_a_wider_concurrency_acts_at_once(stream: Processing) -> None:
 
 
 @pytest.mark.parametrize("meanwhile", ["suspended", "deleted", "skipped"])
-def test_who_waits_for_a_slot_is_not_called_once_it_may_not(stream: Processing, meanwhile: str) -> None:
+def test_who_waits_for_a_slot_is_not_called_once_it_may_not(stream: ControllerStream, meanwhile: str) -> None:
     stream.rules({"user": "ana", "step": "profile", "action": "slow", "seconds": 3})
     stream.apply(profile={"concurrency": 1})
     first = stream.add("ana", 1)
@@ -212,7 +212,7 @@ def test_who_waits_for_a_slot_is_not_called_once_it_may_not(stream: Processing, 
     assert stream.calls("bo") == []
 
 
-def test_a_changed_spec_acts_at_once_beside_a_thousand_hanging_calls(stream: Processing) -> None:
+def test_a_changed_spec_acts_at_once_beside_a_thousand_hanging_calls(stream: ControllerStream) -> None:
     stream.rules({"user": "stuck*", "action": "hang"})
     stream.apply(suspend={"users": ["ana"]})
     stream.records([f"stuck{number}" for number in range(1000)], 1, datetime.now(UTC))

@@ -14,8 +14,8 @@ import pytest
 from devenv.environment import Environment
 from devenv.journal import Call
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream
 from tests.support.eventually import eventually, throughout
-from tests.support.processing import Processing
 from tests.support.replicas import Replica, cut_off
 
 USERS = [f"user{number}" for number in range(20)]
@@ -25,7 +25,7 @@ WITHIN = 15
 
 
 @pytest.fixture
-def three(stream: Processing, start_controller: StartReplica) -> list[Replica]:
+def three(stream: ControllerStream, start_controller: StartReplica) -> list[Replica]:
     """Three controllers, the first of which holds the stream's Lease."""
     stream.apply()
     first = start_controller("controller-a")
@@ -33,19 +33,19 @@ def three(stream: Processing, start_controller: StartReplica) -> list[Replica]:
     return [first, start_controller("controller-b"), start_controller("controller-c")]
 
 
-def at_work(stream: Processing) -> None:
+def at_work(stream: ControllerStream) -> None:
     """Wait until some updates are done, and many are not."""
     eventually(lambda: "Succeeded" in stream.phases().values())
 
 
-def holds(stream: Processing, replica: Replica) -> str | None:
+def holds(stream: ControllerStream, replica: Replica) -> str | None:
     """What its metrics say of the Lease: 1.0, 0.0, or None where it has never held it."""
     name = f'lease_held{{namespace="{stream.namespace}",stream="{stream.stream}"}} '
     found = [line.rpartition(" ")[2] for line in replica.metrics().splitlines() if name in line]
     return found[0] if found else None
 
 
-def taken_over(stream: Processing, since: int, what: str, before: str) -> int:
+def taken_over(stream: ControllerStream, since: int, what: str, before: str) -> int:
     """Wait until another one calls; the wall time in ns at which it took the Lease."""
 
     def other() -> bool:
@@ -65,7 +65,7 @@ def repeats(calls: list[Call]) -> Counter[str]:
     return Counter(call.user for call in calls) - Counter(user for user, _ in {(call.user, call.key) for call in calls})
 
 
-def test_of_three_controllers_one_takes_over_from_a_killed_one(stream: Processing, three: list[Replica]) -> None:
+def test_of_three_controllers_one_takes_over_from_a_killed_one(stream: ControllerStream, three: list[Replica]) -> None:
     stream.rules(latency=0.1)
     made = stream.records(USERS, 8, datetime.now(UTC))
     at_work(stream)
@@ -82,7 +82,7 @@ def test_of_three_controllers_one_takes_over_from_a_killed_one(stream: Processin
 
 @pytest.mark.parametrize("seconds", [20, pytest.param(60, marks=pytest.mark.long)])
 def test_a_frozen_controller_calls_nothing_when_it_thaws(
-    stream: Processing, three: list[Replica], seconds: int
+    stream: ControllerStream, three: list[Replica], seconds: int
 ) -> None:
     slow = {"user": "slow", "step": "permissions", "action": "slow", "seconds": 18, "count": 1}
     stream.rules(slow, latency=0.3)
@@ -103,7 +103,7 @@ def test_a_frozen_controller_calls_nothing_when_it_thaws(
 
 
 def test_a_controller_cut_off_from_the_api_server_closes_its_calls_and_stands_by_when_it_is_back(
-    stream: Processing, environment: Environment, start_controller: StartReplica
+    stream: ControllerStream, environment: Environment, start_controller: StartReplica
 ) -> None:
     stream.rules({"user": "hanging", "step": "permissions", "action": "hang", "count": 1}, latency=0.1)
     stream.apply()
@@ -134,7 +134,7 @@ def test_a_controller_cut_off_from_the_api_server_closes_its_calls_and_stands_by
         stream.until(stream.add("afterwards"), "Succeeded")
 
 
-def test_a_rolling_restart_of_three_controllers_repeats_nothing(stream: Processing, three: list[Replica]) -> None:
+def test_a_rolling_restart_of_three_controllers_repeats_nothing(stream: ControllerStream, three: list[Replica]) -> None:
     stream.rules(latency=0.05)
     left, stops, handed_over = list(three), [], 0
     with stream.coming(USERS[:10], every=0.3) as made:
@@ -163,7 +163,7 @@ def test_a_rolling_restart_of_three_controllers_repeats_nothing(stream: Processi
     assert again.total() == len(cut)
 
 
-def test_who_takes_over_tells_nothing_before_it_knows(stream: Processing, start_controller: StartReplica) -> None:
+def test_who_takes_over_tells_nothing_before_it_knows(stream: ControllerStream, start_controller: StartReplica) -> None:
     """For two seconds the stream had no finished updates and no suspended users, and all was well with it."""
     stream.apply()
     first = start_controller("controller-a")

@@ -19,8 +19,8 @@ from devenv.environment import Environment
 from devenv.layout import HOST
 from tests.chaos.proxy import Proxy
 from tests.conftest import StartReplica
+from tests.support.controller_stream import ControllerStream, all_steps, both_checkpoints, steps
 from tests.support.eventually import eventually
-from tests.support.processing import Processing, both_ways, steps, whole
 from tests.support.replicas import Replica
 
 
@@ -90,9 +90,9 @@ def heal(proxy: Proxy) -> None:
     proxy.stalled = False
 
 
-@both_ways
+@both_checkpoints
 @pytest.mark.usefixtures("linked")
-def test_a_checkpoint_whose_answer_was_lost_is_not_made_twice(stream: Processing, link: Link) -> None:
+def test_a_checkpoint_whose_answer_was_lost_is_not_made_twice(stream: ControllerStream, link: Link) -> None:
     stream.rules({"step": "profile", "action": "slow", "seconds": 1})
     stream.apply()
     name = stream.add()
@@ -103,13 +103,13 @@ def test_a_checkpoint_whose_answer_was_lost_is_not_made_twice(stream: Processing
     link.tell(cut)
     link.tell(speed_up)
     status = stream.until(name, "Succeeded")
-    assert steps(stream.calls()) == whole("ana", 1)
+    assert steps(stream.calls()) == all_steps("ana", 1)
     assert [step["attempts"] for step in status["steps"]] == [1, 1, 1]
 
 
-@both_ways
+@both_checkpoints
 @pytest.mark.usefixtures("linked")
-def test_a_busy_answer_whose_write_was_not_acknowledged_counts_once(stream: Processing, link: Link) -> None:
+def test_a_busy_answer_whose_write_was_not_acknowledged_counts_once(stream: ControllerStream, link: Link) -> None:
     stream.rules({"step": "profile", "action": "busy", "count": 1})
     stream.apply(every={"busyDelaySeconds": 4}, suspend={"processing": True})
     name = stream.add()
@@ -125,7 +125,7 @@ def test_a_busy_answer_whose_write_was_not_acknowledged_counts_once(stream: Proc
     assert stream.violations(busy_delay=4) == []
 
 
-def test_what_changed_while_the_lease_had_lapsed_is_seen(stream: Processing, linked: Replica, link: Link) -> None:
+def test_what_changed_while_the_lease_had_lapsed_is_seen(stream: ControllerStream, linked: Replica, link: Link) -> None:
     stream.rules({"step": "profile", "action": "busy", "count": 1}, {"user": "never", "action": "reject"})
     stream.apply(every={"busyDelaySeconds": 14})
     suspended, deleted = stream.add("suspended", 1), stream.add("never", 1)
@@ -155,7 +155,7 @@ async def test_a_path_unknown_to_the_api_server_is_no_object_that_is_gone(
             await cluster.get(UPDATES, namespace, "some")
 
 
-def test_an_api_server_that_restarts_in_the_middle(stream: Processing, start_controller: StartReplica) -> None:
+def test_an_api_server_that_restarts_in_the_middle(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.rules(latency=0.1)
     stream.apply()
     start_controller()
@@ -176,7 +176,7 @@ def compact(environment: Environment) -> None:
     httpx.post(f"{url}/compaction", json={"revision": revision}, trust_env=False).raise_for_status()
 
 
-def test_a_view_older_than_what_etcd_remembers(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_view_older_than_what_etcd_remembers(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.rules({"user": "ana", "action": "busy"})
     stream.apply(every={"busyDelaySeconds": 300})
     controller = start_controller()
@@ -193,10 +193,10 @@ def test_a_view_older_than_what_etcd_remembers(stream: Processing, start_control
     # Nothing tells of the deletion any more: a list has to.
     stream.until(stream.add("bo", 1), "Succeeded", within=20)
     stream.until(second, "Succeeded", within=20)
-    assert steps(stream.calls("ana")) == [("ana", 1, "profile"), *whole("ana", 2)]
+    assert steps(stream.calls("ana")) == [("ana", 1, "profile"), *all_steps("ana", 2)]
 
 
-def test_a_stream_deleted_while_nobody_watched(stream: Processing, start_controller: StartReplica) -> None:
+def test_a_stream_deleted_while_nobody_watched(stream: ControllerStream, start_controller: StartReplica) -> None:
     stream.apply(suspend={"users": ["ana"]})
     controller = start_controller()
     name = stream.add()

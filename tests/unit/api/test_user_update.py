@@ -23,12 +23,12 @@ from tests.support.builders import (
     PROFILE_DONE,
     RESOURCES_DONE,
     RUNNING,
-    TOPIC_ID,
     at,
     held_status,
     make_body,
     make_update,
 )
+from tests.support.records import TOPIC_ID
 from tests.support.schemas import closed, schema
 
 SCHEMA = closed(schema("userupdates"))

@@ -15,17 +15,8 @@ from controller.api.user_update_status import Phase, Reason, Status
 from controller.core.decisions import Finish, Release, RequeueAfter, RunStep, decide, record, waiting_for_slot
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.user_queue import UserQueue
-from tests.support.builders import (
-    NOW,
-    OTHER_TOPIC_ID,
-    PROFILE_DONE,
-    TOPIC_ID,
-    at,
-    held_status,
-    make_queue,
-    make_stream,
-    make_update,
-)
+from tests.support.builders import NOW, PROFILE_DONE, at, held_status, make_queue, make_stream, make_update
+from tests.support.records import OTHER_TOPIC_ID, TOPIC_ID
 from tests.unit.core.test_user_queue import plainly_next
 
 STREAM = make_stream(on_rejected="Hold")

@@ -54,11 +54,11 @@ def build(record: Record, after: str | None = None) -> dict[str, Any]:
 
 def test_a_user_update_to_the_letter() -> None:
     record = make_record(headers=[("traceparent", TRACEPARENT.encode())])
-    assert build(record, after="user-updates-4f1f9a-p00000-0000000000000000041") == {
+    assert build(record, after="user-updates-4f1c9a-p00000-0000000000000000041") == {
         "apiVersion": "enrichment.dev/v1alpha1",
         "kind": "UserUpdate",
         "metadata": {
-            "name": "user-updates-4f1f9a-p00000-0000000000000000042",
+            "name": "user-updates-4f1c9a-p00000-0000000000000000042",
             "namespace": "shop",
             "labels": {
                 "enrichment.dev/stream": "user-updates",
@@ -80,7 +80,7 @@ def test_a_user_update_to_the_letter() -> None:
                 "offset": 42,
                 "timestamp": "2026-01-01T00:00:00.123000Z",
                 "traceparent": TRACEPARENT,
-                "after": "user-updates-4f1f9a-p00000-0000000000000000041",
+                "after": "user-updates-4f1c9a-p00000-0000000000000000041",
             },
         },
     }
@@ -91,7 +91,7 @@ def test_a_rejected_event_to_the_letter() -> None:
         "apiVersion": "enrichment.dev/v1alpha1",
         "kind": "RejectedEvent",
         "metadata": {
-            "name": "user-updates-4f1f9a-p00000-0000000000000000042",
+            "name": "user-updates-4f1c9a-p00000-0000000000000000042",
             "namespace": "shop",
             "labels": {"enrichment.dev/stream": "user-updates", "enrichment.dev/user": "ana"},
         },
@@ -164,7 +164,7 @@ RECORDS = st.builds(
 )
 
 
-@given(record=RECORDS, after=st.none() | st.just("user-updates-4f1f9a-p00000-0000000000000000041"))
+@given(record=RECORDS, after=st.none() | st.just("user-updates-4f1c9a-p00000-0000000000000000041"))
 def test_whatever_is_built_is_valid(record: Record, after: str | None) -> None:
     manifest = build(record, after)
     VALIDATORS[manifest["kind"]].validate(manifest["spec"])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from controller.api.user_update import UserUpdate
 from controller.api.user_update_status import BEFORE_THE_FIRST_CALL, Phase, Reason, Status
 from controller.core.user_queue import UserQueue
-from tests.support.builders import NOW, OTHER_TOPIC_ID, TOPIC_ID, at, make_queue, make_update
+from tests.support.builders import NOW, at, make_queue, make_update
+from tests.support.records import OTHER_TOPIC_ID, TOPIC_ID
 
 RUNNING = Status(phase=Phase.RUNNING, step="permissions", reason=Reason.RUNNING, transition_time=NOW)
 WAITING = replace(RUNNING, phase=Phase.WAITING, reason=Reason.DOWNSTREAM_BUSY)

@@ -20,7 +20,8 @@ from tests.benchmarks.limits import Limit
 from tests.benchmarks.meter import Reading, figures
 from tests.benchmarks.results import Measured, Results, Spread
 from tests.benchmarks.run import quantile
-from tests.support.builders import TOPIC_ID, at, make_stream
+from tests.support.builders import at, make_stream
+from tests.support.records import TOPIC_ID
 
 TARGET = limit.Target("127.0.0.1:9092", "events", TOPIC_ID, "user-updates", "default", "http://127.0.0.1:8080", 32)
 FIELDS = {"profile": "dev", "permissions": "all", "resources": "all-000007"}

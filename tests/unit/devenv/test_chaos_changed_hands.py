@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tests.chaos.history import Disturbance
-from tests.support.histories import SECOND, START, TOPIC_ID, good_history
+from tests.support.histories import SECOND, START, good_history
+from tests.support.records import TOPIC_ID
 from tests.unit.devenv.test_chaos_verdict import ORDER, broken
 
 

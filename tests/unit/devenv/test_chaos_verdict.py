@@ -13,7 +13,8 @@ from devenv.journal import Call
 from tests.chaos.history import Disturbance, History, Sighting, SuspensionSeen
 from tests.chaos.records import waiting_offsets
 from tests.chaos.verdict import judge
-from tests.support.histories import REFUSED, SECOND, START, TOPIC_ID, good_history, name_of
+from tests.support.histories import REFUSED, SECOND, START, good_history, name_of
+from tests.support.records import TOPIC_ID
 
 ORDER, WAITING, RECORDS, CHECKPOINTS, DELAYS, BOUNDED, RUN = (
     "1 order",

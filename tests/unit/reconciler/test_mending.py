@@ -7,7 +7,6 @@ import base64
 import time
 from dataclasses import replace
 from datetime import timedelta
-from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from controller.reconciler.mending import follow_secrets
 from controller.reconciler.step_secrets import Credentials
 from controller.reconciler.user_worker import Lane
 from tests.support.builders import BACKING_OFF_UNTIL_5, make_stream, make_update
-from tests.support.eventually import eventually_async
+from tests.support.eventually import eventually_async, let_run
 
 STATUS = replace(BACKING_OFF_UNTIL_5, reason=Reason.STEP_MISCONFIGURED)
 BEFORE = float("-inf")
@@ -143,12 +142,7 @@ async def wake(context: StreamContext, lane: Lane) -> None:
     """And let it do what there is to do at once."""
     context.lease.held = True  # type: ignore[misc]
     lane.wake()
-    looks = count()
-
-    async def looked_at_thrice() -> bool:
-        return next(looks) == 2
-
-    await eventually_async(looked_at_thrice, every=0.01)
+    await let_run()
 
 
 async def test_a_call_of_a_corrected_step_goes_on_whatever_else_comes_before_it_is_sent() -> None:

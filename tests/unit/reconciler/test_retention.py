@@ -27,7 +27,8 @@ from controller.reconciler.retention import (
     gone_ids,
     quiet_seconds,
 )
-from tests.support.builders import OTHER_TOPIC_ID, TOPIC_ID, at, make_body, make_stream, make_update
+from tests.support.builders import at, make_body, make_stream, make_update
+from tests.support.records import OTHER_TOPIC_ID, TOPIC_ID
 
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 

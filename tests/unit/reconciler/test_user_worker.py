@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from controller.core.sharding import Shard
 from controller.reconciler.context import StreamContext
 from controller.reconciler.user_worker import Lane
 from tests.support.builders import make_stream, make_update
-from tests.support.eventually import eventually_async
+from tests.support.eventually import let_run
 
 
 class HangingDownstream:
@@ -46,12 +45,7 @@ async def test_that_another_update_ends_does_not_touch_a_call_under_way() -> Non
     lease.held = True
     for _ in range(2):
         lane.wake()
-        looks = count()
-
-        async def looked_at_thrice(looks: count[int] = looks) -> bool:
-            return next(looks) == 2
-
-        await eventually_async(looked_at_thrice, every=0.01)
+        await let_run()
         assert downstream.begun == 1 and lane.calling
         lane.finished(other.name)
     lane.drop()

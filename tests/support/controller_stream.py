@@ -24,17 +24,16 @@ from tests.chaos.checkpoints import nanoseconds
 from tests.support.background import repeating
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
+from tests.support.records import GOOD, TOPIC_ID
 
-TOPIC_ID = "TxyaAAAAQACAAAAAAAAAAQ"
-GOOD = {"profile": "dev", "permissions": "all", "resources": "all"}
 REQUEST = names.REQUEST_ANNOTATION
 FINISHED = ("Succeeded", "Failed", "Skipped", "Cancelled")
 #: For tests that are to hold however the stream checkpoints.
-both_ways = pytest.mark.parametrize("checkpoints", ["EveryStep", "Coalesced"])
+both_checkpoints = pytest.mark.parametrize("checkpoints", ["EveryStep", "Coalesced"])
 
 
 @dataclass(frozen=True, slots=True)
-class Processing:
+class ControllerStream:
     """One stream, its updates, and what the downstream was asked on their behalf."""
 
     kube: Kube
@@ -106,8 +105,8 @@ class Processing:
     def add(self, user: str = "ana", sequence: int = 1, name: str = "", **spec: Any) -> str:
         """Create an update by hand; its name."""
         name = name or f"{user}-{sequence}"
-        whole = {"stream": self.stream, "user": user, "sequence": sequence, **GOOD, **spec}
-        self.kube.create(self.namespace, "userupdates", {"metadata": {"name": name}, "spec": whole})
+        spec = {"stream": self.stream, "user": user, "sequence": sequence, **GOOD, **spec}
+        self.kube.create(self.namespace, "userupdates", {"metadata": {"name": name}, "spec": spec})
         return name
 
     def record(
@@ -260,16 +259,18 @@ def steps(calls: Iterable[Call]) -> list[tuple[str, int | None, str]]:
     return [(call.user, call.sequence, call.step) for call in calls]
 
 
-def whole(user: str, *sequences: int) -> list[tuple[str, int | None, str]]:
+def all_steps(user: str, *sequences: int) -> list[tuple[str, int | None, str]]:
     """What `steps` is for updates of a user that run one after the other without a hitch."""
     return [(user, sequence, step) for sequence in sequences for step in STEPS]
 
 
-def processing(kube: Kube, environment: Environment, namespace: str, checkpoints: str = "EveryStep") -> Processing:
+def make_controller_stream(
+    kube: Kube, environment: Environment, namespace: str, checkpoints: str = "EveryStep"
+) -> ControllerStream:
     """For a test of its own: the journal begins anew and all rules are gone."""
     for path in ("journal", "control/rules"):
         httpx.delete(f"{environment.downstream_url}/{path}", timeout=30, trust_env=False).raise_for_status()
-    return Processing(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)
+    return ControllerStream(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)
 
 
 def _key(update: dict[str, Any], step: str) -> str:

@@ -13,13 +13,13 @@ import confluent_kafka as ck
 from devenv import broker
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
+from tests.support.records import GOOD
 
-GOOD = {"profile": "dev", "permissions": "all", "resources": "all"}
 NOWHERE = "http://127.0.0.1:9/none"
 
 
 @dataclass(frozen=True, slots=True)
-class Ingested:
+class BridgeStream:
     """One stream, its topic and its namespace, with the rights of an administrator."""
 
     kube: Kube
@@ -32,13 +32,13 @@ class Ingested:
 
     def apply(self, *, kafka: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
         """Create the stream; its downstream is nowhere."""
-        whole = {
+        body = {
             "kafka": {"bootstrapServers": self.inside or self.bootstrap, "topic": self.topic, "groupId": self.topic}
             | (kafka or {}),
             "steps": {step: {"url": NOWHERE} for step in ("profile", "permissions", "resources")},
             **spec,
         }
-        return self.kube.create(self.namespace, "updatestreams", {"metadata": {"name": self.name}, "spec": whole})
+        return self.kube.create(self.namespace, "updatestreams", {"metadata": {"name": self.name}, "spec": body})
 
     def change(self, **spec: Any) -> None:
         self.kube.patch(self.namespace, "updatestreams", self.name, {"spec": spec})
@@ -151,7 +151,7 @@ def users(count: int, each: int) -> list[str]:
     return [f"user{number}" for _ in range(each) for number in range(count)]
 
 
-def whole(count: int, partition: int = 0) -> list[tuple[int, int]]:
+def first_offsets(count: int, partition: int = 0) -> list[tuple[int, int]]:
     """Partition and offset of the first records, none left out."""
     return [(partition, offset) for offset in range(count)]
 

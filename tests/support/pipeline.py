@@ -10,20 +10,21 @@ import httpx
 from devenv.environment import Environment
 from devenv.journal import STEPS, Call, Expectations, check
 from tests.chaos.run import read_journal
+from tests.support.bridge_stream import BridgeStream
+from tests.support.controller_stream import ControllerStream, make_controller_stream
 from tests.support.eventually import eventually
-from tests.support.ingest import GOOD, Ingested
 from tests.support.kube import Kube
-from tests.support.processing import Processing, processing
+from tests.support.records import GOOD
 
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Skipped,status.phase!=Cancelled"
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Pipeline:
     """One stream from its topic to its downstream; `ingested` looks at the one end, `processing` at the other."""
 
-    ingested: Ingested
-    processing: Processing
+    ingested: BridgeStream
+    processing: ControllerStream
 
     def apply(self, every: dict[str, Any] | None = None, **spec: Any) -> None:
         """Create the stream; `every` is for each of its steps."""
@@ -98,12 +99,12 @@ class Whole:
         eventually(lambda: self.recorded() == count or _fail(self.recorded(), count), within, every=0.5)
 
 
-def whole(kube: Kube, environment: Environment, namespace: str, topic: str) -> Whole:
+def make_pipeline(kube: Kube, environment: Environment, namespace: str, topic: str) -> Pipeline:
     """For a test of its own: the topic lends the stream its name, so that the journal can tell it from others."""
-    served = processing(kube, environment, namespace)
+    served = make_controller_stream(kube, environment, namespace)
     inside = environment.inside.bootstrap_servers
-    ingested = Ingested(kube, environment.bootstrap_servers, namespace, topic, name=served.stream, inside=inside)
-    return Whole(ingested, served)
+    ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, topic, name=served.stream, inside=inside)
+    return Pipeline(ingested, served)
 
 
 def _fail(value: int, wanted: int) -> bool:

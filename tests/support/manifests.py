@@ -10,6 +10,7 @@ import yaml
 
 from devenv.kubectl import Kubectl
 from tests.support.kube import Kube
+from tests.support.records import TOPIC_ID
 
 STREAM = """
 apiVersion: enrichment.dev/v1alpha1
@@ -30,7 +31,7 @@ spec: {stream: user-updates, user: userid1, sequence: 1, profile: dev, permissio
 """
 SOURCE = {
     "topic": "user-updates",
-    "topicId": "Tx-aAAAAAAAAAAAAAAAAAA",
+    "topicId": TOPIC_ID,
     "partition": 0,
     "offset": 42,
     "timestamp": "2026-01-01T00:00:00.123000Z",
@@ -43,16 +44,15 @@ spec:
   {{stream: user-updates, reason: NotJSON, key: YW5h, size: 9, count: 1,
    source: {json.dumps(SOURCE | {"lastOffset": 42})}}}
 """
-BACKLOG = """
+BACKLOG = f"""
 apiVersion: enrichment.dev/v1alpha1
 kind: UserBacklog
-metadata: {name: backlog}
+metadata: {{name: backlog}}
 spec:
   stream: user-updates
   user: userid1
-  partitions: [{topicId: Tx-aAAAAAAAAAAAAAAAAAA, partition: 0, offsets: '7 1 1', count: 3, first: 7, last: 9}]
+  partitions: [{{topicId: {TOPIC_ID}, partition: 0, offsets: '7 1 1', count: 3, first: 7, last: 9}}]
 """
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 #: In a change: the field is taken away.
 ABSENT = object()
 
