@@ -17,7 +17,7 @@ from controller.api import names
 from controller.config import Scope, Settings
 from controller.errors import ConfigError
 
-#: The package of each process, imported when it is wanted: the bridge needs no kopf, the controller no Kafka.
+#: The package of each process, imported when it is started: the bridge needs no kopf, the controller no Kafka client.
 _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for each UpdateStream"),
     "run": ("controller.reconciler", "apply the UserUpdates: each user's in order, every step checkpointed"),
@@ -27,7 +27,10 @@ DISTRIBUTION = "userupdates[operator]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a process until SIGTERM or SIGINT; exit with 2 where it was started wrongly, or is not installed in full."""
+    """Run a process until SIGTERM or SIGINT.
+
+    Exits with 2 for wrong arguments, for a ConfigError, and where a package of the extra `operator` is missing.
+    """
     options = _parser().parse_args(arguments)
     host, port = options.metrics_address
     scope = Scope(tuple(dict.fromkeys(options.namespaces)))
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _namespaces(text: str) -> list[str]:
-    """An empty list is refused: it may come of a variable that is not set, and would mean all of the cluster."""
+    """Refuses an empty list: a variable that is not set would then mean all namespaces of the cluster."""
     found = [name.strip() for name in text.split(",")]
     for name in found:
         if not names.is_namespace(name):

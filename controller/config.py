@@ -1,4 +1,4 @@
-"""What a process is started with."""
+"""The settings that a process is started with."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The namespaces that a process works in; without names all of the cluster."""
+    """The namespaces that a process works in; without names, all of the cluster."""
 
     namespaces: tuple[str, ...] = ()
 
     @property
     def each(self) -> tuple[str | None, ...]:
-        """What is listed and watched one by one: each namespace, or None, which is all of them at once."""
+        """The namespaces to list and watch, each by itself; (None,) stands for all namespaces at once."""
         return self.namespaces or (None,)
 
     def of(self, namespace: str) -> str | None:
-        """The one of `each` that shows what is in a namespace."""
+        """The entry of `each` whose lists and watches show what is in that namespace."""
         return namespace if self.namespaces else None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    #: Name of this replica: a restarted process of the same name goes on at once with what it held.
+    """What the command line says."""
+
+    #: Unique name of this replica. A restarted process of the same name goes on at once with the Leases that it held.
     identity: str
-    #: Where /metrics, /healthz and /readyz are served.
+    #: The address of /metrics, /healthz and /readyz.
     metrics_host: str
     metrics_port: int
-    #: Where streams and their updates are worked on.
+    #: The namespaces whose streams this process works on.
     scope: Scope = Scope()

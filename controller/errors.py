@@ -1,15 +1,14 @@
-"""Errors where there is no outcome to record; expected results are values (`outcomes`, `events.Rejection`).
+"""Errors, for what has no result. Expected results are values: `outcomes.Outcome`, `records.Rejection`.
 
 ControllerError
-├── ConfigError                 what the process was started with cannot work; the message names the cure
-└── ApiError                    the API server did not do what it was asked
-    ├── NotFound                404 with that reason: there is no such object
-    ├── AlreadyExists           409 with that reason, on a create
-    ├── Conflict                any other 409: the object has changed since it was read
-    ├── Invalid                 400, 413, 422, too large for etcd: not taken as it is, by a schema, a policy, a webhook
-    ├── Forbidden               403: no right, a quota, a policy, or a namespace that goes
-    ├── Expired                 410: a watch or a list must start anew
-    └── Unavailable             429, 5xx, no connection, no answer: it may have been done, and may be asked again
+├── ConfigError                 the process cannot run with these settings; the message says what to change
+└── ApiError                    the API server did not do what a request asked
+    ├── NotFound                404 with that reason: there is no such object ├── AlreadyExists           409 with that
+    reason, for a create ├── Conflict                any other 409: the object has changed since it was read ├── Invalid
+    400, 413, 422, too large for etcd: a schema, a policy or a webhook refuses the object ├── Forbidden
+    403: a right is missing, a quota is used up, a policy refuses, a namespace is terminating ├── Expired
+    410: the watch or the list has to start anew └── Unavailable             429, 5xx, no connection, no answer: it may
+    have been done; the request may be repeated
 """
 
 from __future__ import annotations
@@ -20,26 +19,29 @@ class ControllerError(Exception):
 
 
 class ConfigError(ControllerError):
-    """What the process was started with cannot work."""
+    """The process cannot run with these settings."""
 
 
 class ApiError(ControllerError):
-    """The API server did not do what it was asked."""
+    """The API server did not do what a request asked.
+
+    `status` is the HTTP status, 0 without an answer; `reason` is that of the API server's Status object.
+    """
 
     def __init__(self, message: str, *, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
-        #: Seconds that the server asked to wait; None where it did not say.
+        #: Seconds after which the server wants the request again; None where it did not say.
         self.retry_after = retry_after
 
 
 class NotFound(ApiError):
-    """404."""
+    """There is no such object."""
 
 
 class AlreadyExists(ApiError):
-    """A create met an object of the same name."""
+    """An object of that name exists already."""
 
 
 class Conflict(ApiError):
@@ -47,16 +49,16 @@ class Conflict(ApiError):
 
 
 class Invalid(ApiError):
-    """It is not taken as it is. What it is refused by (a schema, a policy, a webhook) may be gone the next time."""
+    """The object is refused as it is. The schema, policy or webhook that refuses it may be gone the next time."""
 
 
 class Forbidden(ApiError):
-    """No right to do that, or a quota is used up, or a policy refuses it."""
+    """A right is missing, a quota is used up, or a policy refuses the request."""
 
 
 class Expired(ApiError):
-    """A watch or a list must start anew."""
+    """The watch or the list has to start anew."""
 
 
 class Unavailable(ApiError):
-    """It may have been done, and may be asked again."""
+    """The request may have been done or not, and may be repeated."""

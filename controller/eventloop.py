@@ -1,4 +1,4 @@
-"""The event loop of every thread that has one: uvloop's, with one fault of it mended."""
+"""The event loop of every thread that has one: uvloop's, with one of its bugs worked around."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import uvloop
 
 
 class Loop(uvloop.Loop):
-    """Never closes a descriptor twice.
+    """A loop that never closes a file descriptor twice.
 
-    uvloop 0.23 forgets to detach a socket whose connection breaks off while it is being made, at a reset in the TLS
-    handshake for one. libuv has closed the descriptor by then, and the socket closes that number again when it is
-    collected: by now it may be a file or a socket of another thread, or the descriptor by which another loop waits.
-    Then libuv aborts the process ("uv__io_poll: Assertion `errno == EINTR' failed").
+    uvloop 0.23 does not detach a socket whose connection breaks off while it is being made, as at a reset in the TLS
+    handshake. libuv has closed the descriptor by then, and the socket closes that number again when it is collected. By
+    then the number may be a file or a socket of another thread, or the descriptor that another loop waits on; then
+    libuv aborts the process ("uv__io_poll: Assertion `errno == EINTR' failed").
     (github.com/MagicStack/uvloop/issues/645 and 738 are of the same kind.)
     """
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Any, *args: Any, sock: socket.socket | None = None, **options: Any
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """As uvloop's; a `sock` is libuv's from here on."""
+        """As uvloop's. From here on, libuv owns `sock`."""
         try:
             made: Any = await super().create_connection(protocol_factory, *args, sock=sock, **options)
         except BaseException:

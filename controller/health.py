@@ -1,4 +1,4 @@
-"""GET /metrics, /healthz and /readyz of a process."""
+"""Serves /metrics, /healthz and /readyz of a process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from controller.errors import ConfigError
 
 @dataclass(slots=True)
 class Health:
-    #: All that the process needs has been found once; it does its work, or stands by for it.
+    """The process's own view of its health, which its parts set and `serve` reports."""
+
+    #: Whether the process has found everything that it needs once, so that it works, or stands by.
     ready: bool = False
-    #: Whether the API server's certificate has been refused for minutes: a restart may read another authority.
+    #: Whether the API server's certificate has been refused for minutes: a restart may read another certificate
+    #: authority.
     untrusted: Callable[[], bool] = bool
-    #: Streams that are neither taken up here nor another replica's, and that nothing is said against either.
-    unsettled: Callable[[], Sequence[str]] = tuple
+    #: Streams (`namespace/name`) that this replica has not started yet, that no other replica works on, and whose
+    #: status gives no reason for it.
+    pending: Callable[[], Sequence[str]] = tuple
 
 
 @asynccontextmanager
 async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
-    """Answer until the block is left. /healthz is answered by the event loop itself: it lives while that turns, be the
-    API server away or not; only one whose certificate stays untrusted ends it.
+    """Answer until the block is left.
+
+    The process's event loop answers /healthz, so an answer shows that the loop runs. An API server that is away is no
+    reason for a restart, so it does not fail /healthz; a certificate of the API server that stays untrusted does.
 
     Raises ConfigError where the port is taken.
     """
@@ -43,7 +49,7 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[None]:
     async def readyz(_: web.Request) -> web.Response:
         if not health.ready:
             return web.Response(status=503, text="not ready\n")
-        if streams := health.unsettled():
+        if streams := health.pending():
             return web.Response(status=503, text=f"not ready: {len(streams)} streams, {streams[0]} first\n")
         return web.Response(text="ready\n")
 

@@ -1,6 +1,6 @@
-"""Log lines: a constant message and fields behind it, as text for people or as JSON for collectors.
+"""Log lines: a constant message with fields, as text for people or as JSON for collectors.
 
-Fields come by `extra={"fields": {...}}`; payloads and secrets are never among them.
+A caller passes fields as `extra=fields(...)`. Payloads and secrets are never logged.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from controller.errors import Unavailable
 Format = Literal["text", "json"]
 
 
-#: Seconds for which a line that is written sparingly is not written again.
+#: Seconds for which a line that is logged sparingly is not repeated.
 QUIET_SECONDS = 60.0
-#: Such lines that are remembered.
+#: Lines that are remembered for that at most.
 REMEMBERED = 1000
-#: When each was written last (monotonic), and how often it would have been since.
+#: When each line was written last (monotonic), and how often it was left out since.
 _written: dict[Hashable, tuple[float, int]] = {}
 
 
 def configure(level: str, form: Format) -> None:
-    """Send all logs to standard error. Libraries speak only of warnings: they would log each object otherwise."""
+    """Send all logs to standard error. Libraries log from warnings on: below that they would log every object."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     handler.addFilter(_is_no_attempt_of_kopf)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("kopf", "aiohttp", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # It warns at each start that signals are not its own: they are ours.
+    # At each start it warns that it does not handle signals; we do.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
-    """`logger.info("Stream started", extra=fields(stream="a/b"))`."""
+    """Fields of a log line: `logger.info("Stream started", extra=fields(stream="a/b"))`."""
     return {"fields": values}
 
 
 def retrying(logger: logging.Logger, message: str, error: BaseException, /, **values: Any) -> bool:
-    """A warning of what the API server refuses, and what is tried again: once a minute for each kind of answer.
+    """Warn that a request to the API server failed and will be repeated: once a minute for each kind of answer.
 
-    Where it has not answered at all, `outages` tells that, once for all who asked. Whether there is a warning.
+    `values` are fields of the line; `stream` or `lease` among them says what it is about. Where the API server did not
+    answer at all, there is no warning: `outages` logs that once for all requests. Returns whether there was a warning.
     """
     cause = str(error) or repr(error)
     if isinstance(error, TimeoutError) or (isinstance(error, Unavailable) and error.status == 0):
@@ -59,7 +60,10 @@ def retrying(logger: logging.Logger, message: str, error: BaseException, /, **va
 
 
 def sparingly(logger: logging.Logger, message: str, kind: Hashable, /, **values: Any) -> bool:
-    """A warning, once a minute for each `kind` of it; whether there is one. `repeated`: how many there were between."""
+    """Warn once a minute for each `kind` of the message. Returns whether there was a warning.
+
+    The field `repeated` has the number of warnings that were left out since the last one.
+    """
     now, key = time.monotonic(), (logger.name, message, kind)
     at, repeated = _written.get(key, (float("-inf"), 0))
     if now - at < QUIET_SECONDS:
@@ -73,7 +77,7 @@ def sparingly(logger: logging.Logger, message: str, kind: Hashable, /, **values:
 
 
 def _is_no_attempt_of_kopf(record: logging.LogRecord) -> bool:
-    """kopf writes a line, or two, for each request that fails, with the number that it has given the attempt."""
+    """kopf logs one or two lines, with a number that makes them differ, for each request that fails."""
     return not (record.name.startswith("kopf") and record.getMessage().startswith("Request attempt"))
 
 

@@ -60,7 +60,7 @@ class Call:
 
     @property
     def succeeded(self) -> bool:
-        """It was answered with all that the step owes; whether the client received that is not known."""
+        """The answer had all that the step must return. Whether the client received it is not known."""
         if not self._is_2xx or self.busy:
             return False
         size = self.answer.get("bytes", 0) if isinstance(self.answer, dict) else 0

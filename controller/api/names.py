@@ -1,7 +1,7 @@
 """Every name that leaves the process: API group, labels, object names, sources, idempotency keys.
 
-The name of a UserUpdate and the idempotency key are compatibility promises: dedup in the API server and in the
-downstreams rests on them, so tests hold them to the letter.
+The name of a UserUpdate and the idempotency key are compatibility promises: the API server and the downstreams
+recognise a repeat by them. Tests compare them letter by letter.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 STREAM_LABEL = f"{GROUP}/stream"
 USER_LABEL = f"{GROUP}/user"
-#: Which of the BUCKETS the user is in. It does not depend on `spec.shards`, so that these may change.
+#: The user's bucket, from 0 to BUCKETS - 1. It does not depend on `spec.shards`, which may therefore change.
 BUCKET_LABEL = f"{GROUP}/bucket"
 BUCKETS = 64
 #: The steps of an update, in order.
 STEPS = ("profile", "permissions", "resources")
-#: On the Lease that is a process's sign of life: `bridge` or `controller`.
+#: On a process's own Lease (`process_lease`): `bridge` or `controller`.
 COMPONENT_LABEL = f"{GROUP}/component"
-#: What a person asks for: `retry`, `skip`, `cancel` or `restart`, with `:token` behind it to ask again.
+#: A person's request: `retry`, `skip`, `cancel` or `restart`. With `:token` behind it the same request is made again.
 REQUEST_ANNOTATION = f"{GROUP}/request"
-#: On an UpdateStream: the uid under which it was adopted. A copy of the object, restored or applied, has another one.
+#: On an UpdateStream: the uid that the object had when it was adopted. A restored or re-applied copy has another uid.
 UID_ANNOTATION = f"{GROUP}/uid"
-#: Keeps a UserBacklog until the bridge has let go of it: deleting one by hand loses nothing.
+#: Keeps a deleted UserBacklog until the bridge releases it, so that deleting one by hand loses nothing.
 BACKLOG_FINALIZER = f"{GROUP}/backlog"
-#: The source of updates that no Kafka record stands behind.
+#: The source of updates that a person applied, without a Kafka record.
 MANUAL_SOURCE = "manual"
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)\Z")
@@ -44,7 +44,7 @@ def namespaced_name(namespace: str, name: str) -> str:
 
 
 def topic_id_text(high: int, low: int) -> str:
-    """Kafka's own text of a topic's UUID (22 characters of URL-safe base64), from its two signed 64-bit halves."""
+    """Kafka's text of a topic's UUID: 22 characters of URL-safe base64, from its two signed 64-bit halves."""
     raw = (high & (1 << 64) - 1).to_bytes(8, "big") + (low & (1 << 64) - 1).to_bytes(8, "big")
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
@@ -55,36 +55,36 @@ def topic_id_hex(topic_id: str) -> str:
 
 
 def record_name(stream: str, topic_id: str, partition: int, offset: int) -> str:
-    """The name of the UserUpdate or RejectedEvent of one record: sorted by name is sorted by offset."""
+    """The name of one record's UserUpdate or RejectedEvent. Within a partition, names sort as offsets do."""
     return f"{stream}-{topic_id_hex(topic_id)[:6]}-p{partition:05d}-{offset:019d}"
 
 
 def member_suffix(namespace: str, stream: str) -> str:
-    """What the names of a stream's members in its consumer group end with, behind the replica's identity."""
+    """How the client ids of a stream's members of its consumer group end, after the replica's identity."""
     return f".{namespace}.{stream}"
 
 
 def backlog_name(stream: str, user: str) -> str:
-    """The name of a user's UserBacklog; the user may be any text, so it is hashed."""
+    """The name of a user's UserBacklog. A user may be any text, so the name holds a hash of it."""
     return f"{stream}-{_digest(user, 20)}"
 
 
 def lease_name(stream: str, shard: int = 0, shards: int = 1) -> str:
-    """The Lease that the controller working on a stream, or on one of its shards, holds, in the stream's namespace.
+    """The Lease, in the stream's namespace, of the controller that works on a stream or on one of its shards.
 
-    The dot is in no stream's name: no two streams share one, however they are divided.
+    A stream's name has no dot, so no two streams share a Lease, whatever their numbers of shards.
     """
     return f"updatestream-{stream}" if shards == 1 else f"updatestream-{stream}.{shards}-{shard}"
 
 
 def stream_of_lease(name: str) -> str:
-    """The stream whose controller holds a Lease of that name; empty where it is another kind of Lease."""
+    """The stream that a Lease of that name belongs to; empty for other Leases."""
     prefix, _, rest = name.partition("-")
     return rest.partition(".")[0] if prefix == "updatestream" else ""
 
 
 def process_lease_name(component: str, identity: str) -> str:
-    """The Lease by which others see that a process lives; an identity may be any text, a name may not."""
+    """The Lease that shows that a process is alive. An identity may be any text; where it is no name, it is hashed."""
     if len(identity) <= 200 and _SUBDOMAIN.match(identity):
         return f"enrichment-{component}-{identity}"
     readable = _NOT_LABEL.sub("-", identity[:200]).strip("-")[:40].lower()
@@ -92,12 +92,12 @@ def process_lease_name(component: str, identity: str) -> str:
 
 
 def is_namespace(name: str) -> bool:
-    """Whether a namespace can have that name: a label of the DNS (RFC 1123)."""
+    """Whether a namespace can have that name: a DNS label (RFC 1123)."""
     return len(name) <= 63 and bool(_DNS_LABEL.match(name))
 
 
 def user_label(user: str) -> str:
-    """A label value for people and selectors: the user where it is one, else a readable part and a hash of it."""
+    """A label value for people and selectors: the user itself where it is valid, else a readable part and a hash."""
     if _LABEL_VALUE.match(user):
         return user
     readable = _NOT_LABEL.sub("-", user[:200]).strip("-")[:40]
@@ -105,20 +105,20 @@ def user_label(user: str) -> str:
 
 
 def bucket(user: str) -> int:
-    """The first byte of the user's SHA-256, modulo BUCKETS: the same in every version and process."""
+    """The user's bucket: the first byte of its SHA-256, modulo BUCKETS. Every version and process computes the same."""
     return int(_digest(user, 2), 16) % BUCKETS
 
 
 def source_name(topic_id: str, partition: int) -> str:
-    """One (topic id, partition): sequences are comparable only within it."""
+    """One partition of one topic id. Sequences can be compared only within one source."""
     return f"{topic_id}/{partition}"
 
 
 def idempotency_key(namespace: str, name: str, step: str, run: int, uid: str | None) -> str:
-    """The same for every repeat of a step, also after a crash; different for any other.
+    """The key that every repeat of a step has, also after a crash, and no other call has.
 
-    `uid` is given for hand-made updates only: a person may delete one and apply another of the same name, while the
-    bridge that makes a deleted one again means the same record.
+    `uid` is given only for updates made by hand. A person may delete one and apply another of the same name; the bridge
+    that creates a deleted update again does so for the same record.
     """
     return "/".join(filter(None, (namespace, name, uid, step, str(run))))
 

@@ -15,20 +15,20 @@ MAX_SHOWN_SIZE: Final = 4096
 
 
 class RejectionReason(StrEnum):
-    """Why a record can never become a UserUpdate, in the order in which they are judged: a closed set."""
+    """Why a record can never become a UserUpdate: a closed set, in the order in which the reasons are checked."""
 
     NO_KEY = "NoKey"
     KEY_NOT_UTF8 = "KeyNotUTF8"
-    #: A control character, or a byte order mark in front: a number, a Schema Registry header, a line end. Taken as it
-    #: is, such a key would make another user of the same one, or one of many, and only some of them would be rejected.
+    #: The key has a control character or begins with a byte order mark: a number, a Schema Registry header, a line end.
+    #: If it were taken as it is, one user would become several, or several would become one.
     KEY_NOT_TEXT = "KeyNotText"
     TOMBSTONE = "Tombstone"
     TOO_LARGE = "TooLarge"
     NOT_JSON = "NotJSON"
     INVALID_PAYLOAD = "InvalidPayload"
-    #: Kafka removed the record while it waited. Judged by the bridge.
+    #: Kafka removed the record while it waited. The bridge finds that.
     PAYLOAD_EXPIRED = "PayloadExpired"
-    #: Another object has the name of this record's UserUpdate. Judged by the bridge.
+    #: Another object has the name of this record's UserUpdate. The bridge finds that.
     NAME_CONFLICT = "NameConflict"
 
 

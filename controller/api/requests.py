@@ -1,4 +1,4 @@
-"""What a person asks of one update: `enrichment.dev/request`, a verb and, to ask again, ':' and a token."""
+"""A person's request for one update, in the annotation `enrichment.dev/request`: a verb, and `:token` to ask again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from controller.api import names, timestamps
 
-#: Verbs that have an update called again, and those that end it.
+#: Verbs by which an update is called again, and verbs that end it.
 AGAIN = ("retry", "restart")
 END = ("skip", "cancel")
 VERBS = (*AGAIN, *END)
-#: Characters of a request that are read: the status can hold no more as handled.
+#: Characters of a request that are read: `status.handledRequest` holds no more.
 MAX_REQUEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequest:
-    """A request that could not be done, as it was given, and why, for people."""
+    """A request that could not be done, and why: `status.refusedRequest`."""
 
     request: str
     message: str
@@ -34,11 +34,11 @@ class RefusedRequest:
 
 
 def read(annotations: Mapping[str, str]) -> str | None:
-    """The request; None where there is no annotation. An empty one is a request too, for nothing that there is."""
+    """The request; None without the annotation. An empty annotation is a request too, with an unknown verb."""
     request = annotations.get(names.REQUEST_ANNOTATION)
     return None if request is None else request[:MAX_REQUEST]
 
 
 def verb(request: str) -> str:
-    """What comes before the token; it may be none of VERBS."""
+    """The part before the token. It need not be one of VERBS."""
     return request.partition(":")[0]

@@ -1,4 +1,4 @@
-"""The entries of a Secret as texts, without what editors and shells leave around them."""
+"""The entries of a Secret as texts, without the line ends and marks that editors and shells add."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 
 def entries(body: Mapping[str, Any], *, errors: Literal["strict", "replace"] = "strict") -> dict[str, str]:
-    """Entries of the Secret by their names; an empty one counts as absent.
+    """The Secret's entries by name; an empty entry counts as absent.
 
-    `kubectl create secret --from-file` keeps a file's last line end, and the byte order mark that some editors write:
-    neither is part of a password, a token or a PEM. Blanks stay, as a password may end with one.
+    `kubectl create secret --from-file` keeps a file's last line end, and the byte order mark that some editors write.
+    Neither belongs to a password, a token or a PEM. Blanks stay, because a password may end with one.
 
-    Raises ValueError where an entry is no text (UTF-8 without NUL), which tells its name and not what is in it; with
-    `errors="replace"` what is not UTF-8 becomes U+FFFD instead.
+    Raises ValueError for an entry that is not text (UTF-8 without NUL). The message has its name, not its content. With
+    `errors="replace"` bytes that are not UTF-8 become U+FFFD instead.
     """
     texts = {name: _text(name, value, errors) for name, value in (body.get("data") or {}).items()}
     return {name: text for name, text in texts.items() if text}

@@ -1,4 +1,4 @@
-"""The UpdateStream: where events come from, what is done with them, by which limits."""
+"""The UpdateStream: where events come from, which steps apply them, and the limits for both. Read from JSON here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ Checkpoints: TypeAlias = Literal["EveryStep", "Coalesced"]
 
 @dataclass(frozen=True, slots=True)
 class KafkaSpec:
+    """The topic that a bridge consumes, and how it reaches the brokers."""
+
     bootstrap_servers: str
     topic: str
     group_id: str
+    #: librdkafka properties.
     config: Mapping[str, str]
     secret_name: str | None
 
@@ -58,16 +61,16 @@ class StepSpec:
     url: str
     #: Seconds for a whole call.
     timeout_seconds: float = 30.0
-    #: Seconds until a busy downstream is asked again, where it does not say.
+    #: Seconds until the next call of a downstream that is busy and sends no Retry-After.
     busy_delay_seconds: float = 5.0
-    #: Most calls at a time; None: as many as there are users.
+    #: Calls at a time at most; None: no limit but the number of users.
     concurrency: int | None = None
     retry: RetrySpec = RetrySpec()
     secret_name: str | None = None
 
     @property
     def target(self) -> tuple[str, str | None]:
-        """What is called, and the name of the Secret with which."""
+        """The url that is called, and the name of the Secret for it."""
         return self.url, self.secret_name
 
     @classmethod
@@ -84,12 +87,16 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """Unfinished UserUpdates that the bridge keeps in the API server."""
+
     max_objects: int = 1000
     max_per_user: int = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
+    """How long finished UserUpdates of Kafka records stay."""
+
     succeeded_seconds: float = 3600
     failed_seconds: float = 604800
     max_finished: int = 5000
@@ -97,6 +104,8 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
+    """What stands still for now."""
+
     ingest: bool = False
     processing: bool = False
     users: frozenset[str] = frozenset()
@@ -104,15 +113,17 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStream:
+    """One stream, as its object in the API server describes it."""
+
     namespace: str
     name: str
     uid: str
-    #: The uid under which a bridge or controller adopted it; None: none has yet.
+    #: The uid that the object had when a bridge or controller adopted it; None: none has adopted it yet.
     adopted_uid: str | None
     generation: int
     kafka: KafkaSpec
     steps: Mapping[str, StepSpec]
-    #: Parts that controllers may share; see `sharding`.
+    #: Shards that controllers may share; see `core.sharding`.
     shards: int
     checkpoints: Checkpoints
     on_rejected: Policy
@@ -128,12 +139,12 @@ class UpdateStream:
 
     @property
     def restored(self) -> bool:
-        """A copy of a stream that was at work: its positions, and the status of its updates, may be missing."""
+        """Whether it is a copy of another object. Its positions, and the status of its updates, may be missing."""
         return self.adopted_uid not in (None, self.uid)
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UpdateStream:
-        """Raises one of `api.NOT_UNDERSTOOD` where the object is not what this version's CRD lets pass."""
+        """Raises one of `api.NOT_UNDERSTOOD` for an object that this version's CRD would not accept."""
         metadata, spec = body["metadata"], body["spec"]
         limits, retention, suspend = (spec.get(key) or {} for key in ("limits", "retention", "suspend"))
         namespace, name = metadata["namespace"], metadata["name"]
@@ -164,14 +175,14 @@ class UpdateStream:
 
 
 def _one_of(words: Any, word: Any) -> Any:
-    """The word, if it is one of `words`. Raises ValueError for another one, which a newer version may know."""
+    """The word, where it is one of `words`. Raises ValueError for any other, which a newer version may know."""
     if word not in get_args(words):
         raise ValueError(f"{word!r} is none of {', '.join(get_args(words))}")
     return word
 
 
 def _known_steps(steps: Mapping[str, Any]) -> tuple[str, ...]:
-    """Raises ValueError for others than ours: an update without one of its steps is not applied."""
+    """Raises ValueError for other steps than ours: an update that lacks a step must not be applied."""
     if set(steps) != set(names.STEPS):
         raise ValueError(f"its steps are not {', '.join(names.STEPS)}")
     return names.STEPS

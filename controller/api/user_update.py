@@ -19,7 +19,7 @@ def unfinished_selector(stream: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The record behind an update; absent on hand-made ones."""
+    """The Kafka record that an update was made of. Updates made by hand have none."""
 
     topic: str
     topic_id: str
@@ -27,8 +27,8 @@ class Source:
     offset: int
     timestamp: datetime
     traceparent: str | None = None
-    #: Name of the user's update before this one, of the same source: this one is not called before that is finished
-    #: or gone.
+    #: Name of the user's update before this one, of the same source. It has to be finished or gone before this one is
+    #: called.
     after: str | None = None
 
     @property
@@ -61,6 +61,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class UpdateSpec:
+    """What is to be applied for a user; immutable but for `suspend`."""
+
     stream: str
     user: str
     sequence: int
@@ -69,7 +71,7 @@ class UpdateSpec:
     resources: str
     suspend: bool = False
     source: Source | None = None
-    #: For how long a hand-made update stays once it is finished; None: until somebody deletes it.
+    #: Seconds for which a finished update made by hand stays; None: until somebody deletes it.
     ttl_seconds_after_finished: int | None = None
 
     @classmethod
@@ -90,34 +92,36 @@ class UpdateSpec:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Of an object that this version does not understand, as a newer one may have written it."""
+    """Why this version does not understand an object. A newer version may have written it."""
 
-    #: What was not understood, for people.
+    #: For people.
     cause: str
-    #: Whether its place in the queue is known: the spec was understood, the status was not.
+    #: Whether its place in the queue is known: the spec was understood, and only the status was not.
     placed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class UserUpdate:
+    """One update, as its object in the API server describes it."""
+
     namespace: str
     name: str
     uid: str
-    #: Versions of one resource can be compared as numbers (KEP-5504).
+    #: Two versions of one object can be compared as numbers (KEP-5504).
     resource_version: int
     creation_time: datetime
     spec: UpdateSpec
     status: Status
-    #: Value of the request annotation.
+    #: The value of the request annotation.
     request: str | None = None
-    #: Set on a placeholder for an object that was not understood: it keeps its place in the queue, and never runs.
+    #: Set on the placeholder of an object that was not understood. It keeps its place in the queue and never runs.
     unreadable: Unreadable | None = None
-    #: Somebody has deleted it, and a finalizer of somebody else keeps the object for now.
+    #: It was deleted, and a finalizer that is not ours still keeps the object.
     deleted: bool = False
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> UserUpdate:
-        """Raises one of NOT_UNDERSTOOD where the object is not what this version's CRD lets pass."""
+        """Raises one of NOT_UNDERSTOOD for an object that this version's CRD would not accept."""
         metadata = body["metadata"]
         return cls(
             namespace=sys.intern(metadata["namespace"]),
@@ -132,10 +136,10 @@ class UserUpdate:
 
     @classmethod
     def placeholder(cls, body: Mapping[str, Any], cause: Exception) -> UserUpdate:
-        """In place of an object that `from_body` did not understand: its user, and what is known of its place.
+        """Stands for an object that `from_body` did not understand: its user, and its place as far as it is known.
 
-        If it has a status it may have been called, and counts as called. Raises KeyError or TypeError where not even
-        its user is known, which no version of the CRD lets pass.
+        An object with a status may have been called, so it counts as called. Raises KeyError or TypeError where
+        not even its user is known; no version of the CRD accepts such an object.
         """
         metadata, spec, status = body["metadata"], body["spec"], body.get("status")
         understood = _understood(metadata, spec)
@@ -162,18 +166,21 @@ class UserUpdate:
 
     @property
     def timestamp(self) -> datetime:
-        """The record's time; for hand-made updates that of their creation."""
+        """The record's time; for an update made by hand, the time of its creation."""
         return self.spec.source.timestamp if self.spec.source else self.creation_time
 
     @property
     def pending_request(self) -> str | None:
-        """A person's request that has been neither done nor refused."""
+        """A person's request that has been neither done nor refused; None: there is none."""
         refused = self.status.refused_request
         answered = (self.status.handled_request, refused.request if refused else None)
         return None if self.request in answered else self.request
 
     def comes_later_than(self, other: UserUpdate) -> bool:
-        """In the same source. Such a one is no predecessor: a bridge once linked so, and each waited for the other."""
+        """Whether both have one source and this one comes later in it.
+
+        A later update is no predecessor. A bridge once linked two updates to each other, and each waited for the other.
+        """
         return self.source_name == other.source_name and self.spec.sequence >= other.spec.sequence
 
     def idempotency_key(self, step: str) -> str:
@@ -213,7 +220,7 @@ def manifest(namespace: str, spec: UpdateSpec) -> dict[str, Any]:
 
 
 def _understood(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[datetime, UpdateSpec] | None:
-    """What tells an update's place in the queue; None where that is what was not understood."""
+    """What an update's place in the queue follows from; None where that was not understood."""
     try:
         return timestamps.from_text(metadata["creationTimestamp"]), UpdateSpec.from_body(spec)
     except NOT_UNDERSTOOD:

@@ -13,7 +13,7 @@ from controller.api.requests import RefusedRequest
 
 
 class Phase(StrEnum):
-    """Where an update stands; None stands for queued, or in its first call."""
+    """How far an update has come. An update without a phase is queued, or in its first call."""
 
     RUNNING = "Running"
     WAITING = "Waiting"
@@ -27,7 +27,7 @@ FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCEL
 
 
 class Reason(StrEnum):
-    """Why the condition Succeeded stands as it does: a closed set."""
+    """The reason of the condition Succeeded: a closed set."""
 
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -46,7 +46,7 @@ class Reason(StrEnum):
 
 
 DELAYED = frozenset({Reason.DOWNSTREAM_BUSY, Reason.BACKING_OFF, Reason.STEP_MISCONFIGURED})
-#: What an update may wait for that has never been called.
+#: Reasons for which an update may wait before its first call.
 BEFORE_THE_FIRST_CALL = frozenset(
     {
         Reason.SUSPENDED,
@@ -60,7 +60,7 @@ BEFORE_THE_FIRST_CALL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A finished step: a checkpoint. It is never called again within the same run."""
+    """The checkpoint of a finished step. The step is never called again within the same run."""
 
     name: str
     result: Mapping[str, str]
@@ -91,32 +91,32 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The durable state of an update: all that a restarted controller knows of it."""
+    """The durable state of an update. A controller that starts knows nothing else about it."""
 
     phase: Phase | None = None
     #: The step in hand.
     step: str | None = None
     #: Failures of the step in hand.
     attempts: int = 0
-    #: How many of them blame the stream: they do not use its `maxAttempts` up.
+    #: How many of them are the stream's fault. They do not count towards `maxAttempts`.
     misconfigured_count: int = 0
     #: Busy answers to the step in hand.
     busy_count: int = 0
     next_attempt_time: datetime | None = None
-    #: When the first call began that was answered; an update that has it has been called.
+    #: When the first call that was answered began. An update with a start time has been called.
     start_time: datetime | None = None
-    #: Raised only when someone asks for the steps to be done again.
+    #: Goes up only when a person asks for all steps to be done again.
     run: int = 0
     steps: tuple[StepRecord, ...] = ()
     reason: Reason | None = None
     message: str = ""
     #: When the condition's status last changed.
     transition_time: datetime | None = None
-    #: The value of the request annotation that was acted upon last.
+    #: The request that was done last.
     handled_request: str | None = None
     #: The newest request that could not be done.
     refused_request: RefusedRequest | None = None
-    #: What the update is held for: Rejected or Exhausted.
+    #: Why the update is held: Rejected or Exhausted; None: it is not held.
     held: Reason | None = None
 
     @property
@@ -125,12 +125,12 @@ class Status:
 
     @property
     def called(self) -> bool:
-        """A call of it has been answered, so that it stays the head until it is finished.
+        """Whether a call of it has been answered. Such an update stays the head of its queue until it is finished.
 
-        Versions before `startTime` did not write it. What they stored counts as called unless it shows nothing but a
-        wait that comes before the first call: one that may have been called stays the head. Two things they cannot
-        tell: whether tries without the step's Secret were calls (taken as calls), and whether a first call was cut off
-        before a suspension (taken as none, as when it is cut off by a crash).
+        Versions before `startTime` did not write it. A status of theirs counts as called unless it shows nothing but a
+        wait before the first call, because an update that may have been called has to stay the head. Two cases cannot
+        be told apart in such a status. Tries without the step's Secret count as calls. A first call that was cut off
+        before a suspension counts as none, like one that a crash cut off.
         """
         if self.start_time is not None:
             return True
@@ -142,12 +142,12 @@ class Status:
 
     @property
     def delayed(self) -> bool:
-        """Waiting for a time, not for a person."""
+        """Whether it waits for a time, and not for a person."""
         return self.reason in DELAYED
 
     @property
     def results(self) -> dict[str, str]:
-        """What the finished steps gave: `{"userId": …, "roleId": …}`."""
+        """The results of the finished steps: `{"userId": …, "roleId": …}`."""
         return {key: value for record in self.steps for key, value in record.result.items()}
 
     @property
@@ -179,7 +179,7 @@ class Status:
         )
 
     def for_status(self) -> dict[str, Any]:
-        """The whole status as a merge patch: what is unset is null, so that nothing of an earlier one stays."""
+        """The whole status as a merge patch. Fields without a value are null, so that no earlier value stays."""
         return {
             "phase": self.phase,
             "step": self.step,
@@ -208,14 +208,14 @@ class Status:
 
 
 def condition_status(phase: Phase | None) -> str:
-    """`status` of the condition Succeeded: Unknown until the end, then True or False."""
+    """The `status` of the condition Succeeded: Unknown until the update is finished, then True or False."""
     if phase not in FINISHED:
         return "Unknown"
     return "True" if phase is Phase.SUCCEEDED else "False"
 
 
 def _steps(records: Sequence[Mapping[str, Any]], phase: Phase | None) -> tuple[StepRecord, ...]:
-    """Raises ValueError for other steps than ours, and where all are done and the phase does not say so."""
+    """Raises ValueError for other steps than ours, and where all steps are done and the phase does not say so."""
     steps = tuple(StepRecord.from_body(record) for record in records)
     if tuple(step.name for step in steps) != names.STEPS[: len(steps)]:
         raise ValueError(f"its steps are not {', '.join(names.STEPS)}, in this order")

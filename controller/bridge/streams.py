@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
             ObjectCounts(cluster, REJECTED, settings.scope),
         )
         streams = Streams(context, settings.scope)
-        health.unsettled, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
+        health.pending, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
         works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
         try:

@@ -184,7 +184,7 @@ class Downstream:
             return Retry(f"{status} from {step.name}, but its headers are longer than {MAX_HEADERS // 1024} KiB")
         if body is not None and "content-encoding" in given:
             body = _decoded(body, given["content-encoding"])
-        if body is None and 200 <= status < 300 and step.owes:
+        if body is None and 200 <= status < 300 and step.returns:
             return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
         if body and status >= 300:  # a message will repeat it, and some show the request that they refuse
             body = _hidden(body, request.extensions["secrets"])

@@ -1,7 +1,7 @@
-"""What to do with an update, and what an outcome makes of it: pure, on frozen values, without clock or I/O.
+"""Decides what to do with an update, and computes the status after each call. Pure: frozen values, no clock, no I/O.
 
-`decide` looks, `record` remembers; `engine.lane` acts between the two. Both are level-based: they read spec and
-status as they stand, never what has changed (controller-runtime's contract of a reconciler).
+`decide` says what comes next, the reconciler does it, and `record` turns the outcome into the next status. Both are
+level-based, as controller-runtime asks of a reconciler: they read spec and status as they are, never what has changed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejecte
 from controller.core.steps import STEPS
 from controller.core.user_queue import UserQueue
 
-#: Delays are lengthened by up to this share of them, never shortened, and short ones by more: a hundred users who were
-#: told busy together do not come back together, with a hundred calls and writes before which everybody else waits.
+#: Delays are lengthened by up to this share of them, short ones by more, and none is shortened. So a hundred users who
+#: met a busy downstream together do not come back together, with a hundred calls and writes ahead of everybody else's.
 JITTER = 0.05
 SHORT_JITTER, SHORT_JITTER_SECONDS = 0.1, 0.4
 
@@ -35,19 +35,19 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class WaitTurn:
-    """Another update of the user comes first, or nothing is left to do, or this version does not understand it."""
+    """Do nothing: another update of the user comes first, or this one is finished, or it is not understood."""
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitPredecessor:
-    """The update before this one (`source.after`) has to be looked up: the watch may not have shown it yet."""
+    """Look up the update before this one (`source.after`): the watch may not have shown it yet."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class RequeueAfter:
-    """Nothing to do before `at`; None: before something changes. `status` is to be written where it differs."""
+    """Decide again at `at`; None: when something changes. Write `status` before that, where it differs."""
 
     at: datetime | None
     status: Status
@@ -55,14 +55,14 @@ class RequeueAfter:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Write this status and decide again: someone has asked for it, or the one before it does not fit any more."""
+    """Write this status and decide again: a request was done, or the status before no longer says what is."""
 
     status: Status
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Write this last status; the next in the queue comes."""
+    """Write this final status. Then it is the turn of the next update in the queue."""
 
     status: Status
 
@@ -79,10 +79,11 @@ def decide(
     follows: str | None = None,
     mended: Collection[Reason] = (),
 ) -> Decision:
-    """The next thing to do with `update`.
+    """What to do with `update` next.
 
-    `stream` is None where the UpdateStream is missing; `follows` names the predecessor known to be finished or gone.
-    Delays for the reasons `mended` are over: what they blame was changed since the last call.
+    `stream` is None where the UpdateStream is missing. `follows` names a predecessor that is known to be finished or
+    gone. Delays for the reasons `mended` are over, because what they blame has changed since the last call. `now` is
+    aware.
     """
     status = update.status
     if status.finished or update.unreadable:
@@ -95,7 +96,7 @@ def decide(
     if verb in _REQUESTED_END:
         return Finish(_at(_handled(update), *_REQUESTED_END[verb], now))
     if queue.head is not update:
-        # It was the head, suspended say, until an earlier one came: what it tells is not what it waits for now.
+        # It was the head (suspended, say) until an earlier one came: its status no longer says what it waits for.
         return Release(_queued(status)) if status.phase and not status.called else WaitTurn()
     after = update.spec.source.after if update.spec.source else None
     if after and after != follows and not status.called:
@@ -112,9 +113,9 @@ def decide(
 
 
 def refusal(update: UserUpdate, now: datetime) -> Status | None:
-    """The status that tells of a request which cannot be done; None where nothing is asked for, or it can be done.
+    """The status that says why the pending request cannot be done; None where there is none, or it can be done.
 
-    It is no `handledRequest`: earlier versions take an update that has one for called.
+    A refused request is not written as `handledRequest`: earlier versions take an update that has one as called.
     """
     request, status = update.pending_request, update.status
     if request is None or update.unreadable:
@@ -139,10 +140,10 @@ def record(
     now: datetime,
     jitter: float = 0.0,
 ) -> Status:
-    """The checkpoint after a call of the step in hand.
+    """The status after a call of the step in hand.
 
-    `started` and `now` are when the call began and ended, `jitter` a random number from 0 to 1. What was finished while
-    the call ran (skipped, say) stays finished.
+    The call began at `started` and ended at `now`, both aware; `jitter` is a random number from 0 to 1. An update that
+    was finished (skipped, say) while the call ran stays finished.
     """
     if status.finished:
         return status
@@ -172,18 +173,18 @@ def step_in_hand(status: Status) -> str:
 
 
 def waiting_to_be_callable(status: Status, message: str, now: datetime) -> Status:
-    """The step in hand cannot be called, for what `message` says of the stream; no attempt, as nothing was sent."""
+    """The status while the step in hand cannot be called, for the reason `message`. Nothing was sent: no attempt."""
     return _waiting(_due_now(status), Reason.STEP_MISCONFIGURED, message, now)
 
 
 def being_called(status: Status, step: str, started: datetime) -> Status:
-    """While its call lasts: no longer what it waited for. Its delay is over; all that counts stays."""
+    """The status while a call lasts. It no longer says what the update waited for; its counters stay."""
     message = f"{step} is being called since {started:%H:%M:%S}"
     return _at(replace(_due_now(status), step=step), Phase.RUNNING, Reason.RUNNING, message, started)
 
 
 def waiting_for_slot(status: Status, now: datetime) -> Status:
-    """The step in hand is at its `concurrency`."""
+    """The status while as many calls of the step in hand run as its `concurrency` allows."""
     step = step_in_hand(status)
     return _waiting(
         _due_now(status), Reason.STEP_CONCURRENCY, f"all calls that {step} may have at a time are in use", now
@@ -191,12 +192,12 @@ def waiting_for_slot(status: Status, now: datetime) -> Status:
 
 
 def _due_now(status: Status) -> Status:
-    """Its delay is over, be it by time or because what it was about was mended: it is not waited for once more."""
+    """The delay is over, by time or because its cause was mended. It is not waited for again."""
     return replace(status, next_attempt_time=None)
 
 
 def backoff_seconds(retry: RetrySpec, failures: int) -> float:
-    """Seconds until the next try after so many failures in a row (1 or more)."""
+    """Seconds until the next attempt, after so many failures in a row (1 or more)."""
     try:
         return min(retry.max_seconds, retry.initial_seconds * float(retry.factor) ** (failures - 1))
     except OverflowError:
@@ -204,7 +205,7 @@ def backoff_seconds(retry: RetrySpec, failures: int) -> float:
 
 
 def _due(now: datetime, delay: float, jitter: float) -> datetime:
-    """After a delay in seconds with its jitter, `jitter` being from 0 to 1. To the millisecond, as people read it."""
+    """When a delay in seconds is over, with its jitter (0 to 1); in whole milliseconds, which people can read."""
     lengthened = delay + (delay * JITTER + min(delay * SHORT_JITTER, SHORT_JITTER_SECONDS)) * jitter
     return timestamps.whole_milliseconds(now + timedelta(seconds=lengthened))
 
@@ -213,7 +214,7 @@ def _called(status: Status, started: datetime) -> Status:
     """A call was answered."""
     if status.start_time is not None:
         return status
-    # An earlier version did not write it: where it stored steps, the first one's is the earliest that is known.
+    # An earlier version did not write it. Where it stored steps, the first step's start is the earliest that is known.
     return replace(status, start_time=status.steps[0].start_time if status.steps else started)
 
 
@@ -231,14 +232,14 @@ def _done(status: Status, record: StepRecord, now: datetime) -> Status:
 
 
 def _afresh(status: Status) -> Status:
-    """The counters of the step in hand start again."""
+    """The counters of the step in hand are 0 again."""
     return replace(status, attempts=0, misconfigured_count=0, busy_count=0)
 
 
 def _failed(
     failed: Status, outcome: Retry | Misconfigured, message: str, stream: UpdateStream, now: datetime, jitter: float
 ) -> Status:
-    """A failure that may pass. What blames the stream never exhausts: an expired token must not burn a topic."""
+    """After a failure that may pass. A stream's fault never exhausts updates: an expired token must not fail them all."""
     retry = stream.steps[step_in_hand(failed)].retry
     misconfigured = isinstance(outcome, Misconfigured)
     if misconfigured:
@@ -260,7 +261,7 @@ def _final(status: Status, reason: Reason, message: str, policy: Policy, now: da
 
 
 def _while_held(update: UserUpdate, stream: UpdateStream | None, now: datetime) -> Decision:
-    """Until a person or the policy releases it; a suspension keeps it, and all behind it, even then."""
+    """A held update waits until a person or the policy releases it; while it is suspended, the policy does not."""
     status = update.status
     assert status.held is not None
     policies = {Reason.REJECTED: stream.on_rejected, Reason.EXHAUSTED: stream.on_exhausted} if stream else {}
@@ -270,7 +271,7 @@ def _while_held(update: UserUpdate, stream: UpdateStream | None, now: datetime) 
 
 
 def _stopped_by(update: UserUpdate, stream: UpdateStream | None) -> tuple[Reason, str] | None:
-    """What keeps the update from running, and a sentence of it for people."""
+    """Why the update must not run: the reason, and a message for people; None: it may."""
     if stream is None:
         return Reason.STREAM_MISSING, f"there is no UpdateStream {update.spec.stream} in this namespace"
     if stream.suspend.processing:
@@ -283,7 +284,7 @@ def _stopped_by(update: UserUpdate, stream: UpdateStream | None) -> tuple[Reason
 
 
 def _delayed(status: Status, now: datetime) -> Status:
-    """Waiting for its time: the words of the delay come back where a suspension had replaced them."""
+    """Waiting for its time. The message about the delay comes back where a suspension had replaced it."""
     if status.delayed:
         return status
     assert status.next_attempt_time is not None
@@ -299,7 +300,7 @@ _REQUESTED_END = {
 
 
 def _queued(status: Status) -> Status:
-    """Without a phase again; what a person was told stays."""
+    """Without a phase, as in the queue. The answer to a refused request stays."""
     return Status(refused_request=status.refused_request)
 
 
@@ -309,7 +310,7 @@ def _handled(update: UserUpdate) -> Status:
 
 
 def _again_by_request(update: UserUpdate, verb: str, now: datetime) -> Status:
-    """The step in hand anew, or with `restart` all of them, at once and with all attempts."""
+    """The step in hand is called anew, with `restart` all steps: at once, and with all attempts."""
     again = _afresh(_handled(update))
     if verb == "restart":
         again = replace(again, steps=(), run=again.run + 1)
@@ -324,7 +325,7 @@ def _waiting(
     step: str | None = None,
     at: datetime | None = None,
 ) -> Status:
-    """Waiting for this reason; a step in hand and a delay already there stay."""
+    """Waiting for this reason. The step in hand and the delay stay unless others are given."""
     if at is None and status.phase is Phase.WAITING and (status.reason, status.message) == (reason, message):
         return status
     kept = replace(status, step=step or step_in_hand(status), next_attempt_time=at or status.next_attempt_time)
@@ -332,14 +333,14 @@ def _waiting(
 
 
 def _at(status: Status, phase: Phase, reason: Reason, message: str, now: datetime) -> Status:
-    """The condition moves on; its time changes only with its status, as the API conventions ask."""
+    """With this condition. Its time changes only with its status, as Kubernetes' API conventions demand."""
     changed = status.transition_time is None or (phase in FINISHED) != (status.phase in FINISHED)
     time = now if changed else status.transition_time
     return replace(status, phase=phase, reason=reason, message=message[:1024], transition_time=time)
 
 
 def cause_of(status: Status) -> str:
-    """What the update waits for, without the time until which it does; empty while it is called, or about to be."""
+    """What the update waits for, without the time until which it waits; empty while it is called, or about to be."""
     if status.reason in (Reason.RUNNING, Reason.STEP_CONCURRENCY):
         return ""
     at = status.next_attempt_time

@@ -1,7 +1,7 @@
-"""What the bytes of a rejected key or value seem to be, for messages that the owner of a producer reads.
+"""Guesses the format of a rejected key or value, for messages that the owner of a producer reads. Pure.
 
-Pure. Nothing is decided by it, so a wrong guess costs a misleading word and no record. Whatever the size, the work is
-bounded: a flood of bad records is looked at on the way of the good ones.
+Nothing is decided by a guess, so a wrong one costs a misleading message and no record. The work is bounded whatever the
+size, because a flood of bad records is described by the thread that reads the good ones.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import codecs
 import re
 from typing import Any, Final
 
-#: Fields of a message that are looked at, and bytes of a text.
+#: Fields of a message, and bytes of a text, that are looked at.
 _ENOUGH_FIELDS: Final = 64
 _ENOUGH_BYTES: Final = 64
-#: A registry counts its schemas from 1 on. Higher ids than this are more likely something else, such as UTF-16.
+#: A schema registry counts from 1. Ids above this are more likely something else, such as UTF-16.
 _MAX_SCHEMA_ID: Final = (1 << 24) - 1
-#: What Protobuf writes in front of a field of a higher number than three.
+#: The lowest tag byte of a Protobuf field whose number is above three.
 _FIELD_FOUR: Final = 0x20
-#: As schema registries write it: a zero, the id in four bytes, then the message.
+#: Bytes of a schema registry's header: a zero, then the id in four bytes. The message follows.
 _HEADER_SIZE: Final = 5
 
 BYTE_ORDER_MARK: Final = "begins with a byte order mark"
@@ -51,7 +51,10 @@ _NAMES_OF_CONTROLS: Final = {"\0": " (NUL)", "\t": " (tab)", "\n": " (line feed)
 
 
 def not_text(text: str) -> str | None:
-    """A byte order mark in front, or the first control character (C0, DEL, C1), for people; None: it has neither."""
+    """For people: that the text begins with a byte order mark, or which control character it has; None: it has neither.
+
+    Control characters are C0, DEL and C1; the message names the first one.
+    """
     if text.startswith("\ufeff"):
         return BYTE_ORDER_MARK
     if found := _CONTROL_CHARACTER.search(text):
@@ -63,7 +66,7 @@ def not_text(text: str) -> str | None:
 
 
 def json_kind(value: Any) -> str:
-    """What a value of JSON is: "a list"; an object may be a dict or a tuple of its members."""
+    """The kind of a JSON value, such as "a list". An object may be a dict, or a tuple of its members."""
     match value:
         case None:
             return "null"
@@ -82,13 +85,16 @@ def json_kind(value: Any) -> str:
 
 
 def description(data: bytes) -> str | None:
-    """What goes behind "the value " or "the key ": "begins with a Schema Registry header, schema 7". None: unknown."""
+    """The predicate of "the value …" or "the key …", such as "begins with a Schema Registry header, schema 7".
+
+    None where the format is not recognised.
+    """
     beginning = next((told for beginning, told in _BEGINNINGS if data.startswith(beginning)), None)
     return beginning or _number(data) or _registered(data) or _wide_text(data) or _binary(data)
 
 
 def _number(data: bytes) -> str | None:
-    """Positive ones begin with zeros, negative ones with ones. So does a short text behind a Schema Registry header."""
+    """A binary number begins with zeros or ones. So does a schema registry's header, which may precede a short text."""
     if len(data) not in (4, 8) or data[0] not in (0, 255) or (_schema(data) and _is_avro(data[_HEADER_SIZE:])):
         return None
     return f"is {len(data)} bytes long, as a {8 * len(data)}-bit number is ({int.from_bytes(data, signed=True)})"
@@ -104,13 +110,13 @@ def _registered(data: bytes) -> str | None:
 
 
 def _schema(data: bytes) -> int | None:
-    """The id in front of what a schema registry's serializers write."""
+    """The id in a schema registry's header; None where there is no such header."""
     schema = int.from_bytes(data[1:_HEADER_SIZE])
     return schema if len(data) > _HEADER_SIZE and data[0] == 0 and 1 <= schema <= _MAX_SCHEMA_ID else None
 
 
 def _wide_text(data: bytes) -> str | None:
-    """Latin letters in two bytes each, without a byte order mark."""
+    """Text in UTF-16 without a byte order mark: Latin letters take two bytes, one of them 0."""
     even, odd = data[:_ENOUGH_BYTES:2], data[1:_ENOUGH_BYTES:2]
     if len(data) < 4 or len(data) % 2:
         return None
@@ -146,7 +152,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _is_avro(data: bytes) -> bool:
-    """Texts one behind the other, each with its length in front; empty ones are too easily found."""
+    """Whether it is a row of texts, each with its length in front. Empty texts do not count: they are too common."""
     at = 0
     try:
         for _ in range(_ENOUGH_FIELDS):
@@ -163,7 +169,7 @@ def _is_avro(data: bytes) -> bool:
 
 
 def _is_protobuf(data: bytes) -> bool:
-    """Fields one behind the other, low ones first: number and wire type, then as many bytes as that type has."""
+    """Whether it is a row of fields, low numbers first: number and wire type, then as many bytes as the type has."""
     at = 0
     if data[0] >= _FIELD_FOUR:
         return False
@@ -192,7 +198,7 @@ def _is_protobuf(data: bytes) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends. Raises IndexError where it does not."""
+    """A number in groups of seven bits, the lowest first, and the position after it. Raises IndexError where it is torn."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at + shift // 7]

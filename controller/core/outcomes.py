@@ -1,4 +1,4 @@
-"""What a downstream's answer means: the closed set of values that `downstream` returns and `reconcile.record` takes."""
+"""What a downstream's answer means: a closed set of values that `downstream` returns and `decisions.record` takes."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The step succeeded; `result` holds what later steps need (`{"userId": "u-1"}`), empty where it owes nothing."""
+    """The step succeeded. `result` holds what later steps need, such as `{"userId": "u-1"}`; it may be empty."""
 
     result: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The downstream asks for patience. No failure: the attempts are not counted up."""
+    """The downstream is busy and wants the call later. That is no failure, and no attempt is counted."""
 
     message: str
-    #: Seconds the downstream asked for, within 1 and 300; None where it did not say.
+    #: Seconds that the downstream asked for, from 1 to 300; None where it did not say.
     retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A failure that may pass: connection error, time-out, 5xx, an answer without what it owes."""
+    """A failure that may pass: a connection error, a time-out, a 5xx, a success without the id that it must return."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """An answer that blames the stream (401, 404, a redirect, …): retried with backoff, reported on the stream."""
+    """An answer that blames the stream (401, 404, a redirect, …): retried with backoff, and reported on the stream."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The downstream's final no to this one update."""
+    """The downstream refuses this update for good."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotCalled:
-    """No outcome: nothing could be sent, for a reason that is the stream's (its Secret, a certificate, a url)."""
+    """Not an outcome: nothing could be sent, because of the stream's Secret, certificate or url."""
 
     message: str
 

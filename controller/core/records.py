@@ -1,7 +1,7 @@
-"""A Kafka record is outside bytes: here it becomes a UserUpdate's manifest or a reason why it never can.
+"""Reads a Kafka record: bytes from outside become an event, or the reason why they never can.
 
-Pure: between `kafka`, which delivers records, and the bridge, which creates what is built here. Nothing in this
-module raises, whatever a record holds.
+Pure. `kafka` delivers records, and the bridge creates the objects whose manifests are built here. Nothing in this
+module raises an error, whatever a record holds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MAX_KEY_SIZE: Final = 1024
 MAX_RECORD_SIZE: Final = 1 << 20
 #: Characters (Unicode code points, as the API server counts them) of profile, permissions and resources.
 MAX_FIELD_LENGTH: Final = 4096
-#: Objects and lists within each other, the outermost counted. RFC 8259 leaves the limit to the reader.
+#: Levels of nested objects and lists, the outermost included. RFC 8259 leaves the limit to the reader.
 MAX_NESTING: Final = 512
 FIELDS: Final = ("profile", "permissions", "resources")
 
 _TOO_DEEP = f"the value is nested over {MAX_NESTING} levels deep"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: A producer may set any timestamp; later ones than this are shown as this, as the CRD takes years of four digits.
+#: A producer may set any timestamp. Later ones are read as this one, because the CRD takes years of four digits.
 _MAX_TIMESTAMP_MS = int(datetime(2999, 12, 31, tzinfo=UTC).timestamp() * 1000)
 _QUOTED_FIELDS = tuple(f'"{field}"'.encode() for field in FIELDS)
 #: https://www.w3.org/TR/trace-context/: ids of zeros and version ff are invalid, versions after 00 may append fields.
@@ -70,7 +70,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class UpdateEvent:
-    """What a good record says."""
+    """The content of a good record."""
 
     user: str
     profile: str
@@ -84,17 +84,18 @@ class Rejection:
     """Why a record can never become a UserUpdate."""
 
     reason: RejectionReason
-    #: For people: what is wrong and what a producer does about it.
+    #: For people: what is wrong, and what the producer can do about it.
     message: str
-    #: JSON pointer (RFC 6901) to the field at fault, empty for the whole value; None but for InvalidPayload.
+    #: JSON pointer (RFC 6901) to the field at fault, empty for the whole value; None for all reasons but
+    #: InvalidPayload.
     pointer: str | None = None
 
 
 def read_record(record: Record, *, put_aside: bool = False) -> UpdateEvent | Rejection:
-    """What a record says, or the first reason for which it cannot be used. Raises nothing.
+    """The record's event, or the first reason for which it cannot be used. Raises nothing.
 
-    `put_aside`: it comes from a UserBacklog. An earlier version, which took any UTF-8 for a key, may have written that;
-    the record is applied as the user's records before it were.
+    `put_aside`: the record is listed in a UserBacklog. An earlier version, which took any UTF-8 as a key, may have
+    listed it; then it is applied as the user's records before it were.
     """
     user = _read_key(record.key, any_text=put_aside)
     if isinstance(user, Rejection):
@@ -106,9 +107,9 @@ def read_record(record: Record, *, put_aside: bool = False) -> UpdateEvent | Rej
 
 
 def user_update_manifest(stream: UpdateStream, event: UpdateEvent, after: str | None) -> dict[str, Any]:
-    """The UserUpdate of a record: the same for the same record and `after`, whoever builds it and when.
+    """The UserUpdate of a record. Every process builds the same one of the same record and `after`.
 
-    `after` names the user's last update of the same source that is not known to be finished.
+    `after` is the name of the user's last update of the same source that is not known to be finished.
     """
     spec = UpdateSpec(
         stream=stream.name,
@@ -185,10 +186,10 @@ _Members = Sequence[tuple[str, Any]]
 
 
 def _read_quickly(value: bytes) -> _Members | None:
-    """The members where orjson suffices, else None.
+    """The members of the object, where orjson is certain to find them; else None.
 
-    orjson keeps the last of several members of one name and says nothing. That none of the three occurs twice is
-    certain where each quoted name is in the bytes at most once and no escape could spell it in another way.
+    Of several members with one name orjson keeps the last and says nothing. None of the three fields occurs twice where
+    the bytes hold each quoted name at most once and no escape that could spell it in another way.
     """
     if b"\\" in value or any(value.count(field) > 1 for field in _QUOTED_FIELDS):
         return None
@@ -202,11 +203,11 @@ def _read_quickly(value: bytes) -> _Members | None:
 
 
 class _Object(tuple[tuple[str, Any], ...]):
-    """A JSON object as its members in order."""
+    """A JSON object: its members in order."""
 
 
 def _read_thoroughly(value: bytes) -> _Members | Rejection:
-    """By the standard parser, which shows repeated members and takes all of RFC 8259, lone surrogates included."""
+    """By the standard parser, which shows repeated members and reads all of RFC 8259, lone surrogates included."""
     try:
         document = json.loads(
             value.decode(), object_pairs_hook=_Object, parse_constant=_refuse_constant, parse_int=_any_number
@@ -225,7 +226,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _any_number(_: str) -> int:
-    """Numbers are used nowhere, and int() refuses those of over 4,300 digits."""
+    """No number is used, and int() refuses numbers of more than 4,300 digits."""
     return 0
 
 
@@ -248,7 +249,7 @@ def _why_not_json(value: bytes, error: ValueError | RecursionError) -> str:
 
 
 def _nested_deeper(document: Any, limit: int) -> bool:
-    """Level by level: no recursion of its own."""
+    """Goes level by level, because a recursion of its own would need a limit too."""
     level = [document]
     for _ in range(limit + 1):
         level = [node for node in level if isinstance(node, _Object | list)]
@@ -263,7 +264,7 @@ def _children(node: _Object | list[Any]) -> Iterable[Any]:
 
 
 def _read_members(members: _Members) -> dict[str, str] | Rejection:
-    """The three fields. Members of other names are ignored, repeated ones too."""
+    """The three fields. Members with other names are ignored, also where they are repeated."""
     fields: dict[str, str] = {}
     for field in FIELDS:
         values = [value for name, value in members if name == field]
@@ -275,7 +276,10 @@ def _read_members(members: _Members) -> dict[str, str] | Rejection:
 
 
 def _missing_hint(field: str, members: _Members) -> str:
-    """What there is instead. Of names just such as differ in case: others may tell what is nobody's business."""
+    """A hint at what the value has instead.
+
+    Another member's name is shown only where it differs from the field's in case: names may be confidential.
+    """
     there = [name for name, _ in members]
     if other := next((name for name in there if name.lower() == field), None):
         return f": there is {other}, and names are case-sensitive"
@@ -317,7 +321,7 @@ def _source(record: Record) -> Source:
 
 
 def _traceparent(record: Record) -> str | None:
-    """The last header of that name, as Kafka's own clients read headers; None where it is not valid."""
+    """The last header of that name, as Kafka's own clients read headers; None where its value is not valid."""
     values = [value for name, value in record.headers if name == "traceparent"]
     if not values or not values[-1]:
         return None

@@ -1,7 +1,7 @@
-"""Whether a step works: what its calls came to lately, and who waits at it. For people; it stops no call.
+"""Whether a step works, judged by its latest calls and by the users who wait at it. For people: it stops no call. Pure.
 
-Who waits, and for what, is in the statuses of the updates; that the step works for others is remembered here, by the
-controller that calls it. When it is blamed, and why: docs/decisions/0034-when-a-step-is-blamed.md.
+The statuses of the updates say which users wait, and for what. That the step works for others is remembered here, by
+the controller that calls it. docs/decisions/0034-when-a-step-is-blamed.md says when a step is blamed, and why.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from controller.core.decisions import cause_of
 from controller.core.outcomes import Busy, Done, Outcome, Rejected
 from controller.core.steps import STEPS
 
-#: A step none of whose calls was accepted for so many seconds, while some failed, does not work.
+#: A step does not work if for so many seconds none of its calls was accepted while some failed.
 QUIET_SECONDS = 60.0
-#: A single user in trouble says nothing of a step that has accepted a call within so many seconds.
+#: A single user in trouble proves nothing about a step that has accepted a call within so many seconds.
 PROVEN_SECONDS = 600.0
-#: So many users who are refused, and more of them than were served within QUIET_SECONDS, blame the step at once.
+#: A step is blamed at once where so many users are refused, and more than were served within QUIET_SECONDS.
 MIN_REFUSED = 3
-#: Seconds of looking after which what a step serves is known: who is refused, the statuses tell a successor at once.
-SETTLE_SECONDS = 4.0
+#: Seconds after which a new controller knows whom a step serves. The statuses tell it at once which users are refused.
+OBSERVE_SECONDS = 4.0
 #: Characters of a cause in the stream's condition.
 MAX_CAUSE = 300
 
-#: Reasons of Processing by which a step is blamed.
+#: Reasons of the condition Processing that blame a step.
 StepReason: TypeAlias = Literal["StepMisconfigured", "StepFailing"]
 STEP_REASONS = get_args(StepReason)
 
@@ -40,13 +40,13 @@ class _Evidence:
     #: When a call of each user was accepted last, within QUIET_SECONDS, the oldest first.
     served: dict[str, float] = field(default_factory=dict)
     accepted_at: float | None = None
-    #: When it was looked at first.
+    #: When the first report of the step was made.
     since: float | None = None
-    #: Since when somebody waits at the step, and none of its calls was accepted.
+    #: Since when users have waited at the step while none of its calls was accepted.
     quiet_since: float | None = None
-    #: Users who were refused, by the last report.
+    #: Users who were refused, according to the last report.
     refused: int = 0
-    #: The cause that is shown: it stays as long as most users have one that begins like it.
+    #: The cause that the report shows. It stays as long as the causes of most users begin alike.
     shown: str = ""
 
     def forget_old(self, now: float) -> None:
@@ -55,13 +55,13 @@ class _Evidence:
 
 
 class StepHealth:
-    """What one controller has seen of the steps of one shard, since it holds the Lease."""
+    """What one controller has observed of the steps of one shard since it acquired the Lease."""
 
     def __init__(self) -> None:
         self._steps = {step.name: _Evidence() for step in STEPS}
 
     def answered(self, step: str, user: str, outcome: Outcome, now: float) -> None:
-        """What a call came to. To be told busy, and a final no to one update, show that the step works."""
+        """The outcome of a call. A busy answer and a final refusal of one update show that the step works, too."""
         if isinstance(outcome, Done | Busy | Rejected):
             evidence = self._steps[step]
             evidence.served.pop(user, None)
@@ -70,15 +70,15 @@ class StepHealth:
             evidence.forget_old(now)
 
     def changed(self, step: str) -> None:
-        """The step is another one now: nothing that was seen of it counts."""
+        """The step's spec has changed: earlier observations no longer count."""
         self._steps[step] = _Evidence()
 
     def refused(self, step: str) -> int:
-        """Users who wait because of what is the stream's, by the last report."""
+        """Users who wait through the stream's fault, according to the last report."""
         return self._steps[step].refused
 
     def reports(self, updates: Iterable[UserUpdate], now: float) -> tuple[StepReport, ...]:
-        """Of each step, in the order in which they run; `updates` are the unfinished ones."""
+        """A report of each step, in their order. `updates` are the unfinished ones, `now` is monotonic."""
         refused: defaultdict[str, set[str]] = defaultdict(set)
         failing: defaultdict[str, set[str]] = defaultdict(set)
         causes: defaultdict[str, list[str]] = defaultdict(list)
@@ -113,30 +113,30 @@ class StepHealth:
             quiet=quiet_since is not None and now - quiet_since >= QUIET_SECONDS,
             proven=accepted is not None and now - accepted < PROVEN_SECONDS,
             cause=evidence.shown if len({*map(_head, causes)}) <= 1 else f"for instance {evidence.shown}",
-            settled=now - evidence.since >= SETTLE_SECONDS,
+            complete=now - evidence.since >= OBSERVE_SECONDS,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """How a step stands: in one shard, or in the whole stream."""
+    """The state of a step in one shard, or in the whole stream."""
 
     name: str
-    #: Users who wait at it because of what is the stream's: its url, its Secret, what the downstream refuses.
+    #: Users who wait at it through the stream's fault: its url, its Secret, a request that the downstream refuses.
     refused: int = 0
     #: Users who wait at it after a failure that may pass.
     failing: int = 0
     #: Other users whose calls it has accepted within QUIET_SECONDS.
     served: int = 0
-    #: For QUIET_SECONDS somebody has waited at it, and none of its calls was accepted.
+    #: For QUIET_SECONDS users have waited at it, and none of its calls was accepted.
     quiet: bool = False
     #: It has accepted a call within PROVEN_SECONDS.
     proven: bool = False
-    #: What most of those who wait were told, "for instance …" where others were told something else; empty where nobody
+    #: Why most of the waiting users wait, "for instance …" where others wait for another cause; empty where nobody
     #: waits.
     cause: str = ""
-    #: `served` is known: SETTLE_SECONDS have passed, and all shards have told. It is in no entry.
-    settled: bool = True
+    #: Whether `served` is known: OBSERVE_SECONDS have passed, and all shards have reported. Not written to the status.
+    complete: bool = True
 
     @property
     def waiting(self) -> int:
@@ -144,7 +144,7 @@ class StepReport:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
-        """Of an entry of `status.shards`."""
+        """The report in an entry of `status.shards`."""
         fields = ("name", "refused", "failing", "served", "quiet", "proven", "cause")
         return cls(**{key: body[key] for key in fields if key in body})
 
@@ -154,12 +154,12 @@ class StepReport:
         return {"name": self.name, **numbers, **flags, **({"cause": self.cause} if self.cause else {})}
 
     def blame(self, *, standing: bool) -> StepReason | None:
-        """The reason for which the step does not work; None: it does, or too few say otherwise.
+        """The reason for which the step does not work; None: it works, or too few users say otherwise.
 
-        `standing`: that has been said, and is to be taken back only by what clearly shows otherwise.
+        `standing`: the step is blamed already. Then it takes clear evidence to take the blame back.
         """
         many = self.refused >= MIN_REFUSED and self.refused > (self.served // 2 if standing else self.served)
-        many = many and (standing or self.settled)
+        many = many and (standing or self.complete)
         silent = (self.quiet or standing) and not self.served and (self.waiting > 1 or not self.proven)
         if not self.waiting or not (many or silent):
             return None
@@ -174,29 +174,29 @@ class StepReport:
 
 
 def of_all_shards(reports: Iterable[StepReport], count: int) -> tuple[StepReport, ...]:
-    """The reports of the whole stream, which has so many shards, in the order of the steps."""
+    """The reports of the whole stream, in the order of the steps, from those of its `count` shards."""
     by_step: defaultdict[str, list[StepReport]] = defaultdict(list)
     for report in reports:
         by_step[report.name].append(report)
     return tuple(_sum(step.name, by_step[step.name], count) for step in STEPS)
 
 
-def _sum(name: str, parts: list[StepReport], count: int) -> StepReport:
-    worst = max(parts, key=lambda part: (part.waiting, part.cause), default=StepReport(name))
+def _sum(name: str, shards: list[StepReport], count: int) -> StepReport:
+    worst = max(shards, key=lambda shard: (shard.waiting, shard.cause), default=StepReport(name))
     return StepReport(
         name=name,
-        refused=sum(part.refused for part in parts),
-        failing=sum(part.failing for part in parts),
-        served=sum(part.served for part in parts),
-        quiet=any(part.quiet for part in parts),
-        proven=any(part.proven for part in parts),
+        refused=sum(shard.refused for shard in shards),
+        failing=sum(shard.failing for shard in shards),
+        served=sum(shard.served for shard in shards),
+        quiet=any(shard.quiet for shard in shards),
+        proven=any(shard.proven for shard in shards),
         cause=worst.cause,
-        settled=not parts or len(parts) == count,
+        complete=not shards or len(shards) == count,
     )
 
 
 def _trouble(update: UserUpdate) -> Reason | None:
-    """What the step in hand gives the user to wait for, also while it is about to be called again; None: nothing."""
+    """Why the user waits at the step in hand, also while it is about to be called again; None: it does not wait."""
     status = update.status
     if status.reason in (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF):
         return status.reason
@@ -206,9 +206,9 @@ def _trouble(update: UserUpdate) -> Reason | None:
 
 
 def _most_common(causes: list[str], shown: str) -> str:
-    """A cause of the largest group of those that begin alike; the one that is shown, where it is of that group.
+    """A cause from the largest group of causes that begin alike; the one that is shown now, where it is in that group.
 
-    What follows the first colon may be different for each call: a condition must not change with each of them.
+    The text after the first colon may differ with each call, and a condition must not change with each call.
     """
     groups = Counter(map(_head, causes))
     if not groups:

@@ -1,6 +1,6 @@
-"""The three steps, in order: what each asks of its downstream and how the answer is read.
+"""The three steps, in order: the request of each to its downstream, and how its answer is read. Pure.
 
-Pure: between `reconcile`, which says which step runs, and `downstream`, which carries request and answer.
+`decisions` says which step runs; `clients.downstream` sends the request and receives the answer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import orjson
 from controller.api.user_update import UpdateSpec
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 
-#: A downstream's Retry-After is kept within these seconds: no hot loop, and nobody is parked for days.
+#: Seconds that a downstream's Retry-After may ask for: less would be a hot loop, more would park a user for days.
 MIN_RETRY_AFTER = 1.0
 MAX_RETRY_AFTER = 300.0
-#: Characters of an id that a downstream gives.
+#: Characters of an id that a downstream may return.
 MAX_ID_LENGTH = 1024
 
 _BUSY = frozenset({429, 503})
 _REJECTED = frozenset({400, 409, 410, 413, 414, 415, 422, 451})
 _PASSING = frozenset({408, 425})
-#: Characters of a refusal's body that its message repeats.
+#: Characters of an error's body that the message repeats.
 MAX_SAID = 200
 _BOM = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -35,26 +35,26 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?\Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of the sequence; its name is also the field of the spec that it applies."""
+    """One call of the sequence. Its name is also the field of the spec that it applies."""
 
     name: str
-    #: Ids that earlier steps gave and this one passes on.
+    #: Ids that earlier steps returned and this one sends.
     needs: tuple[str, ...] = ()
-    #: The id that a success must answer with; None: any 2xx will do.
-    owes: str | None = None
+    #: The id that a success must return; None: any 2xx is a success.
+    returns: str | None = None
 
     def request_body(self, spec: UpdateSpec, results: Mapping[str, str]) -> dict[str, str]:
-        """The JSON body. `results` are those of the earlier steps; KeyError where one of them is missing."""
+        """The JSON body. `results` are those of the earlier steps. Raises KeyError where a needed one is missing."""
         subject = {key: results[key] for key in self.needs} or {"user": spec.user}
         return {**subject, self.name: getattr(spec, self.name)}
 
     def read_answer(self, status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
-        """What an answer means. Raises nothing, whatever the downstream sent.
+        """The outcome that an answer stands for. Raises nothing, whatever the downstream sent.
 
-        `headers` finds names in any case or has them in lower case; `now` is aware.
+        `headers` finds names in any case, or has them in lower case. `now` is aware: a Retry-After may be a date.
         """
         asked = headers.get("retry-after")
-        if status in _BUSY or (status == 403 and asked is not None):  # some tell rate limits by a 403
+        if status in _BUSY or (status == 403 and asked is not None):  # some report a rate limit by a 403
             return Busy(f"{status} from {self.name}", retry_after(asked, now))
         if 200 <= status < 300:
             return self._read_success(status, headers, body, now)
@@ -71,11 +71,11 @@ class Step:
         fields = answer if isinstance(answer, dict) else {}
         if fields.get("status") == "NOT_READY":
             return Busy(f"NOT_READY from {self.name}", retry_after(headers.get("retry-after"), now))
-        if self.owes is None:
+        if self.returns is None:
             return Done({})
-        given = fields.get(self.owes)
+        given = fields.get(self.returns)
         if isinstance(given, str) and 1 <= len(given) <= MAX_ID_LENGTH:
-            return Done({self.owes: given})
+            return Done({self.returns: given})
         return Retry(f"{status} from {self.name}, but {self._fault(answer)}")
 
     def _fault(self, answer: Any) -> str:
@@ -83,13 +83,13 @@ class Step:
             return "the answer is not JSON"
         if not isinstance(answer, dict):
             return "the answer is no JSON object"
-        if self.owes not in answer:
-            return f"without {self.owes}"
-        return f"{self.owes} is no text of 1 to {MAX_ID_LENGTH:,} characters"
+        if self.returns not in answer:
+            return f"without {self.returns}"
+        return f"{self.returns} is no text of 1 to {MAX_ID_LENGTH:,} characters"
 
 
-PROFILE = Step("profile", owes="userId")
-PERMISSIONS = Step("permissions", needs=("userId",), owes="roleId")
+PROFILE = Step("profile", returns="userId")
+PERMISSIONS = Step("permissions", needs=("userId",), returns="roleId")
 RESOURCES = Step("resources", needs=("userId", "roleId"))
 #: In the order in which they run.
 STEPS = (PROFILE, PERMISSIONS, RESOURCES)
@@ -97,9 +97,10 @@ STEPS_BY_NAME = {step.name: step for step in STEPS}
 
 
 def retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for, brought within 1 and 300; None where it says nothing sensible.
+    """Seconds that a Retry-After header asks for, at least 1 and at most 300; None where it cannot be read.
 
-    Seconds (also with a fraction, as some servers send them) or an HTTP date; a date that has passed means: now.
+    The header may have seconds (also with a fraction, as some servers send them) or an HTTP date. A date in the past
+    means 1 second.
     """
     if text is None:
         return None
@@ -123,13 +124,13 @@ def _http_date(text: str) -> datetime | None:
 
 
 def _said(body: bytes) -> str:
-    """What a downstream says of its refusal, in one line and cut short; empty where it says nothing."""
+    """The beginning of an error's body, in one line, with a colon in front; empty where the body is empty."""
     text = _CONTROL.sub(" ", body.removeprefix(_BOM)[: 4 * MAX_SAID].decode(errors="replace")).strip()
     return f": {text[:MAX_SAID]}" if text else ""
 
 
 def _json(body: bytes) -> Any:
-    """None where it is not JSON. RFC 8259 lets a reader ignore a byte order mark."""
+    """The document; None where the body is not JSON. RFC 8259 allows a reader to ignore a byte order mark."""
     try:
         return orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """One user's queue within a stream: which update is next.
 
-The word of the field is *shard* (Confluent Parallel Consumer) or *virtual object key* (Restate); the order is the
-contract of docs/guarantees.md, "Order".
+Confluent's Parallel Consumer calls such a queue a *shard*, Restate a *virtual object key*. docs/guarantees.md, "Order",
+promises the order that is computed here.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ _Rank: TypeAlias = tuple[int, datetime, str]
 
 
 class UserQueue:
-    """The unfinished updates of one user, a heap for each source.
+    """The unfinished updates of one user, in a heap for each source.
 
-    The head is the one in hand; where there is none, one that has been called; else the earliest of the sources' first
-    ones, whether it has a phase already (it was suspended, say) or not. Across sources it compares times, never
-    sequences, which mean nothing between them. What this version does not understand has its place too, and does not
-    leave it; where its place cannot be told either, it is the head.
+    The head is the update in hand. Where none is in hand, it is an update that has been called; else the earliest among
+    the first updates of all sources, whether that has a phase (it was suspended, say) or not. Updates of different
+    sources are compared by time: their sequences mean nothing to each other. An update that this version does not
+    understand keeps its place in the queue. Where not even its place is known, it is the head, and all others wait.
     """
 
     __slots__ = ("_by_name", "_called", "_heaps", "_in_hand", "_requested", "_shown", "_unplaced")
 
     def __init__(self) -> None:
-        # There is a queue for each of ten thousand users who wait, most with one update: that takes little memory.
+        # Ten thousand users may wait, most of them with one update, so a queue takes little memory.
         self._by_name: dict[str, UserUpdate] = {}
-        #: Names of updates that have been called: one of them, where nobody meddles.
+        #: Names of updates that have been called: more than one only where somebody interferes.
         self._called: tuple[str, ...] = ()
-        #: Names of updates with a phase that have not: it tells why the head waits.
+        #: Names of updates with a phase that have not been called: their status says why they wait at the head.
         self._shown: tuple[str, ...] = ()
-        #: Names of updates for which a person asks something. A set as dict: an empty one takes a third of the memory.
+        #: Names of updates with a pending request. A dict, as an empty one takes a third of the memory of an empty set.
         self._requested: dict[str, None] = {}
-        #: All updates by source; empty while there are less than two.
+        #: All updates by source; empty while there are fewer than two.
         self._heaps: dict[str, list[_Rank]] = {}
         self._in_hand: str | None = None
-        #: Names of those whose place nobody can tell: all others wait.
+        #: Names of updates whose place is not known: all others wait.
         self._unplaced: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class UserQueue:
         return self._by_name.get(name)
 
     def replace(self, update: UserUpdate) -> bool:
-        """Whether it is still there: not when another one of its name, made since, has taken its place."""
+        """Replace the update by its newer version. False where it is gone, or another object has its name now."""
         known = self._by_name.get(update.name)
         there = known is not None and known.uid == update.uid
         if there:
@@ -60,10 +60,10 @@ class UserQueue:
         return there
 
     def push(self, update: UserUpdate) -> None:
-        """Add an update, or replace the one of its name."""
+        """Add an update, or replace the one with its name."""
         known = self._by_name.get(update.name)
         if known is not None and known.uid != update.uid and self._in_hand == update.name:
-            self._in_hand = None  # another one of that name, made since
+            self._in_hand = None  # another object has that name now
         self._by_name[update.name] = update
         status = update.status
         self._called = _with(self._called, update.name, status.called)
@@ -75,13 +75,13 @@ class UserQueue:
             self._insert(update)
 
     def _insert(self, update: UserUpdate) -> None:
-        """Into its source's heap; the first update gets there when a second one comes."""
+        """Add it to its source's heap. The heaps are built when a second update comes."""
         if len(self._by_name) > 1:
             for one in (update,) if self._heaps else self._by_name.values():
                 heapq.heappush(self._heaps.setdefault(one.source_name, []), _rank(one))
 
     def remove(self, name: str) -> None:
-        """Forget an update that is finished or gone; an unknown name is no error."""
+        """Forget an update that is finished or gone. An unknown name is no error."""
         self._by_name.pop(name, None)
         self._called = _with(self._called, name, False)
         self._shown = _with(self._shown, name, False)
@@ -93,7 +93,7 @@ class UserQueue:
             self._in_hand = None
 
     def take(self, name: str) -> bool:
-        """Keep this update the head, whatever comes, until it is removed: a call of it begins. Whether that is new."""
+        """A call of this update begins: it stays the head until it is removed. False where it was in hand already."""
         new = self._in_hand != name
         self._in_hand = name
         return new
@@ -105,18 +105,18 @@ class UserQueue:
 
     @property
     def requested(self) -> list[UserUpdate]:
-        """Those for which a person asks something that has not been acted upon."""
+        """Updates with a pending request."""
         return [self._by_name[name] for name in self._requested]
 
     @property
     def displaced(self) -> list[UserUpdate]:
-        """Those that still tell why they wait at the head, which they are no more: an earlier one has come."""
+        """Updates whose status says why they wait at the head, where an earlier one is the head now."""
         head = self.head if self._shown else None
         return [self._by_name[name] for name in self._shown if self._by_name[name] is not head]
 
     @property
     def head(self) -> UserUpdate | None:
-        """The update whose turn it is; None where nothing waits."""
+        """The update whose turn it is; None where the queue is empty."""
         if self._unplaced:
             return self._by_name[self._unplaced[0]]
         if self._in_hand is not None:
@@ -125,12 +125,12 @@ class UserQueue:
         return min(firsts, key=_between_sources, default=None)
 
     def _firsts_called(self) -> Iterable[UserUpdate]:
-        """The first called one of each source: where there are several, sequence comes before time as ever."""
+        """The first update of each source that has been called: within a source, sequence decides."""
         called = sorted((self._by_name[name] for name in self._called), key=_rank, reverse=True)
         return {update.source_name: update for update in called}.values()
 
     def _firsts(self) -> Iterator[UserUpdate]:
-        """The first update of each source; ranks of what was removed or replaced are dropped on the way."""
+        """The first update of each source. Ranks of updates that were removed or replaced are dropped on the way."""
         if not self._heaps:
             yield from self._by_name.values()
         for source, heap in list(self._heaps.items()):

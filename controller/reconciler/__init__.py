@@ -28,7 +28,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     async with Cluster.connect() as cluster, Downstream() as downstream:
         presence = Presence(cluster, "controller", settings.identity)
         engines = Engines(cluster, downstream, settings.identity, presence.namespace, settings.scope)
-        health.unsettled, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
+        health.pending, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
         beside = [asyncio.create_task(_for_ever(work)) for work in (presence.keep, *engines.works())]
         try:
             async with asyncio.TaskGroup() as group:

@@ -228,7 +228,7 @@ class Collection:
                 UPDATES, stream.namespace, field_selector=selector, label_selector=shard.selector, page=200
             )
             async for listing in pages:
-                for update in map(parse, filter(shard.finds, listing.items)):
+                for update in map(parse, filter(shard.collects, listing.items)):
                     if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
                         found[update.name] = Finished.of(update)
                         self._notice(update)

@@ -160,7 +160,7 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
     # What works is told where it is asked for: of the steps at which some user of some shard waits.
     asked = {step["name"] for other in found.values() for step in other.get("steps") or () if _waits(step)}
     told = {step["name"]: step for step in before.get("steps") or ()}
-    known = (step.for_status() if step.settled else told.get(step.name) for step in own.steps)
+    known = (step.for_status() if step.complete else told.get(step.name) for step in own.steps)
     steps = [step for step in known if step and (_waits(step) or step["name"] in asked)]
     found[shard.index] |= {"steps": steps} if steps else {}
     return [found[index] for index in sorted(found)]

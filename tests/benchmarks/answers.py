@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-#: The id that each step owes; the third owes nothing.
+#: The id that each step returns; the third returns none.
 ANSWERS = {b"/profile": b'{"userId":"u-%d"}', b"/permissions": b'{"roleId":"r-%d"}', b"/resources": b"{}"}
 
 

@@ -102,7 +102,7 @@ def test_lengths_are_those_of_the_readers() -> None:
     assert {spec[field]["maxLength"] for field in FIELDS} == {MAX_FIELD_LENGTH}
     steps = schema("userupdates")["properties"]["status"]["properties"]["steps"]["items"]["properties"]
     assert {node["maxLength"] for node in steps["result"]["properties"].values()} == {MAX_ID_LENGTH}
-    assert steps["result"]["properties"].keys() == {step.owes for step in STEPS if step.owes}
+    assert steps["result"]["properties"].keys() == {step.returns for step in STEPS if step.returns}
     rejected = schema("rejectedevents")["properties"]["spec"]["properties"]
     want = (MAX_SHOWN_SIZE + 2) // 3 * 4
     assert (rejected["key"]["maxLength"], rejected["value"]["maxLength"]) == (want, want)

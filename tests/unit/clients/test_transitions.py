@@ -93,7 +93,7 @@ def test_the_log_does_not_repeat_what_a_downstream_said(
         )
         for user in ("ana", "bo", "cy")
     ]
-    report = replace(health.reports(waiting, 0)[0], settled=True)
+    report = replace(health.reports(waiting, 0)[0], complete=True)
     condition = processing(STREAM, Summary({}, {}, (report,)))
     after = with_condition(WELL, "Processing", condition.ok, condition.reason, condition.message, generation=1, now=NOW)
     transitions.written(WELL, after)

@@ -64,7 +64,7 @@ def test_an_update_from_its_object_through_three_steps() -> None:
         queue.push(update)
         for index, step in enumerate(STEPS):
             assert decide(update, queue, STREAM, at(index)) == RunStep(step.name)
-            done = Done({step.owes: "id"} if step.owes else {})
+            done = Done({step.returns: "id"} if step.returns else {})
             status = record(update.status, done, STREAM, at(index), at(index + 0.5))
             status.for_status()
             update = update.with_status(status, update.resource_version + 1)

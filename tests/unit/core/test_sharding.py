@@ -45,7 +45,7 @@ def test_whatever_its_label_says_a_finished_update_is_collected_by_one(count: in
     for label in LABELS:
         body = make_body(make_update(user=user))
         body["metadata"]["labels"] = {names.BUCKET_LABEL: label} if label is not None else {}
-        seen = [shard for shard in shards(count) if selected(shard, label) and shard.finds(body)]
+        seen = [shard for shard in shards(count) if selected(shard, label) and shard.collects(body)]
         assert len(seen) == 1, label
 
 

@@ -12,9 +12,9 @@ from controller.core.decisions import record, waiting_for_slot, waiting_to_be_ca
 from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.step_health import (
     MIN_REFUSED,
+    OBSERVE_SECONDS,
     PROVEN_SECONDS,
     QUIET_SECONDS,
-    SETTLE_SECONDS,
     StepHealth,
     StepReport,
     of_all_shards,
@@ -30,10 +30,10 @@ def after(outcome: Outcome, user: str = "ana", status: Status | None = None) -> 
     return make_update(user=user, status=record(status or Status(), outcome, STREAM, NOW, NOW))
 
 
-def settled() -> StepHealth:
+def observed() -> StepHealth:
     """Of a controller that has worked on the stream for a while."""
     health = StepHealth()
-    health.reports([], -SETTLE_SECONDS)
+    health.reports([], -OBSERVE_SECONDS)
     return health
 
 
@@ -51,7 +51,7 @@ def serve(health: StepHealth, count: int, now: float) -> None:
 
 
 def test_one_user_who_is_refused_among_others_blames_nobody() -> None:
-    health = settled()
+    health = observed()
     serve(health, 1, now=0)
     for now in (1, QUIET_SECONDS + 1, PROVEN_SECONDS - 1):
         report = profile(health, refused(1), now)
@@ -68,14 +68,14 @@ def test_a_single_user_whom_nobody_has_been_served_beside_blames_the_step_after_
 
 @pytest.mark.parametrize(("waiting", "served", "blamed"), [(2, 0, 0), (3, 0, 1), (3, 2, 1), (3, 3, 0), (40, 39, 1)])
 def test_most_of_at_least_three_blame_the_step_at_once(waiting: int, served: int, blamed: int) -> None:
-    health = settled()
+    health = observed()
     serve(health, served, now=0)
     reason = profile(health, refused(waiting), 1).blame(standing=False)
     assert reason == ("StepMisconfigured" if blamed else None)
 
 
 def test_calls_that_nobody_answers_blame_the_step_after_a_minute() -> None:
-    health = settled()
+    health = observed()
     serve(health, 5, now=0)
     users = [after(REFUSED_CONNECTION, f"user{number}") for number in range(50)]
     assert profile(health, users, 1).blame(standing=False) is None, "a downstream that restarts is no news"
@@ -113,22 +113,22 @@ def test_trouble_that_has_passed_does_not_count_when_the_next_one_comes() -> Non
 
 
 def test_another_step_is_judged_anew() -> None:
-    health = settled()
+    health = observed()
     serve(health, 9, now=0)
     health.changed("profile")
     assert profile(health, refused(3), 1).blame(standing=False) is None, "they were refused by the one before"
-    assert profile(health, refused(3), 1 + SETTLE_SECONDS).blame(standing=False) == "StepMisconfigured"
+    assert profile(health, refused(3), 1 + OBSERVE_SECONDS).blame(standing=False) == "StepMisconfigured"
 
 
 def test_a_successor_looks_who_is_served_before_it_blames_a_step_and_takes_nothing_back_before() -> None:
     health = StepHealth()
     assert profile(health, refused(3), 0).blame(standing=False) is None
     assert profile(health, refused(3), 0).blame(standing=True) == "StepMisconfigured"
-    serve(health, 3, now=SETTLE_SECONDS)
-    assert profile(health, refused(3), SETTLE_SECONDS).blame(standing=False) is None
-    serve(settled_late := StepHealth(), 2, now=0)
-    profile(settled_late, refused(3), 0)
-    assert profile(settled_late, refused(3), SETTLE_SECONDS).blame(standing=False) == "StepMisconfigured"
+    serve(health, 3, now=OBSERVE_SECONDS)
+    assert profile(health, refused(3), OBSERVE_SECONDS).blame(standing=False) is None
+    serve(observed_late := StepHealth(), 2, now=0)
+    profile(observed_late, refused(3), 0)
+    assert profile(observed_late, refused(3), OBSERVE_SECONDS).blame(standing=False) == "StepMisconfigured"
 
 
 def test_what_was_said_is_taken_back_by_what_clearly_shows_otherwise() -> None:

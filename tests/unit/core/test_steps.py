@@ -158,5 +158,5 @@ def test_any_answer_is_an_outcome(step: Step, status: int, body: bytes, retry_af
     assert isinstance(outcome, get_args(Outcome))
     if isinstance(outcome, Done):
         assert 200 <= status < 300
-        assert set(outcome.result) == ({step.owes} if step.owes else set())
+        assert set(outcome.result) == ({step.returns} if step.returns else set())
         assert all(1 <= len(given) <= 1024 for given in outcome.result.values())

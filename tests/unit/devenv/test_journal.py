@@ -31,7 +31,7 @@ class History:
         source = changes.pop("source", "topic/0")
         ids = {"userId": f"u-{user}-{sequence}", "roleId": f"r-{user}-{sequence}"}
         needs = {"profile": [], "permissions": ["userId"], "resources": ["userId", "roleId"]}[step]
-        owes = {"profile": ["userId"], "permissions": ["roleId"], "resources": []}[step]
+        returns = {"profile": ["userId"], "permissions": ["roleId"], "resources": []}[step]
         call = Call(
             number=number,
             time_ns=self.time,
@@ -45,7 +45,7 @@ class History:
             end=number + 1,
             end_time_ns=self.time + SECOND // 20,
             status=200,
-            answer={name: ids[name] for name in owes},
+            answer={name: ids[name] for name in returns},
             applied=True,
         )
         self.calls.append(replace(call, **changes))

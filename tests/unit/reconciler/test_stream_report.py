@@ -86,7 +86,7 @@ def test_a_shard_without_trouble_tells_what_it_serves_where_another_asks() -> No
 
 def test_a_successor_leaves_what_its_shard_has_told_until_it_knows_better() -> None:
     before = [entry(0, one(1, refused=2)), entry(1, one(1, refused=1))]
-    fresh = replace(one(1), steps=(StepReport("profile", settled=False), StepReport("permissions", settled=False)))
+    fresh = replace(one(1), steps=(StepReport("profile", complete=False), StepReport("permissions", complete=False)))
     assert with_entry(before, fresh, Shard(0, 2), "me")[0]["steps"] == before[0]["steps"]
     known = replace(fresh, steps=(StepReport("profile", served=5), StepReport("permissions")))
     assert [step["served"] for step in with_entry(before, known, Shard(0, 2), "me")[0]["steps"]] == [5]
