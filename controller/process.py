@@ -1,4 +1,4 @@
-"""Run one of the two processes until it is told to stop."""
+"""Runs one of the two processes until a signal stops it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 #: The `run` of the bridge or of the reconciler.
 Work = Callable[[Settings, asyncio.Event, Health], Awaitable[None]]
-#: Objects made and not freed before cycles are looked for among the youngest; how many such looks before one at older
-#: ones. Of an event's cost here Python's 700, 10, 10 take a quarter, and stop everything for longer the more there is.
+#: Thresholds of Python's garbage collector. Its own (700, 10, 10) take a quarter of an event's cost here, and the
+#: pauses grow with the number of objects.
 GC_THRESHOLDS = (10_000, 10, 10)
-#: Files that a process may have open at most where its hard limit is infinite (macOS).
+#: Open files to ask for where the hard limit is infinite (macOS).
 OPEN_MAX = 10_240
 
 
 def run(work: Work, settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, and serve /metrics, /healthz and /readyz meanwhile.
 
-    Raises ConfigError where the process was started wrongly.
+    Raises ConfigError where the process cannot run with its settings.
     """
     _raise_open_files()
     _collect_seldom()
@@ -35,16 +35,16 @@ def run(work: Work, settings: Settings) -> None:
 
 
 def _collect_seldom() -> None:
-    """What has been imported stays anyway: it is not looked at again."""
+    """Imported modules stay for good, so the garbage collector need not look at them again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _raise_open_files() -> None:
-    """A connection for each call in flight: the usual soft limit of 1,024 is too few.
+    """Each call in flight has a connection, so the usual soft limit of 1,024 open files is too low.
 
-    macOS says that its hard limit is infinite, and refuses to set more than OPEN_MAX.
+    macOS reports an infinite hard limit, and refuses more than OPEN_MAX.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, OPEN_MAX):

@@ -1,9 +1,9 @@
-"""A stream is adopted under its uid, so that a copy of it, restored from a backup, does not begin to work by accident.
+"""Adopts streams, so that a copy of a stream that was restored from a backup does not start by accident.
 
 Backup tools and `kubectl apply` bring an object back without its status: a restored stream has no positions, and its
-finished updates look as if they had never been called. An annotation is restored with the object, a uid never is. So
-whoever first works on a stream writes its uid into an annotation, and where that is another one nothing is read and
-nothing is called until a person says that all is in place (docs/backup.md).
+finished updates look as if they had never been called. An annotation is restored with the object, and a uid never is.
+So the first process that works on a stream writes the uid into an annotation. Where the annotation has another uid,
+nothing is consumed and nothing is called until a person says that everything is in place (docs/backup.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
-#: Reason of the conditions of a stream that is not worked on because it was restored.
+#: Reason of both conditions of a stream that stands still because it was restored.
 RESTORED = "Restored"
 RESTORED_MESSAGE = (
     f"this UpdateStream is a copy of another one, by its annotation {names.UID_ANNOTATION}: nothing is read or called,"
@@ -32,11 +32,12 @@ RESTORED_MESSAGE = (
 async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
     """Write the uid into the stream's annotation where it has none. Raises Unavailable, NotFound or Conflict.
 
-    Where the API server refuses it, the stream is worked on all the same: the annotation guards against an accident.
+    Where the API server refuses the annotation, the process works on the stream all the same: the annotation only
+    guards against an accident.
     """
     if stream.adopted_uid is not None:
         return
-    # With the uid: another stream of that name, made since, is adopted as itself.
+    # The uid in the patch keeps it from a newer stream of that name, which is adopted under its own uid.
     patch = {"metadata": {"uid": stream.uid, "annotations": {names.UID_ANNOTATION: stream.uid}}}
     try:
         await cluster.patch(STREAMS, stream.namespace, stream.name, patch)
@@ -47,6 +48,6 @@ async def adopt(cluster: Cluster, stream: UpdateStream) -> None:
 
 
 async def report_restored(cluster: Cluster, recorder: EventRecorder, stream: UpdateStream) -> None:
-    """Say in the condition Processing that the stream is not worked on. Raises NotFound when it is gone."""
+    """Set the condition Processing to False, because the stream was restored. Raises NotFound when it is gone."""
     status = StreamStatus(cluster, recorder, stream.namespace, stream.name, stream.uid)
     await status.deny("Processing", RESTORED, RESTORED_MESSAGE, stream.generation)

@@ -1,4 +1,4 @@
-"""Kubernetes Events: what people should look at, as `kubectl describe` shows it. Named after client-go's."""
+"""Writes Kubernetes Events, which `kubectl describe` shows. Named after client-go's EventRecorder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 EventType: TypeAlias = Literal["Normal", "Warning"]
 
 RETRY_SECONDS = 5.0
-#: Events of a process: so many at once, and so many more each second.
+#: Events that a process writes at once, and further ones a second.
 BURST, PER_SECOND = 100, 10.0
 
 
 class TokenBucket:
-    """So many at once, and so many more each second, as client-go's flowcontrol has it."""
+    """A token bucket as in client-go's flowcontrol: `burst` at once, then `per_second`."""
 
     def __init__(self, burst: float, per_second: float) -> None:
         self._burst = self._tokens = burst
@@ -43,10 +43,10 @@ class TokenBucket:
 
 
 class EventRecorder:
-    """Writes the Events of a process in the background. They are lost rather than waited for."""
+    """Writes the Events of a process in the background. Nothing waits for an Event, so some may be lost."""
 
     def __init__(self, cluster: Cluster, process: str, identity: str, *, burst: float = BURST) -> None:
-        """`process`: bridge or controller; `burst`: Events that are written at once, whatever happens."""
+        """`process` is bridge or controller; `burst` is the number of Events that may be written at once."""
         self._cluster = cluster
         self._process = process
         self._identity = identity
@@ -63,15 +63,16 @@ class EventRecorder:
         *,
         attempts: int = 1,
     ) -> None:
-        """`regarding` is an object reference; after `attempts` that failed, some seconds apart, it is given up.
+        """Write an Event about the object that `regarding` refers to (see `reference`).
 
-        So it is where the process has written too many.
+        It is given up after `attempts` attempts, RETRY_SECONDS apart, and at once where the process has written too
+        many.
         """
         if self._bucket.empty:
             return
         self._bucket.take()
         manifest = {
-            # Not generateName: it may not end with the dot that sets the object's name apart.
+            # Not generateName: it must not end with a dot, which separates the object's name.
             "metadata": {"name": f"{regarding['name'][:200].rstrip('-.')}.{time.time_ns():x}"},
             "eventTime": timestamps.to_text(datetime.now(UTC)),
             "reportingController": f"{names.GROUP}/{self._process}",
@@ -98,6 +99,6 @@ class EventRecorder:
 
 
 def reference(kind: str, namespace: str, name: str, uid: str = "") -> Body:
-    """An Event's `regarding`; without a uid it is whatever had that name."""
+    """An Event's `regarding`: an object of ours. Without a uid it is any object of that name."""
     known = {"uid": uid} if uid else {}
     return {"apiVersion": names.API_VERSION, "kind": kind, "namespace": namespace, "name": name, **known}

@@ -1,7 +1,7 @@
-"""Which of the namespaces that a process was given can be read. One that cannot keeps no other from being worked on.
+"""Tracks which namespaces of `--namespaces` can be read. One that cannot be read does not stop work on the others.
 
-A namespace that is missing and one without rights in it answer the same, 403: rights in a namespace are granted by
-objects in it. Either may change at any time, so that such a namespace is asked again, for ever.
+The API server answers 403 both for a namespace that does not exist and for one without rights in it, because objects in
+a namespace grant the rights. Either may change at any time, so such a namespace is listed again and again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ logger = logging.getLogger(__name__)
 
 
 class Namespaces:
-    """What the API server answered last when a namespace's streams were listed; a change is logged once."""
+    """The API server's latest answer to the list of each namespace's streams. A change is logged once."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        #: Set whenever another namespace can be read, or one cannot any more.
+        #: Set whenever a namespace becomes readable, or stops being readable.
         self.changed = asyncio.Event()
         self._readable: set[str | None] = set()
         self._refused: set[str | None] = set()
 
     @property
     def readable(self) -> frozenset[str | None]:
-        """Those whose streams were listed, and have not been refused since."""
+        """Namespaces whose streams were listed, and have not been refused since; None stands for all of the cluster."""
         return frozenset(self._readable)
 
     def reads(self, namespace: str) -> bool:
-        """Whether what is in that namespace is known."""
+        """Whether the streams of that namespace are known."""
         return self.scope.of(namespace) in self._readable
 
     def listed(self, namespace: str | None) -> None:
-        """Its streams are known."""
+        """Its streams were listed."""
         if namespace in self._refused:
             logger.info("Namespace is read now", extra=fields(namespace=namespace))
         self._refused.discard(namespace)
@@ -47,10 +47,10 @@ class Namespaces:
             self.changed.set()
 
     def failed(self, namespace: str | None, error: ApiError) -> bool:
-        """Its streams could not be listed or watched. Whether that is told here: it is refused.
+        """Its streams could not be listed or watched. True where the namespace is refused, which is then logged here.
 
-        An API server that gives no answer says nothing of the namespace. Where all of the cluster is refused there is
-        nothing else to work on: that is tried again like any other error.
+        An API server that does not answer says nothing about a namespace. Where a list of all namespaces is refused
+        there is nothing else to work on: the caller treats that like any other error.
         """
         if namespace is None or not isinstance(error, Forbidden):
             return False
@@ -65,12 +65,12 @@ class Namespaces:
         return True
 
     def answered(self, listed: Collection[str | None]) -> bool:
-        """Whether there is an answer for each, of which one at least is more than a refusal."""
+        """Whether each namespace was listed or refused, and at least one was listed."""
         return bool(listed) and {*listed, *self._refused} >= set(self.scope.each)
 
 
 async def for_each(scope: Scope, work: Callable[[str | None], Coroutine[Any, Any, None]]) -> None:
-    """The same work for each namespace, side by side, so that none waits for another."""
+    """Run the same work for each namespace, side by side, so that none waits for another."""
 
     async with asyncio.TaskGroup() as group:
         for namespace in scope.each:

@@ -1,6 +1,6 @@
-"""Which proxy leads to a url, by the environment: the rule of kubectl, which is Go's (golang.org/x/net/http/httpproxy).
+"""Chooses the proxy for a url by the environment, as kubectl does: Go's rule (golang.org/x/net/http/httpproxy). Pure.
 
-Pure. Python's own rule knows neither addresses nor networks in NO_PROXY.
+Python's own rule knows neither addresses nor networks in NO_PROXY.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
-    """The proxy's url; None where there is none, or the host is asked directly.
+    """The proxy's url; None where the environment names none, or the host is reached directly.
 
-    HTTPS_PROXY or HTTP_PROXY, by the url's scheme, in upper or lower case. Loopback addresses and `localhost` are asked
-    directly, and so is what NO_PROXY lists: `*`, hosts with their subdomains (`.example.com`: these alone), addresses,
-    networks; hosts and addresses may be given with a port.
+    HTTPS_PROXY or HTTP_PROXY applies, by the url's scheme, in upper or lower case. Loopback addresses and `localhost`
+    are reached directly, and so are the entries of NO_PROXY: `*`, a host with its subdomains (`.example.com`: the
+    subdomains alone), an address, a network. A host or an address may have a port.
     """
     parts = urlsplit(url)
     host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)

@@ -1,7 +1,7 @@
-"""LIST, then WATCH from there, for as long as it is asked: what the API server has, and each change of it.
+"""Lists objects and then watches them, for ever, as client-go's Reflector does.
 
-A watch that ended in good order is resumed where it was. After any error everything is listed again: the API server may
-have gone back in time (etcd restored from a snapshot), and a list is the one way to see it.
+A watch that the API server ended is resumed at its last version. After an error everything is listed again: the API
+server may have gone back in time (etcd restored from a snapshot), and only a list shows that.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ async def reflect(
     begin: Listing | None = None,
     failed: Callable[[ApiError], None] | None = None,
 ) -> AsyncIterator[Listing | WatchEvent]:
-    """A Listing first and whenever the thread was lost, else events, bookmarks included. Never ends, raises nothing.
+    """Yields a Listing first and after each error, and between them the events of the watch, bookmarks included.
 
-    With `begin`, a listing that the caller has: it is not repeated, and the watch goes on from it. `failed` is called
-    with whatever a list or a watch was answered instead; each cause is logged once, until a list succeeds.
+    Never ends and raises nothing. `begin` is a listing that the caller has already: it is not yielded, and the watch
+    begins at its version. `failed` is called with each error of a list or a watch. Each cause is logged once until a
+    list succeeds.
     """
     delay = FIRST_DELAY
     told = ""

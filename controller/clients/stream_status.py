@@ -1,8 +1,8 @@
-"""`UpdateStream.status`, written by several processes: each reads, changes what is its own, and patches.
+"""Writes `UpdateStream.status`, which several processes share: each reads it, changes its own part, and patches it.
 
-A patch carries the resourceVersion that was read; when someone else was faster it is read again and the change is made
-again. At most one write a second a stream, and none where nothing has changed. No server-side apply: an entry that its
-owner stops applying would be deleted.
+A patch carries the resourceVersion that was read. Where another process was faster, the status is read again and the
+change is made again. A stream gets at most one write a second, and none where nothing has changed. This is not
+server-side apply, which would delete an entry that its owner stops applying.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
-#: Takes the status as it is, which it leaves so, and returns the one wanted. It may be called several times.
+#: Takes the present status, does not modify it, and returns the wanted one. It may be called several times.
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
-#: Reasons of Consuming and Processing that one process writes for another one that has not renewed its Lease.
+#: Reasons of Consuming and Processing that a process writes for another one that does not renew its Lease.
 NO_BRIDGE = "NoBridge"
 NO_CONTROLLER = "NoController"
-#: Reasons that this process gives where nothing is done: the spec is not understood; nobody may have the Lease.
+#: Reasons for which nothing is done: this version does not understand the spec; the API server refuses the Lease.
 UNREADABLE = "StreamUnreadable"
 LEASE_REFUSED = "LeaseRefused"
 
 WRITE_SECONDS = 1.0
 MAX_DELAY = 5.0
-#: What the API server asks for is honoured up to here.
-MAX_ASKED = 60.0
-#: Several processes write one status. So many conflicts in a row are retried at once; each further one is waited for.
+#: Seconds that the API server's Retry-After may ask for.
+MAX_RETRY_AFTER = 60.0
+#: So many conflicts in a row are retried at once, because several processes write one status. Then come pauses.
 CONFLICTS = 3
-#: Characters of a condition's message: the schema takes no more.
+#: Characters of a condition's message, by the schema.
 MAX_MESSAGE = 32_768
 
 REFUSED = Counter(
@@ -53,12 +53,12 @@ REFUSED = Counter(
 @dataclass(slots=True, eq=False)
 class _PendingChange:
     change: Change
-    #: The status once the change is in it; cancelled where nobody waits for it any more.
+    #: The status that has the change; cancelled where the caller no longer waits.
     done: asyncio.Future[dict[str, Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class StreamStatus:
-    """The status of one stream as one process writes it."""
+    """The status of one stream. Changes of this process go into common writes."""
 
     def __init__(self, cluster: Cluster, recorder: EventRecorder, namespace: str, name: str, uid: str) -> None:
         self._cluster = cluster
@@ -70,32 +70,32 @@ class StreamStatus:
         self._pending: list[_PendingChange] = []
         self._writer: asyncio.Task[None] | None = None
         self._next_write = 0.0
-        #: As it was before a write whose answer was lost.
+        #: The status before a write whose answer was lost; None: no answer was.
         self._unsure: dict[str, Any] | None = None
-        #: As the watch has shown it last.
+        #: The status that the watch has shown last; None: it has shown none.
         self._seen: dict[str, Any] | None = None
 
     def observe(self, body: Mapping[str, Any]) -> None:
-        """The stream as a watch shows it."""
+        """A watch shows the stream."""
         if body["metadata"]["uid"] == self._uid:
             self._seen = body.get("status") or {}
 
     def would_change(self, change: Change) -> bool:
-        """Whether it would change what the watch has shown last: without a request. True where that is nothing yet."""
+        """Whether it would change the status that the watch has shown last; True before that. Makes no request."""
         return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
     @property
     def put_aside(self) -> tuple[int, int]:
-        """Users with a backlog and the records in these, of all replicas, as the watch has shown them last."""
+        """Users with a backlog and the records in the backlogs, of all replicas, as the watch has shown them last."""
         status = self._seen or {}
         users, backlog = status.get("users") or {}, status.get("backlog") or {}
         return users.get("overflowing", 0), backlog.get("records", 0)
 
     async def apply(self, change: Change) -> dict[str, Any]:
-        """The status once the change is in it; as long as the API server is away this waits.
+        """Write the change and return the status that has it. Waits while the API server is away.
 
-        Raises NotFound when the stream is gone or another one of its name is there, another ApiError when the change is
-        refused, and whatever `change` raises. What is refused is not tried again: that is for the caller.
+        Raises NotFound when the stream is gone or another one has its name, another ApiError when the change is
+        refused, and whatever `change` raises. A refused change is not repeated; the caller may do so.
         """
         pending = _PendingChange(change)
         self._pending.append(pending)
@@ -104,7 +104,7 @@ class StreamStatus:
         return await pending.done
 
     async def deny(self, kind: Literal["Consuming", "Processing"], reason: str, message: str, generation: int) -> None:
-        """Set that condition to False. Waits and raises as `apply` does."""
+        """Set the condition to False. Waits and raises as `apply` does."""
 
         def change(status: dict[str, Any]) -> dict[str, Any]:
             now = datetime.now(UTC)
@@ -113,7 +113,7 @@ class StreamStatus:
         await self.apply(change)
 
     async def read(self) -> dict[str, Any]:
-        """Raises ApiError; NotFound also when another stream of that name is there."""
+        """Read the status. Raises ApiError; NotFound also where another stream has the name now."""
         return (await self._read())[0]
 
     async def _write(self) -> None:
@@ -121,17 +121,17 @@ class StreamStatus:
             await asyncio.sleep(self._next_write - time.monotonic())
             self._next_write = time.monotonic() + WRITE_SECONDS
             batch, self._pending = self._pending, []
-            await self._settle(batch)
+            await self._write_batch(batch)
 
-    async def _settle(self, batch: list[_PendingChange]) -> None:
-        """All in one write; where that fails for good each by itself, to find the one that is at fault."""
+    async def _write_batch(self, batch: list[_PendingChange]) -> None:
+        """Write all changes at once. Where that fails for good, write each by itself, to find the one at fault."""
         try:
-            status = await self._insist(batch)
+            status = await self._write_until_answered(batch)
         except Exception as error:
             waiting = [pending for pending in batch if not pending.done.done()]
             if len(waiting) > 1 and not isinstance(error, NotFound):
                 for pending in waiting:
-                    await self._settle([pending])
+                    await self._write_batch([pending])
                 return
             for pending in waiting:
                 pending.done.set_exception(error)
@@ -140,8 +140,8 @@ class StreamStatus:
                 if not pending.done.done():
                     pending.done.set_result(status)
 
-    async def _insist(self, batch: list[_PendingChange]) -> dict[str, Any]:
-        """Until the API server has answered. Raises ApiError where it refuses."""
+    async def _write_until_answered(self, batch: list[_PendingChange]) -> dict[str, Any]:
+        """Repeat the write until the API server answers. Raises ApiError where it refuses."""
         delay, conflicts = 0.1, 0
         while True:
             try:
@@ -149,23 +149,23 @@ class StreamStatus:
             except Conflict:
                 conflicts += 1
                 if conflicts < CONFLICTS:
-                    continue  # whoever was faster is done by now
-                asked = None
+                    continue  # the process that was faster is done by now
+                pause = None
             except (Unavailable, Expired) as error:
                 retrying(logger, "Status of a stream not written", error, stream=self._stream)
-                asked = error.retry_after
+                pause = error.retry_after
             except NotFound:
                 raise
             except ApiError as error:
                 retrying(logger, "Status of a stream refused", error, stream=self._stream)
                 REFUSED.labels(self._namespace, self._name).inc()
                 raise
-            await asyncio.sleep(min(asked or delay, MAX_ASKED))
+            await asyncio.sleep(min(pause or delay, MAX_RETRY_AFTER))
             delay = min(2 * delay, MAX_DELAY)
 
     async def _attempt(self, changes: list[Change]) -> dict[str, Any]:
         if not changes:
-            return {}  # nobody waits any more
+            return {}  # no caller waits any more
         before, version = await self._read()
         after = before
         for change in changes:
@@ -198,9 +198,9 @@ async def report_unreadable(
     body: Body,
     cause: Exception,
 ) -> None:
-    """Write in the condition that this version does not understand the stream's spec, however long that takes.
+    """Set the condition to False, because this version does not understand the stream's spec for the reason `cause`.
 
-    Raises NotFound when the stream is gone.
+    Waits while the API server is away. Raises NotFound when the stream is gone, another ApiError when it is refused.
     """
     metadata = body["metadata"]
     stands = "nothing is consumed" if kind == "Consuming" else "its updates wait"
@@ -213,14 +213,14 @@ async def report_unreadable(
 
 
 def condition(status: Mapping[str, Any], kind: Literal["Consuming", "Processing"]) -> Mapping[str, Any] | None:
-    """None where nobody has said anything yet."""
+    """The condition of that type; None where no process has written it yet."""
     return conditions(status).get(kind)
 
 
 def with_unknown(
     status: Mapping[str, Any], kind: Literal["Consuming", "Processing"], reason: str, message: str, now: datetime
 ) -> dict[str, Any]:
-    """The status with that condition Unknown; as it is where that was said before, or nobody has said anything."""
+    """The status with that condition Unknown, unless it has that reason already or no process has written it yet."""
     known = condition(status, kind)
     if known is None or known["reason"] == reason:
         return dict(status)
@@ -238,7 +238,7 @@ def with_condition(
     generation: int,
     now: datetime,
 ) -> dict[str, Any]:
-    """The status with that condition in it, and with Ready, which follows from both; `ok` None: it is not known."""
+    """The status with that condition, and with Ready, which follows from both. `ok` None means Unknown."""
     found = conditions(status)
     _set(found, kind, "Unknown" if ok is None else str(ok), reason, message, generation, now)
     parts = [found.get(part) for part in ("Consuming", "Processing")]

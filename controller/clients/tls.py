@@ -1,4 +1,4 @@
-"""A client certificate as it comes out of a Secret, and the TLS context that is made of it."""
+"""A client certificate from a Secret, and the TLS context that is made of it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """PEM texts. Equal ones are the same identity: their connections may be shared."""
+    """PEM texts. Equal values are the same identity and may share connections."""
 
     certificate: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
-    #: Whom to trust; empty: whom the system trusts.
+    #: The certificate authority to trust; empty: those that the system trusts.
     authority: str = field(default="", repr=False)
 
     def context(self) -> ssl.SSLContext:
-        """Raises ValueError, which tells what is of no use and nothing of what is in it."""
+        """Raises ValueError, whose message says which entry cannot be used and shows nothing of its content."""
         if bool(self.certificate) != bool(self.key):
             raise ValueError("of tls.crt and tls.key one is missing")
         try:
@@ -39,7 +39,7 @@ class ClientTls:
 
 @contextmanager
 def _as_file(text: str) -> Iterator[str]:
-    """Python loads certificates from files alone; this one is in memory where the system has such files."""
+    """Python loads certificates only from files. This file is in memory where the system has such files."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("certificate")
         try:

@@ -1,7 +1,8 @@
-"""Each change of a stream's condition, of its status or its reason, is a line in the log and a Kubernetes Event, once.
+"""Reports each transition of a stream's condition once, as a log line and a Kubernetes Event.
 
-Whoever writes the change tells of it. So a restart repeats nothing, and of several replicas one tells. A changed
-message is no change, and of a condition that flaps some changes are told of, then where it stands once a minute.
+A transition is a change of the condition's status or reason, not of its message. The process that writes a transition
+to the API server reports it, so a restart repeats nothing and one of several replicas reports. Of a condition that
+flaps some transitions are reported, and after that its state once a minute.
 """
 
 from __future__ import annotations
@@ -18,29 +19,31 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: Changes of one condition that are told of as they come; then one in so many seconds.
+#: Transitions of one condition that are reported as they come; after that, one in so many seconds.
 BURST, SECONDS = 6, 60.0
-#: Characters of a message in the log; the object has the whole.
+#: Characters of a message in the log. The object has the whole message.
 MAX_LOGGED = 500
-#: Reasons whose message may repeat what a downstream said, and with that what is in a record: behind its third colon.
-_SAID = frozenset({"Processing", "StepMisconfigured", "StepFailing"})
-#: Reasons of a condition that is False because a person wants it so.
+#: Reasons whose message may repeat a downstream's answer, and so a record's content, after its third colon.
+_REPEATS_ANSWERS = frozenset({"Processing", "StepMisconfigured", "StepFailing"})
+#: Reasons of a condition that is False because a person wants it to be.
 WANTED = frozenset({"Suspended"})
 
 
 @dataclass(slots=True)
 class _Condition:
-    """What was told of it last, (status, reason), and how it stands."""
+    """What was reported of it last, and its present state."""
 
-    told: tuple[str, str] | None
+    #: (status, reason).
+    reported: tuple[str, str] | None
     now: Mapping[str, Any]
-    untold: int = 0
+    #: Transitions that were not reported since.
+    unreported: int = 0
     bucket: TokenBucket = field(default_factory=lambda: TokenBucket(BURST, 1 / SECONDS))
     timer: asyncio.TimerHandle | None = None
 
 
 class Transitions:
-    """Of one stream, as one process writes them."""
+    """The transitions of one stream's conditions that this process writes."""
 
     def __init__(self, recorder: EventRecorder, namespace: str, name: str, uid: str) -> None:
         self._recorder = recorder
@@ -49,7 +52,7 @@ class Transitions:
         self._conditions: dict[str, _Condition] = {}
 
     def written(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """The status was `before`, and `after` has just been written."""
+        """The status was `before`, and this process has just written `after`."""
         old, new = conditions(before), conditions(after)
         for kind in ("Consuming", "Processing"):
             if kind in new and _key(old.get(kind)) != _key(new[kind]):
@@ -59,28 +62,28 @@ class Transitions:
         known = self._conditions.setdefault(kind, _Condition(old, new))
         known.now = new
         if known.timer is None and not known.bucket.empty:
-            known.told = old  # another process may have told of what lies between
-            self._tell(kind, known)
+            known.reported = old  # another process may have reported transitions in between
+            self._report(kind, known)
         else:
-            known.untold += 1
-            known.timer = known.timer or asyncio.get_running_loop().call_later(SECONDS, self._tell_late, kind)
+            known.unreported += 1
+            known.timer = known.timer or asyncio.get_running_loop().call_later(SECONDS, self._report_later, kind)
 
-    def _tell_late(self, kind: str) -> None:
+    def _report_later(self, kind: str) -> None:
         known = self._conditions[kind]
         known.timer = None
-        if _key(known.now) != known.told:
-            self._tell(kind, known)
-        known.untold = 0
+        if _key(known.now) != known.reported:
+            self._report(kind, known)
+        known.unreported = 0
 
-    def _tell(self, kind: str, known: _Condition) -> None:
+    def _report(self, kind: str, known: _Condition) -> None:
         status, reason, message = known.now["status"], known.now["reason"], known.now["message"]
         well = status == "True" or reason in WANTED
         values = {"stream": self._stream, "condition": kind, "status": status, "reason": reason}
-        if known.told:
-            values["before"] = known.told[1]
-        if known.untold:
-            values["untold"] = known.untold
-        logged = ":".join(message.split(":")[:3]) if kind == "Processing" and reason in _SAID else message
+        if known.reported:
+            values["before"] = known.reported[1]
+        if known.unreported:
+            values["untold"] = known.unreported
+        logged = ":".join(message.split(":")[:3]) if kind == "Processing" and reason in _REPEATS_ANSWERS else message
         logger.log(
             logging.INFO if well else logging.WARNING,
             "Condition of a stream changed",
@@ -89,11 +92,11 @@ class Transitions:
         event: EventType = "Normal" if well else "Warning"
         self._recorder.event(self._regarding, event, reason, kind, f"{kind}={status}: {message}")
         known.bucket.take()
-        known.told, known.untold = _key(known.now), 0
+        known.reported, known.unreported = _key(known.now), 0
 
 
 def conditions(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of a stream's status, by type."""
+    """The conditions in a stream's status, by type."""
     return {entry["type"]: entry for entry in status.get("conditions") or ()}
 
 

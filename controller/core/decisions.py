@@ -239,7 +239,7 @@ def _afresh(status: Status) -> Status:
 def _failed(
     failed: Status, outcome: Retry | Misconfigured, message: str, stream: UpdateStream, now: datetime, jitter: float
 ) -> Status:
-    """After a failure that may pass. A stream's fault never exhausts updates: an expired token must not fail them all."""
+    """After a failure that may pass. A stream's fault exhausts no update: an expired token must not fail them all."""
     retry = stream.steps[step_in_hand(failed)].retry
     misconfigured = isinstance(outcome, Misconfigured)
     if misconfigured:

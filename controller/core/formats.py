@@ -198,7 +198,7 @@ def _is_protobuf(data: bytes) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the position after it. Raises IndexError where it is torn."""
+    """A number in groups of seven bits, the lowest first, and the position after it. Raises IndexError if torn."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at + shift // 7]

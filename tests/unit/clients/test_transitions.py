@@ -109,8 +109,8 @@ async def test_of_one_that_flaps_the_end_is_told_of(
         transitions.written(MISSING, WELL)
     transitions.written(WELL, MISSING)
     assert len(recorder.events) == len(caplog.records) == BURST
-    transitions._tell_late("Consuming")  # a minute later
+    transitions._report_later("Consuming")  # a minute later
     assert [event[1] for event in recorder.events[BURST - 1 :]] == ["Consuming", "TopicMissing"]
     assert lines(caplog)[-1][1]["untold"] == 101 - BURST
-    transitions._tell_late("Consuming")
+    transitions._report_later("Consuming")
     assert len(recorder.events) == BURST + 1
