@@ -1,6 +1,6 @@
 """The demo: real etcd, kube-apiserver and Kafka, a sample downstream, the bridge and the controller, and a verdict.
 
-`python -m demo`. Checkout only, like `devenv`, from which it takes its environment. Read in this order:
-`scenario` (what is sent, how the downstream misbehaves), `play` (who is killed when), `evidence` (what was seen),
-`verdict` (what that proves), `timeline` and `screen` (how it is shown).
+`python -m demo` plays it. The demo is for the checkout only, like `devenv`, whose environment it uses. Read in this
+order: `scenario` (the records, and how the downstream misbehaves), `play` (which process is killed when), `evidence`
+(what was observed), `verdict` (which guarantees held), `timeline` and `screen` (what a person sees).
 """

@@ -1,6 +1,6 @@
-"""`python -m demo`: start everything, play, show, judge, stop everything.
+"""Plays the demo: starts everything, plays the scenario, shows and judges what happened, stops everything.
 
-Exit code 0: all guarantees held; 1: one was broken, or something failed; 130: interrupted.
+Exit code 0: every guarantee held. 1: a guarantee was broken, or something failed. 130: interrupted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FOREIGN = ("USE_EXISTING_CLUSTER", "KAFKA_BOOTSTRAP_SERVERS", "USERUPDATES_EMBED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play once; everything is stopped at the end, however it ends."""
+    """Play once. Everything is stopped at the end, however the play ends."""
     parser = argparse.ArgumentParser(
         prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

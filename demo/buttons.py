@@ -1,6 +1,6 @@
-"""`python -m demo.buttons`: single acts of the demo, for the buttons of the Tiltfile.
+"""Single acts of the demo, for the buttons of the Tiltfile.
 
-produce SERVERS sends the demo's records; busy URL and ready URL tell the sample downstream how to behave.
+`produce` sends the demo's records to Kafka; `busy` and `ready` tell the sample downstream how to behave.
 """
 
 from __future__ import annotations

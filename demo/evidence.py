@@ -1,4 +1,4 @@
-"""What was seen of a play: in Kafka, in the API server and by the downstream. `verdict` judges it."""
+"""Collects what a play left in Kafka, in the API server and in the downstream's journal. `verdict` judges it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """What was known when the controller was killed; times are wall times in nanoseconds."""
+    """The state when the controller was killed. Times are wall times in nanoseconds."""
 
     #: When it was dead for certain.
     killed_ns: int
@@ -44,7 +44,7 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the verdict rests on."""
+    """Everything that the verdict is based on."""
 
     records: tuple[StoredRecord, ...]
     updates: tuple[Body, ...]
@@ -72,14 +72,14 @@ async def gather(
 
 
 def position(stream: Body) -> int | None:
-    """Where the UpdateStream's status says that the topic's one partition has been read to."""
+    """The position of the topic's one partition in the UpdateStream's status."""
     partitions = (stream.get("status") or {}).get("partitions") or [{}]
     found: int | None = partitions[0].get("position")
     return found
 
 
 async def recorded_steps(cluster: Cluster) -> frozenset[tuple[str, str]]:
-    """(update, step) of all checkpoints. Raises ApiError."""
+    """(update, step) of every checkpoint. Raises ApiError."""
     listing = await cluster.list(UPDATES, NAMESPACE)
     return frozenset(
         (body["metadata"]["name"], step["name"])
@@ -89,14 +89,14 @@ async def recorded_steps(cluster: Cluster) -> frozenset[tuple[str, str]]:
 
 
 async def read_journal(downstream: httpx.AsyncClient) -> list[Call]:
-    """The calls that the downstream has had so far. Raises httpx.HTTPError."""
+    """The calls that the downstream has received so far. Raises httpx.HTTPError."""
     response = await downstream.get("/journal")
     response.raise_for_status()
     return read_calls(json.loads(line) for line in response.text.splitlines())
 
 
 def produce(bootstrap_servers: str, records: Iterable[Record]) -> None:
-    """Send in this order and wait until all are stored. Raises DemoFailed."""
+    """Send the records in this order and wait until Kafka has stored all of them. Raises DemoFailed."""
     producer = Producer({"bootstrap.servers": bootstrap_servers, "acks": "all", "max.in.flight": 1})
     failed: list[str] = []
     for record in records:
@@ -109,7 +109,7 @@ def produce(bootstrap_servers: str, records: Iterable[Record]) -> None:
 
 
 def read_topic(bootstrap_servers: str) -> list[StoredRecord]:
-    """All that the topic's one partition holds now. Raises DemoFailed."""
+    """The records in the topic's one partition. Raises DemoFailed."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap_servers, "group.id": "demo-verdict", "enable.auto.commit": False}
     )

@@ -1,4 +1,4 @@
-"""The play: what is sent, who is killed, what is waited for. Gives the evidence."""
+"""The play: sends records, kills the controller, waits for the end, and returns the evidence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNFINISHED = ("queued", "running", "waiting", "held")
 
 @dataclass(slots=True)
 class Play:
-    """The scenario on a running environment, whose data are new."""
+    """The scenario on a running environment without earlier data."""
 
     environment: Environment
     screen: Screen
@@ -38,7 +38,7 @@ class Play:
     downstream: httpx.AsyncClient
 
     async def run(self) -> Evidence:
-        """All acts. Raises DemoFailed, DevenvError, ApiError, httpx.HTTPError."""
+        """Play all acts. Raises DemoFailed, DevenvError, ApiError, httpx.HTTPError."""
         async with self.world.followed(self.cluster, self.downstream):
             await self._set_rules(busy=True)
             self.screen.start_clock()
@@ -60,7 +60,7 @@ class Play:
         self.screen.event(f"{' and '.join(scenario.FIRST_USERS)} are done")
 
     async def _burst(self) -> int:
-        """Send the burst; how many updates there will be in all."""
+        """Send the burst. Returns the number of updates that there will be in all."""
         burst = scenario.burst_records()
         await self._send(burst)
         users, bad = len(scenario.BURST_USERS), len(scenario.BAD_RECORDS)
@@ -104,7 +104,7 @@ class Play:
         self.screen.event(f"all {total} updates done")
 
     async def _settled(self, end: int) -> None:
-        """The stream's status follows with a second or two of delay; the verdict says what it lacks in the end."""
+        """Wait for the stream's status, which comes a second or two late. The verdict says what it lacks in the end."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             stream = await self.cluster.get(STREAMS, scenario.NAMESPACE, scenario.STREAM)

@@ -1,4 +1,4 @@
-"""What the demo sends and how the downstream misbehaves meanwhile: data, and nothing else."""
+"""The data of the demo: the records that it sends, and the rules by which the downstream misbehaves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUSY_DELAY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is produced: no partition, as the topic has one."""
+    """A record to send. The topic has one partition."""
 
     key: bytes
     value: bytes
@@ -35,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that can never become an update, and how it must be shown."""
+    """A record that can never become an update, and the RejectedEvent that must show it."""
 
     record: Record
     reason: str
@@ -57,7 +57,7 @@ def first_records() -> list[Record]:
 
 
 def burst_records() -> list[Record]:
-    """Several events for each of the other users, users taking turns, the bad ones in between."""
+    """Several events for each of the other users, in turns, with the bad records in between."""
     return list(_burst())
 
 

@@ -1,4 +1,4 @@
-"""What the person sees while the demo plays: a live table on a terminal, plain lines elsewhere."""
+"""Shows the demo while it plays: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _DONE = "Succeeded"
 
 
 class Screen:
-    """Prints lines, and below them a table while it is `live` on a terminal."""
+    """Prints lines, and on a terminal a table below them while `live`."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._start = time.monotonic()
 
     def start_clock(self) -> None:
-        """From now on events count their seconds."""
+        """The seconds of events count from now on."""
         self._start = time.monotonic()
 
     @contextmanager
     def live(self, world: World) -> Iterator[None]:
-        """Show the table of users until left."""
+        """Show the table of users until the block is left."""
         if not self._console.is_terminal:
             yield
             return
@@ -42,16 +42,16 @@ class Screen:
             yield
 
     def line(self, text: str = "", style: str | None = None) -> None:
-        """As it is."""
+        """Print a line as it is."""
         self._console.print(Text(text, style=style or ""))
         sys.stdout.flush()
 
     def event(self, text: str) -> None:
-        """Headed by the seconds of the play."""
+        """Print a line that begins with the seconds since the start."""
         self.line(f"{time.monotonic() - self._start:6.1f} s  {text}")
 
     def command(self, command: str, output: str) -> None:
-        """A command and what it printed."""
+        """Print a command and its output."""
         self.line(f"$ {command}", style="bold")
         self.line(output.rstrip())
 

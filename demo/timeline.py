@@ -1,4 +1,4 @@
-"""The play as a picture of text: a line for each user, time from left to right. Pure."""
+"""Draws the play as text: a line for each user, with time from left to right. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened to all: a letter above the users' lines."""
+    """An event that concerns all users: a letter above their lines."""
 
     letter: str
     time_ns: int
 
 
 def render(calls: Sequence[Call], marks: Sequence[Mark]) -> list[str]:
-    """The lines: what a column stands for, the marks, then the users in natural order."""
+    """The lines: the legend, the marks, then the users in natural order."""
     if not calls:
         return ["no calls"]
     scale = _scale(calls)
@@ -66,9 +66,9 @@ def _scale(calls: Sequence[Call]) -> _Scale:
 
 
 def _row(calls: Sequence[Call], scale: _Scale) -> str:
-    """In each column what filled most of it; how a call ended stands where it ended.
+    """Each column shows what took most of its time; the end of a call is shown where it ended.
 
-    A call that fills no column most would look left out: where it began, `+` says that there is more than one.
+    A call that takes most of no column would be missing: the column in which it began shows `+`, for more than one.
     """
     cells = [" "] * scale.columns
     most = [0.0] * scale.columns

@@ -1,6 +1,6 @@
-"""Whether each guarantee held, by what Kafka, the API server and the downstream's journal show. Pure.
+"""Judges whether each guarantee held, by the evidence from Kafka, the API server and the downstream's journal. Pure.
 
-It shares no code with the bridge and the controller that it judges, and is tested with evidence that breaks each one.
+It shares no code with the bridge and the controller that it judges, and is tested with evidence against each guarantee.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The evidence, with what several guarantees are judged by."""
+    """The evidence, and what several guarantees are judged by."""
 
     evidence: Evidence
     #: The records that are events.
@@ -57,7 +57,7 @@ class Case:
 
 
 def judge(evidence: Evidence) -> list[Verdict]:
-    """A verdict on each guarantee that the play puts to the test."""
+    """A verdict on each guarantee that the play tests."""
     case = Case.of(evidence)
     return [Verdict(name, seen(case), tuple(breaches(case))) for name, seen, breaches in _GUARANTEES]
 
@@ -197,7 +197,7 @@ def _calls_of(case: Case, user: str, step: str) -> list[Call]:
 
 
 def _repeated(case: Case) -> list[tuple[str | None, str]]:
-    """(key, step) of the calls that the controller was killed in, or whose answer it had not recorded."""
+    """(key, step) of the calls during which the controller was killed, or whose answers it had not recorded."""
     killed = case.evidence.crash.killed_ns
     before: set[tuple[str | None, str]] = set()
     repeated = []
@@ -226,7 +226,7 @@ def _gap(one: Call, two: Call) -> float:
 
 
 def _most_at_once(calls: Iterable[Call]) -> int:
-    """The largest number of calls that were under way at the same time."""
+    """The largest number of calls that ran at the same time."""
     edges = [(call.time_ns, 1) for call in calls]
     edges += [(call.end_time_ns, -1) for call in calls if call.end_time_ns is not None]
     now = most = 0

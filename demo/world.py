@@ -1,4 +1,4 @@
-"""What goes on while the demo plays: the updates as a watch of the API server shows them, the downstream's counters."""
+"""Follows the demo while it plays: the updates, by a watch of the API server, and the downstream's counters."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ RETRY_SECONDS = 0.2
 
 @dataclass(slots=True)
 class World:
-    """Kept up to date while it is followed."""
+    """The present state, kept up to date while it is followed."""
 
     updates: dict[str, Body] = field(default_factory=dict)
     #: Counters of the downstream: calls under way, calls so far.
     stats: dict[str, Any] = field(default_factory=dict)
 
     def done(self, user: str | None = None) -> int:
-        """Updates that are done, of one user or of all."""
+        """The number of finished updates, of one user or of all."""
         return sum(
             body.get("status", {}).get("phase") == "Succeeded" and user in (None, body["spec"]["user"])
             for body in self.updates.values()
         )
 
     def told_to_wait(self, user: str) -> bool:
-        """Whether one of the user's updates waits for a downstream that is busy."""
+        """Whether an update of the user waits because the downstream is busy."""
         return any(
             body["spec"]["user"] == user and body.get("status", {}).get("busyCount") for body in self.updates.values()
         )
 
     @property
     def in_flight(self) -> int:
-        """Calls under way, a moment ago."""
+        """The number of calls that ran a moment ago."""
         return int(self.stats.get("inFlight", 0))
 
     @asynccontextmanager

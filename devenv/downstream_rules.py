@@ -5,12 +5,13 @@ A rules document is a list of rules, or `{"latencySeconds": 0.01, "rules": [...]
 The first rule that matches and is not used up decides; `count` and `forSeconds` (from the first use on) are used up by
 each user and step apart, `user` and `stream` are names or globs. Pure: time is passed in.
 
-busy        `status` 429, 503 (default) or 2xx with NOT_READY; `retryAfter` is sent as it is fail        `status` (500),
-`retryAfter`          slow        answers after `seconds` reject      `status` (422)                        drip
-a byte every `intervalSeconds` redirect    `status` (302), `location`            reset       `at` the answer or in the
-middle of its body (default) hang        for `seconds`, or for ever            huge        an answer of so many `bytes`
-more gzip        compressed, without being asked to    notJson, wrongTypes, missingId: a 200 without the id that it must
-return answer      `status`, `headers`, `body` as given
+busy        `status` 429, 503 (default) or 2xx with NOT_READY; `retryAfter` is sent as it is
+fail        `status` (500), `retryAfter`          slow        answers after `seconds`
+reject      `status` (422)                        drip        a byte every `intervalSeconds`
+redirect    `status` (302), `location`            reset       `at` the answer or in the middle of its body (default)
+hang        for `seconds`, or for ever            huge        an answer of so many `bytes` more
+gzip        compressed, without being asked to    notJson, wrongTypes, missingId: a 200 without its id
+answer      `status`, `headers`, `body` as given
 
 Where `applied` is true (the default in the right column, and of gzip) the call takes effect all the same, and a repeat
 of its key gets the good answer once the rule is used up.
