@@ -244,7 +244,7 @@ class TopicConsumer:
 
     def _condition(self) -> Consuming | None:
         consuming = self._steering.condition()
-        return consuming and unless_unseen(consuming, self._context.bridge.presence)
+        return consuming and unless_unseen(consuming, self._context.bridge.process_lease)
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.PartitionEnd]]) -> None:
         now, new = time.monotonic(), 0

@@ -13,7 +13,7 @@ from controller.bridge.object_counts import ObjectCounts, StreamCounts
 from controller.bridge.partitions import Partition, Partitions
 from controller.clients.cluster import Cluster
 from controller.clients.event_recorder import EventRecorder
-from controller.clients.process_lease import Presence
+from controller.clients.process_lease import ProcessLease
 from controller.clients.stream_status import StreamStatus
 from controller.kafka import AdminClients, KafkaError, Topic, TopicLookup
 
@@ -30,7 +30,7 @@ class BridgeContext:
     cluster: Cluster
     #: Name of this process among the replicas of the bridge.
     identity: str
-    presence: Presence
+    process_lease: ProcessLease
     recorder: EventRecorder
     #: UserBacklogs and RejectedEvents in the API server, those of other replicas too.
     backlogs: ObjectCounts

@@ -13,8 +13,9 @@ from controller.api import names
 from controller.api.update_stream import UpdateStream
 from controller.clients.adoption import RESTORED
 from controller.clients.cluster import Cluster, object_key
+from controller.clients.heartbeats import Heartbeats, poll_leases
 from controller.clients.namespaces import for_each
-from controller.clients.process_lease import SILENCE_SECONDS, Heard, list_leases
+from controller.clients.process_lease import LEASE_SECONDS
 from controller.clients.stream_status import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
 from controller.config import Scope
 
@@ -63,17 +64,19 @@ class Controllers:
         self._cluster = cluster
         self._scope = scope
         #: By namespace and name of the Lease; for each of the scope's namespaces, as each is looked at by itself.
-        self._heard: dict[str | None, Heard[tuple[str, str]]] = {each: Heard(LOOK_SECONDS) for each in scope.each}
+        self._heartbeats: dict[str | None, Heartbeats[tuple[str, str]]] = {
+            each: Heartbeats(LOOK_SECONDS) for each in scope.each
+        }
 
     def missing(self, stream: UpdateStream) -> Missing | None:
         """None: all Leases of the stream are renewed, or nothing is known of them."""
-        now, heard = time.monotonic(), self._heard[self._scope.of(stream.namespace)]
+        now, heard = time.monotonic(), self._heartbeats[self._scope.of(stream.namespace)]
         leases = [names.lease_name(stream.name, shard, stream.shards) for shard in range(stream.shards)]
-        silent = [lease for lease in leases if heard.silence((stream.namespace, lease), now) >= SILENCE_SECONDS]
+        silent = [lease for lease in leases if heard.age((stream.namespace, lease), now) >= LEASE_SECONDS]
         if not silent:
             return None
         message = (
-            f"no controller has renewed the Lease {silent[0]} for {SILENCE_SECONDS:.0f} s: look at "
+            f"no controller has renewed the Lease {silent[0]} for {LEASE_SECONDS:.0f} s: look at "
             f"the controllers' pods, and at kubectl get leases -n {stream.namespace} -l {names.STREAM_LABEL}"
         )
         return Missing(message, whole=len(silent) == len(leases))
@@ -84,7 +87,7 @@ class Controllers:
 
     async def _follow(self, looked: Callable[[str | None], None], namespace: str | None) -> None:
         label = names.STREAM_LABEL
-        async for leases in list_leases(self._cluster, namespace, label, LOOK_SECONDS, metadata_only=True):
+        async for leases in poll_leases(self._cluster, namespace, label, LOOK_SECONDS, metadata_only=True):
             versions = {object_key(body): body["metadata"]["resourceVersion"] for body in leases}
-            self._heard[namespace].look(versions, time.monotonic())
+            self._heartbeats[namespace].observe(versions, time.monotonic())
             looked(namespace)

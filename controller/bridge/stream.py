@@ -206,7 +206,9 @@ class StreamConsumer:
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
-        consuming = unless_unseen(Consuming(False, reason, message, self._stream.generation), self._bridge.presence)
+        consuming = unless_unseen(
+            Consuming(False, reason, message, self._stream.generation), self._bridge.process_lease
+        )
         if not self._status.would_change(consuming.write):
             return
         try:

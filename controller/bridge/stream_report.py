@@ -14,7 +14,7 @@ from controller.bridge import positions
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Partition
 from controller.bridge.positions import Entry
-from controller.clients.process_lease import Presence
+from controller.clients.process_lease import ProcessLease
 from controller.clients.stream_status import NO_BRIDGE, condition, with_condition
 from controller.errors import ApiError, NotFound
 
@@ -50,9 +50,9 @@ class Consuming:
         )
 
 
-def unless_unseen(consuming: Consuming, presence: Presence) -> Consuming:
+def unless_unseen(consuming: Consuming, process_lease: ProcessLease) -> Consuming:
     """The condition; NoBridge where controllers may write that too, so that nobody overwrites the other in turns."""
-    trouble = presence.trouble
+    trouble = process_lease.trouble
     return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
 
 

@@ -21,7 +21,7 @@ from controller.bridge.stream import StreamConsumer
 from controller.clients.cluster import BACKLOGS, REJECTED, STREAMS, Cluster, Listing
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.namespaces import Namespaces, for_each
-from controller.clients.process_lease import Presence
+from controller.clients.process_lease import ProcessLease
 from controller.clients.reflector import reflect
 from controller.clients.stream_status import NO_BRIDGE, condition, report_unreadable
 from controller.config import Scope, Settings
@@ -37,18 +37,18 @@ Key: TypeAlias = tuple[str, str, str]
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
     async with Cluster.connect() as cluster:
-        presence = Presence(cluster, "bridge", settings.identity)
+        process_lease = ProcessLease(cluster, "bridge", settings.identity)
         context = BridgeContext(
             cluster,
             settings.identity,
-            presence,
+            process_lease,
             EventRecorder(cluster, "bridge", settings.identity),
             ObjectCounts(cluster, BACKLOGS, settings.scope),
             ObjectCounts(cluster, REJECTED, settings.scope),
         )
         streams = Streams(context, settings.scope)
         health.pending, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
-        works = [asyncio.create_task(work) for work in (presence.keep(), *streams.works(health))]
+        works = [asyncio.create_task(work) for work in (process_lease.run(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -59,7 +59,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
             for task in (*works, stopping):
                 task.cancel()
             await streams.close()
-            await presence.leave()
+            await process_lease.release()
 
 
 class Streams:
@@ -160,7 +160,7 @@ class Streams:
         known, self._unreadable[key] = self._unreadable.get(key), generation
         self._end_all(key)
         told = condition(body.get("status") or {}, "Consuming")
-        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._context.presence.trouble
+        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._context.process_lease.trouble
         if known != generation or unseen:
             namespace, name, _ = key
             logger.error(

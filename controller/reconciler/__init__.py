@@ -12,7 +12,7 @@ from functools import partial
 
 from controller.clients.cluster import Cluster
 from controller.clients.downstream import Downstream
-from controller.clients.process_lease import Presence
+from controller.clients.process_lease import ProcessLease
 from controller.config import Settings
 from controller.health import Health
 from controller.reconciler import handlers
@@ -26,10 +26,10 @@ RETRY_SECONDS = 1.0
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Work on the streams of the scope until `stop`. Raises ConfigError where there is no way to the API server."""
     async with Cluster.connect() as cluster, Downstream() as downstream:
-        presence = Presence(cluster, "controller", settings.identity)
-        engines = Engines(cluster, downstream, settings.identity, presence.namespace, settings.scope)
+        process_lease = ProcessLease(cluster, "controller", settings.identity)
+        engines = Engines(cluster, downstream, settings.identity, process_lease.namespace, settings.scope)
         health.pending, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
-        beside = [asyncio.create_task(_for_ever(work)) for work in (presence.keep, *engines.works())]
+        beside = [asyncio.create_task(_for_ever(work)) for work in (process_lease.run, *engines.works())]
         try:
             async with asyncio.TaskGroup() as group:
                 on_ready = partial(_get_ready, engines, health)
@@ -38,7 +38,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
         finally:
             for task in beside:
                 task.cancel()
-            await presence.leave()
+            await process_lease.release()
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:

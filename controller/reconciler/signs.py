@@ -9,7 +9,8 @@ from typing import TypeAlias
 from controller import errors
 from controller.api import names
 from controller.clients.cluster import LEASES, Body, Cluster, object_key
-from controller.clients.process_lease import RENEW_SECONDS, SILENCE_SECONDS, Heard, list_leases
+from controller.clients.heartbeats import Heartbeats, poll_leases
+from controller.clients.process_lease import LEASE_SECONDS, RENEW_SECONDS
 from controller.config import Scope
 from controller.logs import fields
 
@@ -37,7 +38,7 @@ class Signs:
         self._cluster = cluster
         self._namespace = namespace
         self._where = namespace if scope.namespaces else None
-        self._heard: Heard[Key] = Heard(LOOK_SECONDS)
+        self._heartbeats: Heartbeats[Key] = Heartbeats(LOOK_SECONDS)
         #: Component and identity of each process that was seen.
         self._processes: dict[Key, tuple[str, str]] = {}
 
@@ -48,24 +49,24 @@ class Signs:
         return {
             identity
             for key, (component, identity) in self._processes.items()
-            if component == "controller" and self._heard.lives(key, now, SHARING_SECONDS)
+            if component == "controller" and self._heartbeats.alive(key, now, SHARING_SECONDS)
         }
 
     @property
     def no_bridge(self) -> str:
         """What to say where no bridge has been heard of for a minute; empty where one has, or that is not known."""
         bridges = [key for key, (component, _) in self._processes.items() if component == "bridge"]
-        if self._heard.silence_of_all(bridges, time.monotonic()) < SILENCE_SECONDS:
+        if self._heartbeats.youngest_age(bridges, time.monotonic()) < LEASE_SECONDS:
             return ""
         where = f"-n {self._where}" if self._where else "-A"
         return (
-            f"no bridge has renewed its Lease for {SILENCE_SECONDS:.0f} s: look at the bridge's pods and log, and at "
+            f"no bridge has renewed its Lease for {LEASE_SECONDS:.0f} s: look at the bridge's pods and log, and at "
             f"kubectl get leases {where} -l {names.COMPONENT_LABEL}=bridge"
         )
 
     async def follow(self) -> None:
         """Look for ever."""
-        async for leases in list_leases(self._cluster, self._where, names.COMPONENT_LABEL, LOOK_SECONDS):
+        async for leases in poll_leases(self._cluster, self._where, names.COMPONENT_LABEL, LOOK_SECONDS):
             self._observe(leases)
             await self._delete_dead(leases)
 
@@ -77,8 +78,8 @@ class Signs:
             versions[key] = metadata["resourceVersion"]
             identity = (body.get("spec") or {}).get("holderIdentity") or metadata["name"]
             self._processes[key] = metadata["labels"][names.COMPONENT_LABEL], identity
-        self._heard.look(versions, time.monotonic())
-        self._processes = {key: self._processes[key] for key in self._heard.known if key in self._processes}
+        self._heartbeats.observe(versions, time.monotonic())
+        self._processes = {key: self._processes[key] for key in self._heartbeats.known if key in self._processes}
 
     async def _delete_dead(self, leases: list[Body]) -> None:
         """Delete what is dead for long, as it was seen: who comes back makes it again."""
@@ -86,7 +87,7 @@ class Signs:
         for body in leases:
             metadata = body["metadata"]
             key = object_key(body)
-            if key[0] != self._namespace or self._heard.silence(key, now) < DEAD_SECONDS:
+            if key[0] != self._namespace or self._heartbeats.age(key, now) < DEAD_SECONDS:
                 continue
             try:
                 await self._cluster.delete(LEASES, *key, metadata["uid"], int(metadata["resourceVersion"]))

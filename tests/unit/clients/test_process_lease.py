@@ -5,78 +5,78 @@ from __future__ import annotations
 import pytest
 
 from controller.api import names
-from controller.clients.process_lease import FORGET_SECONDS, Heard
+from controller.clients.heartbeats import FORGET_SECONDS, Heartbeats
 
 EVERY = 15.0
 
 
-def heard(*looks: tuple[float, dict[str, str]]) -> Heard[str]:
-    found: Heard[str] = Heard(EVERY)
+def heard(*looks: tuple[float, dict[str, str]]) -> Heartbeats[str]:
+    found: Heartbeats[str] = Heartbeats(EVERY)
     for at, versions in looks:
-        found.look(versions, at)
+        found.observe(versions, at)
     return found
 
 
 def test_a_renewal_is_another_version() -> None:
     found = heard((0, {"a": "1", "b": "1"}), (15, {"a": "2", "b": "1"}), (30, {"a": "3", "b": "1"}))
-    assert found.silence("a", 30) == 0
-    assert found.silence("b", 30) == 30
+    assert found.age("a", 30) == 0
+    assert found.age("b", 30) == 30
 
 
 def test_who_is_not_there_is_silent_since_it_was_asked_for() -> None:
     found = heard((0, {}), (15, {}), (30, {}))
-    assert found.silence("a", 30) == 0
-    found.look({}, 45)
-    assert found.silence("a", 45) == 15
+    assert found.age("a", 30) == 0
+    found.observe({}, 45)
+    assert found.age("a", 45) == 15
 
 
 def test_who_is_gone_is_silent_since_it_was_heard_of_last() -> None:
     found = heard((0, {"a": "1"}), (15, {"a": "2"}), (30, {}), (45, {}))
-    assert found.silence("a", 45) == 30
-    assert found.silence_of_all(["a"], 45) == 30
+    assert found.age("a", 45) == 30
+    assert found.youngest_age(["a"], 45) == 30
 
 
 def test_without_anybody_the_silence_begins_with_the_first_look() -> None:
-    assert Heard[str](EVERY).silence_of_all([], 100) == 0
-    assert heard((0, {}), (15, {}), (30, {})).silence_of_all([], 30) == 30
+    assert Heartbeats[str](EVERY).youngest_age([], 100) == 0
+    assert heard((0, {}), (15, {}), (30, {})).youngest_age([], 30) == 30
 
 
 def test_one_of_several_is_enough() -> None:
     found = heard((0, {"a": "1", "b": "1"}), (15, {"a": "1", "b": "2"}), (30, {"a": "1", "b": "3"}))
-    assert found.silence_of_all(["a", "b"], 30) == 0
+    assert found.youngest_age(["a", "b"], 30) == 0
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_who_could_not_look_for_a_while_gives_everybody_their_time_anew(version: str) -> None:
     """Frozen, cut off, or the API server was away: then nobody could be renewed."""
     found = heard((0, {"a": "1"}), (15, {"a": "1"}), (300, {"a": version}))
-    assert found.silence("a", 300) == found.silence_of_all(["a"], 300) == 0
-    found.look({"a": version}, 315)
-    assert found.silence("a", 315) == 15
+    assert found.age("a", 300) == found.youngest_age(["a"], 300) == 0
+    found.observe({"a": version}, 315)
+    assert found.age("a", 315) == 15
 
 
 def test_while_looks_fail_nobody_is_called_silent() -> None:
     found = heard((0, {"a": "1"}), (15, {"a": "1"}))
-    assert found.silence("a", 40) == 40
-    assert found.silence("a", 100) == found.silence_of_all(["a"], 100) == found.silence_of_all([], 100) == 0
+    assert found.age("a", 40) == 40
+    assert found.age("a", 100) == found.youngest_age(["a"], 100) == found.youngest_age([], 100) == 0
 
 
 def test_who_was_there_at_the_first_look_may_be_long_dead() -> None:
     found = heard((0, {"old": "1"}), (15, {"old": "1", "new": "1"}))
-    assert not found.lives("old", 15, within=25)
-    assert found.lives("new", 15, within=25), "it has come while we looked"
-    found.look({"old": "2", "new": "1"}, 30)
-    assert found.lives("old", 30, within=25)
-    found.look({"old": "2", "new": "1"}, 45)
-    assert not found.lives("new", 45, within=25)
-    found.look({"new": "1"}, 46)
-    assert not found.lives("old", 46, within=25), "it has taken its sign of life back"
+    assert not found.alive("old", 15, within=25)
+    assert found.alive("new", 15, within=25), "it has come while we looked"
+    found.observe({"old": "2", "new": "1"}, 30)
+    assert found.alive("old", 30, within=25)
+    found.observe({"old": "2", "new": "1"}, 45)
+    assert not found.alive("new", 45, within=25)
+    found.observe({"new": "1"}, 46)
+    assert not found.alive("old", 46, within=25), "it has taken its sign of life back"
 
 
 def test_what_is_long_gone_is_forgotten() -> None:
     found = heard((0, {"a": "1", "b": "1"}))
     for turn in range(1, int(FORGET_SECONDS / EVERY) + 2):
-        found.look({"b": str(turn)}, turn * EVERY)
+        found.observe({"b": str(turn)}, turn * EVERY)
     assert set(found.known) == {"b"}
 
 
