@@ -18,14 +18,10 @@ from controller import kafka
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
-from controller.bridge.backlogs.overflow import Overflow
-from controller.bridge.backlogs.rereading import Rereading
-from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatch
-from controller.bridge.joining import Joining
-from controller.bridge.measuring import measure
-from controller.bridge.membership import watch_assignment
+from controller.bridge.membership import GroupMembership
 from controller.bridge.partitions import Partition
 from controller.bridge.pausing import Steering
 from controller.bridge.pending import Waiting
@@ -43,8 +39,6 @@ LOOK_SECONDS = 0.005
 COMMIT_SECONDS = 1.0
 STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
-#: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
-MISSING_TIMES = 2
 
 
 class Over(Exception):
@@ -52,45 +46,27 @@ class Over(Exception):
 
 
 class TopicConsumer:
-    """Begun when it is made; `run` lasts until Over, KafkaError, NotFound (the stream is gone) or WentBack ends it."""
+    """Begun when it is made; `run` lasts until TopicChanged, KafkaError, NotFound (no stream) or WentBack ends it."""
 
     def __init__(self, context: ConsumerContext) -> None:
         self._context = context
         self._partitions = context.partitions
-        self._overflow = Overflow(self._partitions, self._finish)
         self._rejecter = Rejecter(context)
         self._dispatch = Dispatch(context, self._made, self._reject)
         self._unfinished = Unfinished(context, self._dispatch.slots, self._dispatch.links, self._freed)
         config, topic, group = context.config, context.topic, context.group
-        reader = kafka.Fetcher(config, topic, group, lambda: context.memory_share)
-        self._writer = BacklogWriter(context, self._overflow, reader)
+        fetcher = kafka.Fetcher(config, topic, group, lambda: context.memory_share)
+        self._backlogs = Backlogs(context, fetcher, self._dispatch, self._rejecter)
         self._member = kafka.GroupMember(
             config, topic, group, context.instance, self._on_event, lambda: context.memory_share
         )
-        self._joining = Joining(context, self._member)
+        self._membership = GroupMembership(context, self._member)
         self._steering = Steering(
-            context, self._dispatch, self._rejecter, self._writer, self._overflow, self._member, self._joining
+            context, self._dispatch, self._rejecter, self._backlogs, self._member, self._membership
         )
         self._reporter = Reporter(context, self._condition)
         self._assignment = Assignment(
-            context,
-            self._overflow,
-            self._unfinished,
-            self._rejecter,
-            self._writer,
-            self._reporter,
-            self._member,
-            self._joining,
-        )
-        self._rereading = Rereading(
-            context,
-            reader,
-            self._overflow,
-            self._dispatch.lanes,
-            self._look_at_topic,
-            self._offer,
-            self._assignment.expire_one,
-            lambda: self._steering.held_up,
+            context, self._member, self._unfinished, self._rejecter, self._backlogs, self._reporter
         )
         self._fetched: list[tuple[Partition, Record | kafka.PartitionEnd]] = []
         self._missing = self._on_the_way = 0
@@ -100,7 +76,7 @@ class TopicConsumer:
     @property
     def settled(self) -> bool:
         """The group has given this member its partitions, if only none, or the condition says why it does not."""
-        return self._joining.joined or self._steering.condition() is not None
+        return self._membership.joined or self._steering.condition() is not None
 
     @property
     def reads(self) -> bool:
@@ -110,7 +86,7 @@ class TopicConsumer:
     @property
     def put_aside(self) -> tuple[int, int]:
         """Users with a backlog of partitions that are this replica's, and the records in these."""
-        return len(self._overflow), self._overflow.records
+        return len(self._backlogs), self._backlogs.records
 
     def change(self, stream: UpdateStream) -> None:
         """A new spec that needs no new consumer: limits and suspensions act at once."""
@@ -126,13 +102,11 @@ class TopicConsumer:
     async def run(self) -> None:
         for work in (
             self._rejecter.run(),
-            self._writer.run(),
-            self._rereading.run(),
+            *self._backlogs.works(),
             self._reporter.run(),
             self._check_topic(),
             self._commit(),
-            measure(self._context, self._joining, self._member),
-            watch_assignment(self._context.lookup, self._joining, self._member),
+            *self._membership.works(),
             self._look(),
         ):
             self._spawn(work)
@@ -145,9 +119,8 @@ class TopicConsumer:
         """Stop reading; what is being created is acknowledged before the partitions are let go."""
         self._dispatch.close()
         await self._member.close()
-        for part in (self._dispatch, self._unfinished, self._writer):
+        for part in (self._dispatch, self._unfinished, self._backlogs):
             part.stop()
-        self._rereading.close()
         for task in self._tasks:
             task.cancel()
 
@@ -165,38 +138,38 @@ class TopicConsumer:
     def _on_event(self, event: kafka.Notification) -> None:
         match event:
             case kafka.Assigned(numbers, serial):
-                self._joining.assigned()
+                self._membership.assigned()
                 self._context.start_error = None
                 if numbers:
-                    self._spawn(self._assignment.take_up(self._partitions.assign(numbers, serial)))
+                    self._spawn(self._assignment.assigned(self._partitions.assign(numbers, serial)))
                     self._context.count_replicas()
             case kafka.Revoked(numbers, lost, released):
                 if lost:
-                    self._joining.lost()
+                    self._membership.lost()
                 gone = self._partitions.revoke(numbers)
-                self._joining.fetched(numbers)
+                self._membership.fetched(numbers)
                 self._dispatch.forget(gone)
-                self._overflow.forget(gone)
+                self._backlogs.revoke(gone)
                 self._rejecter.forget()
-                self._spawn(self._assignment.let_go(gone, released))
+                self._spawn(self._assignment.revoked(gone, released))
                 self._context.count_replicas()
             case kafka.Fetched(items, size):
                 self._context.start_error = None
-                self._joining.served()
-                self._joining.fetched({item.partition for item in items})
+                self._membership.served()
+                self._membership.fetched({item.partition for item in items})
                 self._on_the_way += size
                 self._fetched += [(p, item) for item in items if (p := self._partitions.get(item.partition))]
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
-                self._joining.served()
+                self._membership.served()
                 self._partitions.committed(offsets, sent)
             case kafka.CommitRefused(message):
                 self._partitions.commit_refused = message
             case kafka.OffsetOutOfRange(number):
                 if partition := self._partitions.get(number):
-                    self._spawn(self._assignment.find_range(partition))
+                    self._spawn(self._assignment.offset_out_of_range(partition))
             case kafka.RequestRefused(refusal, partition_number):
-                self._joining.refused(refusal, partition_number)
+                self._membership.refused(refusal, partition_number)
             case kafka.MemberFailed(reason, message):
                 self._context.fail(kafka.KafkaError(reason, message))
 
@@ -213,7 +186,7 @@ class TopicConsumer:
             fetched, self._fetched = self._fetched, []
             size, self._on_the_way = self._on_the_way, 0
             try:
-                await self._look_at_topic()
+                await self._context.verify_topic()
             except kafka.KafkaError as error:
                 self._context.topic_error = error
                 self._fetched = fetched + self._fetched
@@ -223,24 +196,6 @@ class TopicConsumer:
             else:
                 self._admit(fetched)
                 self._member.consumed(size)
-
-    async def _look_at_topic(self) -> None:
-        """Raises Over when it is another one, or when it stays missing; KafkaError when that is not known."""
-        try:
-            topic = await self._context.lookup.describe()
-        except kafka.KafkaError as error:
-            self._missing = self._missing + 1 if error.reason == "TopicMissing" else 0
-            if self._missing >= MISSING_TIMES:
-                raise Over(str(error)) from error
-            raise
-        if topic.id != self._context.topic.id:
-            raise Over(f"topic {topic.name} was made again")
-        self._missing = 0
-        self._context.described_last = time.monotonic()
-        self._context.topic_error = None
-        if topic.partitions != self._context.partition_count:
-            self._context.partition_count = topic.partitions
-            self._context.count_replicas()
 
     def _condition(self) -> Consuming | None:
         consuming = self._steering.condition()
@@ -263,14 +218,10 @@ class TopicConsumer:
     def _judge(self, partition: Partition, record: Record, now: float) -> None:
         verdict = read_record(record)
         if isinstance(verdict, Rejection):
-            done = partial(self._finish, partition, record.offset)
+            done = partial(partition.done, record.offset)
             self._rejecter.add(Rejected.of(self._context.stream, record, verdict, partition, done))
-        elif verdict.user not in self._overflow or not self._overflow.append(verdict.user, partition, record.offset):
+        elif verdict.user not in self._backlogs or not self._backlogs.append(verdict.user, partition, record.offset):
             self._dispatch.offer(Waiting(verdict.user, record, partition, kafka.record_cost(record), now))
-
-    def _offer(self, waiting: Waiting) -> None:
-        self._dispatch.offer(waiting)
-        self._dispatch.pump()
 
     def _made(self, waiting: Waiting) -> None:
         self._settled(waiting)
@@ -279,17 +230,13 @@ class TopicConsumer:
 
     def _settled(self, waiting: Waiting) -> None:
         if waiting.from_backlog:
-            self._overflow.take(waiting.user, waiting.partition, waiting.record.offset)
+            self._backlogs.remove(waiting.user, waiting.partition, waiting.record.offset)
         else:
-            self._finish(waiting.partition, waiting.record.offset)
+            waiting.partition.done(waiting.record.offset)
 
     def _reject(self, waiting: Waiting, rejection: Rejection) -> None:
         done = partial(self._settled, waiting)
         self._rejecter.add(Rejected.of(self._context.stream, waiting.record, rejection, waiting.partition, done))
-
-    def _finish(self, partition: Partition, offset: int) -> None:
-        assert partition.tracker is not None
-        partition.tracker.done(offset)
 
     def _freed(self) -> None:
         self._dispatch.pump()
@@ -315,5 +262,5 @@ class TopicConsumer:
         metrics.SLOTS.labels(*labels).set(self._dispatch.slots.taken)
         metrics.READ_AHEAD.labels(*labels).set(self._steering.memory)
         metrics.WAITING_USERS.labels(*labels).set(len(self._dispatch.lanes))
-        metrics.BACKLOG_USERS.labels(*labels).set(len(self._overflow))
-        metrics.BACKLOG_RECORDS.labels(*labels).set(self._overflow.records)
+        metrics.BACKLOG_USERS.labels(*labels).set(len(self._backlogs))
+        metrics.BACKLOG_RECORDS.labels(*labels).set(self._backlogs.records)

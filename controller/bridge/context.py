@@ -19,8 +19,14 @@ from controller.kafka import AdminClients, KafkaError, Topic, TopicLookup
 
 #: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
 FULL_SHARES = 3
+#: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
+MISSING_TIMES = 2
 #: Brokers may go on describing a deleted topic for seconds. After so many seconds with the same id they no longer do.
 CERTAIN_SECONDS = 60.0
+
+
+class TopicChanged(Exception):
+    """The topic was deleted or made again: this consumer ends, and another one begins."""
 
 
 @dataclass(slots=True)
@@ -75,9 +81,15 @@ class ConsumerContext:
     topic_error: KafkaError | None = None
     #: What keeps partitions from being begun, until one is.
     start_error: KafkaError | None = None
+    #: Too many updates are made above a position: further records wait in Kafka.
+    position_held: bool = False
+    #: Why some partitions are not read while others are, by whatever found it.
+    partition_errors: dict[object, KafkaError] = field(default_factory=dict)
     #: When the topic was described first and last, by the monotonic clock.
     described_first: float = field(default_factory=time.monotonic)
     described_last: float = field(default_factory=time.monotonic)
+    #: Times in a row that the topic was missing.
+    _missing: int = 0
     _failure: BaseException | None = None
     _failed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -122,6 +134,27 @@ class ConsumerContext:
         A static member keeps these when a topic is made again with fewer partitions.
         """
         return [partition for partition in self.partitions if partition.number < self.partition_count]
+
+    async def verify_topic(self) -> None:
+        """Make sure that the topic is still the same: one that was made again has other records at the same offsets.
+
+        Raises TopicChanged when it is another one or stays missing, KafkaError when that is not known.
+        """
+        try:
+            topic = await self.lookup.describe()
+        except KafkaError as error:
+            self._missing = self._missing + 1 if error.reason == "TopicMissing" else 0
+            if self._missing >= MISSING_TIMES:
+                raise TopicChanged(str(error)) from error
+            raise
+        if topic.id != self.topic.id:
+            raise TopicChanged(f"topic {topic.name} was made again")
+        self._missing = 0
+        self.described_last = time.monotonic()
+        self.topic_error = None
+        if topic.partitions != self.partition_count:
+            self.partition_count = topic.partitions
+            self.count_replicas()
 
     def count_replicas(self) -> None:
         """Partitions were assigned or revoked, or the topic has more."""

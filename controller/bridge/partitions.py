@@ -1,17 +1,22 @@
-"""The partitions that are this replica's, and until when that is certain.
+"""The partitions that are assigned to this replica: how far each is dealt with, and until when it is certainly held.
 
-A heartbeat proves nothing: librdkafka's own thread beats on while Python stands still. An accepted commit does: the
-coordinator has checked member and generation. It holds the assignment until its send time + session.timeout.ms -
-heartbeat.interval.ms.
+A record is dealt with when it is a UserUpdate, a RejectedEvent or in a UserBacklog. Records are dealt with in the order
+of each user, and users in parallel, so `OffsetTracker` keeps those offsets that are still open. `position` is the
+lowest of them.
+
+Until when a partition is held: a heartbeat proves nothing, as librdkafka's own thread sends them while Python stands
+still. An accepted commit does, as the coordinator has checked member and generation. It holds the assignment until its
+sending time + session.timeout.ms - heartbeat.interval.ms (docs/decisions/0041-assignment-deadline.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
-from controller.bridge.tracker import Tracker
 from controller.kafka import HOLD_SECONDS
 
 
@@ -19,54 +24,122 @@ class Lost(Exception):
     """The partition is another replica's, or is about to be."""
 
 
+class OffsetTracker:
+    """Which records of a partition are dealt with, from the offset at which its reading begins.
+
+    Pure. Offsets have gaps (compaction, markers of transactions), so only records that were read are counted.
+
+    A record that is dealt with takes no memory here, even while a lower one is open; but for 8 bytes of each UserUpdate
+    that was created above the position. `pausing` bounds their number: none of them can be collected.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._next = start
+        #: The open offsets, rising: an ordered set. A dict would search for its first key through all that have left.
+        self._open: OrderedDict[int, None] = OrderedDict()
+        #: UserUpdates at and above the position, as a heap; some below it may still be in it.
+        self._made: list[int] = []
+
+    @property
+    def position(self) -> int:
+        """Every record below this offset is dealt with."""
+        return next(iter(self._open), self._next)
+
+    @property
+    def next(self) -> int:
+        """One above the highest offset that was read."""
+        return self._next
+
+    @property
+    def outstanding(self) -> int:
+        """Records that were read and are open."""
+        return len(self._open)
+
+    @property
+    def made_above(self) -> int:
+        """UserUpdates that the position has not passed. They cannot be collected, finished or not."""
+        position = self.position
+        while self._made and self._made[0] < position:
+            heapq.heappop(self._made)
+        return len(self._made)
+
+    def begin(self, offset: int) -> bool:
+        """A record was read. False where it, or a later one, was read before: then it is open or dealt with already."""
+        if offset < self._next:
+            return False
+        self._open[offset] = None
+        self._next = offset + 1
+        return True
+
+    def reach(self, offset: int) -> None:
+        """No record lies between those that were read and this offset."""
+        self._next = max(self._next, offset)
+
+    def done(self, offset: int) -> None:
+        """A record is dealt with."""
+        self._open.pop(offset, None)
+
+    def made(self, offset: int) -> None:
+        """A record is a UserUpdate: one that was just read, or one of a backlog."""
+        if offset >= self.position:
+            heapq.heappush(self._made, offset)
+
+
 class Partition:
     """One partition, from its assignment to its revocation."""
 
     def __init__(self, number: int, serial: int = 0) -> None:
         self.number = number
-        #: Of its assignment: the number alone may be assigned again.
+        #: That of its assignment (`Assigned.serial`): a partition that is revoked may be assigned again.
         self.serial = serial
         self.revoked = False
-        #: Set when reading has begun.
-        self.tracker: Tracker | None = None
-        #: What waits in its backlogs is known.
-        self.adopted = False
-        #: The position that is in the status: what may be committed. None: none yet.
+        #: None until reading begins.
+        self.tracker: OffsetTracker | None = None
+        #: Its users' backlogs are loaded.
+        self.backlogs_loaded = False
+        #: The position in the stream's status, which may be committed; None: there is none yet.
         self.recorded: int | None = None
-        #: The offset that the coordinator has taken last.
+        #: The offset that the coordinator has accepted last.
         self.committed: int | None = None
+        #: The offset of its next record, as last asked for.
         self.high: int | None = None
-        #: Whether it did when it was last asked for its end: without a leader it does not.
+        #: Whether it answered then: without a leader it does not.
         self.answers = True
+        #: Until when it is certainly this replica's, in seconds of the monotonic clock.
         self.held_until = float("-inf")
-        #: When the first commit was asked for, by the monotonic clock.
+        #: When the first commit was asked for, in seconds of the monotonic clock.
         self.committing_since = float("inf")
-        #: Records that are listed in the backlogs of its users.
+        #: Records that its users' backlogs list.
         self.backlog = 0
         #: Creates that are under way.
         self.in_flight = 0
 
     @property
     def position(self) -> int:
-        """Every record below is dealt with. Only where reading has begun."""
+        """Every record below this offset is dealt with. Reading must have begun."""
         assert self.tracker is not None
         return self.tracker.position
 
+    def done(self, offset: int) -> None:
+        """A record is dealt with. Reading must have begun."""
+        assert self.tracker is not None
+        self.tracker.done(offset)
+
     @property
     def lag(self) -> int | None:
-        """Records from the position to the end, as last measured."""
+        """Records from the position to the end of the partition, as last asked for; None: not known yet."""
         return max(self.high - self.position, 0) if self.high is not None else None
 
 
 class Partitions:
-    """All partitions of one group member."""
+    """All partitions that are assigned to one group member."""
 
     def __init__(self) -> None:
         self._held: dict[int, Partition] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        #: Let go, but their last positions are still to be written.
+        #: Revoked, while their last positions are written.
         self._leaving: list[Partition] = []
-        #: What Kafka said of the last commit that it did not take; empty: it has taken it, or said nothing.
+        #: Why the coordinator refused the last commit; empty: it accepted it, or has not answered.
         self.commit_refused = ""
 
     def __iter__(self) -> Iterator[Partition]:
@@ -80,12 +153,12 @@ class Partitions:
 
     @property
     def known(self) -> list[Partition]:
-        """Those whose positions are known: reading has begun and the last position is not written yet."""
+        """Partitions with a position to write: those that are read, and revoked ones until that is written."""
         return [partition for partition in (*self._held.values(), *self._leaving) if partition.tracker is not None]
 
     @property
     def recorded(self) -> dict[int, int]:
-        """Positions that are in the status, of which the commit is the mirror."""
+        """Positions in the stream's status, which are to be committed."""
         return {p.number: p.recorded for p in self._held.values() if p.recorded is not None}
 
     def assign(self, numbers: Iterable[int], serial: int = 0) -> list[Partition]:
@@ -101,12 +174,12 @@ class Partitions:
         self._wake()
         return gone
 
-    def left(self, gone: Iterable[Partition]) -> None:
-        """Their last positions are written, or given up."""
+    def released(self, gone: Iterable[Partition]) -> None:
+        """The last positions of these revoked partitions are written, or cannot be."""
         self._leaving = [partition for partition in self._leaving if partition not in set(gone)]
 
     def committed(self, offsets: Mapping[int, int], sent: float) -> None:
-        """The coordinator accepted a commit that was sent at that monotonic time."""
+        """The coordinator has accepted a commit, sent at that time of the monotonic clock."""
         self.commit_refused = ""
         for number, offset in offsets.items():
             if partition := self._held.get(number):
@@ -115,12 +188,12 @@ class Partitions:
         self._wake()
 
     def uncommitted_for(self, now: float) -> float:
-        """Seconds for which the coordinator has not accepted commits of some partition, by the monotonic clock."""
+        """Seconds since when the coordinator accepts no commit of some partition. `now` is of the monotonic clock."""
         since = (max(p.held_until - HOLD_SECONDS, p.committing_since) for p in self._held.values())
         return max((now - accepted for accepted in since), default=0.0)
 
     async def hold(self, partition: Partition) -> None:
-        """Return while the partition is certainly this replica's; wait where that is not known. Raises Lost."""
+        """Wait until the partition is certainly this replica's. Raises Lost when it is revoked."""
         while True:
             if partition.revoked:
                 raise Lost
@@ -128,12 +201,13 @@ class Partitions:
                 return
             await self._next_change()
 
-    async def settled(self, partitions: Iterable[Partition]) -> None:
-        """Wait until no create of these is under way."""
+    async def creates_ended(self, partitions: Iterable[Partition]) -> None:
+        """Wait until no create of these partitions is under way."""
         while any(partition.in_flight for partition in partitions):
             await self._next_change()
 
     def create_ended(self, partition: Partition) -> None:
+        """One of the creates in `in_flight` has ended."""
         partition.in_flight -= 1
         if partition.revoked:
             self._wake()

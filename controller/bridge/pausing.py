@@ -1,15 +1,13 @@
-"""How much is read ahead: partitions pause and go on, users spill into backlogs; and the condition that says so."""
+"""How much is read ahead: partitions pause and go on, records move into backlogs; and the condition that says so."""
 
 from __future__ import annotations
 
 import time
 
-from controller.bridge.backlogs.overflow import Overflow
-from controller.bridge.backlogs.spilling import Spilling
-from controller.bridge.backlogs.writer import BacklogWriter
+from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatch
-from controller.bridge.joining import JOINING, Joining
+from controller.bridge.membership import JOINING, GroupMembership
 from controller.bridge.rejected_events import Rejecter
 from controller.bridge.stream_report import Consuming
 from controller.kafka import GroupMember
@@ -19,7 +17,7 @@ HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
 #: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving
 #: records there must not make room for more. Some 20,000 of them fill the memory of a stream.
-UNSAVED_COST = 900
+UNWRITTEN_COST = 900
 #: With no slot for anybody for so long the partitions pause, whatever memory there is.
 STARVING_SECONDS = 1.0
 #: Seconds without an accepted commit until the condition says so: before creates stop for lack of one.
@@ -41,25 +39,21 @@ class Steering:
         context: ConsumerContext,
         dispatch: Dispatch,
         rejecter: Rejecter,
-        writer: BacklogWriter,
-        overflow: Overflow,
+        backlogs: Backlogs,
         member: GroupMember,
-        joining: Joining,
+        membership: GroupMembership,
     ) -> None:
         self._context = context
         self._dispatch = dispatch
         self._rejecter = rejecter
-        self._brakes = (dispatch.brake, rejecter.brake, writer.brake)
-        self._overflow = overflow
+        self._brakes = (dispatch.brake, rejecter.brake, backlogs.brake)
+        self._backlogs = backlogs
         self._partitions = context.partitions
         self._member = member
-        self._joining = joining
-        self._spilling = Spilling(context, dispatch, overflow, writer.may_begin)
+        self._membership = membership
         self.paused = False
         #: Memory of offsets that are not written yet, as last looked at.
-        self._unsaved = 0
-        #: Too many updates are made above a position: further records wait in Kafka.
-        self.held_up = False
+        self._unwritten = 0
         #: What the API server refuses, and until when the condition says so.
         self._reported = ""
         self._reported_until = 0.0
@@ -72,25 +66,25 @@ class Steering:
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
         now = time.monotonic()
-        self._unsaved = UNSAVED_COST * self._overflow.unsaved
+        self._unwritten = UNWRITTEN_COST * self._backlogs.unwritten
         if words := self._refused(REFUSED_SECONDS):
             self._reported, self._reported_until = words, now + REPORTED_SECONDS
         if self._creating:
             if self.memory > HIGH_WATER * self._context.memory_share:
-                self._spilling.make_room(self.memory - int(LOW_WATER * self._context.memory_share), now)
-            self._spilling.unblock(now)
+                self._backlogs.make_room(self.memory - int(LOW_WATER * self._context.memory_share), now)
+            self._backlogs.release_positions(now)
         else:
-            self._spilling.pass_over(now - self._looked)
+            self._backlogs.ignore(now - self._looked)
         self._looked = now
         self.steer()
 
     def steer(self) -> None:
         """Pause or resume reading, with hysteresis."""
         self._dispatch.halted = self._suspended
-        self.held_up = self._made_above() > (MADE_LOW if self.held_up else MADE_HIGH)
+        self._context.position_held = self._made_above() > (MADE_LOW if self._context.position_held else MADE_HIGH)
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._context.memory_share
-        waits = self._starving or self._overflow.full or self.held_up
-        paused = self._suspended or waits or self.memory + self._unsaved > limit
+        waits = self._starving or self._backlogs.full or self._context.position_held
+        paused = self._suspended or waits or self.memory + self._unwritten > limit
         if paused != self.paused:
             self.paused = paused
             (self._member.pause if paused else self._member.resume)()
@@ -100,25 +94,25 @@ class Steering:
         if error := self._context.topic_error or self._context.start_error:
             return self._no(error.reason, str(error))
         alone = not len(self._partitions)
-        if error := self._joining.error(alone=alone):
+        if error := self._membership.error(without_partitions=alone):
             return self._no(error.reason, str(error))
         if self._uncommitted:
             said = self._partitions.commit_refused or "the group's coordinator answers none"
             return self._no("CommitsRefused", f"Kafka accepts no commit, so nothing is created: {said}"[:MAX_MESSAGE])
         if self._suspended:
             return self._no("Suspended", "spec.suspend.ingest is set")
-        if error := next(iter(self._joining.troubles.values()), None):
+        if error := next(iter(self._context.partition_errors.values()), None):
             return self._no(error.reason, str(error))
         if alone:
-            waits = self._joining.waits[:MAX_MESSAGE]
+            waits = self._membership.waits[:MAX_MESSAGE]
             return Consuming(None, JOINING, waits, self._context.stream.generation) if waits else None
-        if self._overflow.full:
+        if self._backlogs.full:
             return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._starving:
             taken = self._dispatch.slots.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
         reported = self._reported if time.monotonic() < self._reported_until else ""
-        if self.held_up:
+        if self._context.position_held:
             return self._no("PositionHeld", self._held_up(reported or self._refused(0)))
         if reported:
             return self._no("CreatesRefused", reported)
@@ -141,7 +135,7 @@ class Steering:
             self._suspended
             or self._context.topic_error
             or self._context.start_error
-            or self._joining.error(alone=False)
+            or self._membership.error(without_partitions=False)
         )
         return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
 

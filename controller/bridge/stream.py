@@ -15,10 +15,10 @@ from controller import kafka, logs
 from controller.api import names, secret_data
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
-from controller.bridge.consumer import Over, TopicConsumer
-from controller.bridge.context import BridgeContext, ConsumerContext
+from controller.bridge.consumer import TopicConsumer
+from controller.bridge.context import BridgeContext, ConsumerContext, TopicChanged
 from controller.bridge.controllers import Missing, without_controller
-from controller.bridge.joining import JOINING
+from controller.bridge.membership import JOINING
 from controller.bridge.positions import Outdated
 from controller.bridge.stream_report import Consuming, unless_unseen
 from controller.clients.adoption import RESTORED, RESTORED_MESSAGE, adopt
@@ -132,7 +132,7 @@ class StreamConsumer:
             except kafka.KafkaError as error:
                 await self._report(error.reason, str(error))
                 await self._pause()
-            except (Over, Outdated) as error:
+            except (TopicChanged, Outdated) as error:
                 logger.info("Consumption begins anew", extra=self._fields(cause=str(error)))
             except ApiError as error:
                 logs.retrying(logger, "Stream waits for the API server", error, stream=self._label)

@@ -13,7 +13,7 @@ from controller import logs
 from controller.api import NOT_UNDERSTOOD, names
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
-from controller.bridge.backlogs.orphans import release_orphans
+from controller.bridge.backlogs import release_orphans
 from controller.bridge.context import BridgeContext
 from controller.bridge.controllers import Controllers
 from controller.bridge.object_counts import ObjectCounts
@@ -77,7 +77,7 @@ class Streams:
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """All that is to run."""
         context = self._context
-        orphans = release_orphans(context.cluster, context.backlogs, self._exists, context.recorder)
+        orphans = release_orphans(context, self._exists)
         controllers = self._controllers.follow(self._look_for_controllers)
         return [self.follow(health), context.backlogs.follow(), context.rejected.follow(), orphans, controllers]
 

@@ -1,8 +1,8 @@
-"""UserBacklogs whose stream is gone: nobody works them off, so nobody else would let go of a deleted one.
+"""UserBacklogs whose stream is gone. No consumer looks after them, so nobody else would remove their finalizer.
 
-The records that it lists are given up with it, as the group's offsets lie behind them. So that is told, and neither
-prevented nor mended: a finalizer that stayed would hold up whoever uninstalls, and an offset that the group is set back
-to would bring back what was finished and collected since (docs/decisions/0054-deleted-streams.md).
+The records that it lists are given up with it: the group's offsets lie behind them. An Event reports that. It is not
+prevented, as a finalizer that stayed would block whoever uninstalls. It is not repaired either: to set back the group's
+offsets would bring back updates that have finished and were collected (docs/decisions/0054-deleted-streams.md).
 """
 
 from __future__ import annotations
@@ -15,76 +15,79 @@ from dataclasses import dataclass, replace
 
 from controller import logs
 from controller.api import names
-from controller.bridge.backlogs import finalizers
-from controller.bridge.object_counts import Key, ObjectCounts
+from controller.bridge.backlogs.writer import has_finalizer, without_finalizer
+from controller.bridge.context import BridgeContext
+from controller.bridge.object_counts import Key
 from controller.clients.cluster import BACKLOGS, Cluster
 from controller.clients.event_recorder import EventRecorder, reference
 from controller.errors import ApiError, Conflict, NotFound
-from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-#: Events of backlogs that are kept that one look writes at most: a thousand may be deleted at once.
-TOLD_AT_ONCE = 20
+#: Events that one look writes at most of backlogs that are kept: a thousand may be deleted at once.
+REPORTED_AT_ONCE = 20
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A deleted one that a finalizer keeps, as it was read: once, however long it is kept."""
+class _DeletedBacklog:
+    """A deleted UserBacklog that finalizers keep. It is read once, however long it is kept."""
 
     uid: str
     stream: Key
     records: int
-    #: Our finalizer is among those that keep it.
+    #: The bridge's finalizer is among them.
     ours: bool
-    told: bool = False
+    reported: bool = False
 
 
-async def release_orphans(
-    cluster: Cluster, backlogs: ObjectCounts, exists: Callable[[Key], bool], recorder: EventRecorder
-) -> None:
-    """Take the finalizer off deleted ones without a stream, for as long as this runs; say why the others stay."""
-    kept: dict[Key, _Kept] = {}
+async def release_orphans(context: BridgeContext, exists: Callable[[Key], bool]) -> None:
+    """Remove the finalizer of deleted backlogs without a stream, and report why the others stay; until cancelled.
+
+    `exists` says whether there is a stream of that namespace and name.
+    """
+    kept: dict[Key, _DeletedBacklog] = {}
     while True:
-        kept = {key: found for key, found in kept.items() if backlogs.deleted.get(key) == found.uid}
-        _tell_kept(recorder, kept)
+        deleted = context.backlogs.deleted
+        kept = {key: found for key, found in kept.items() if deleted.get(key) == found.uid}
+        _report_kept(context.recorder, kept)
         given_up: Counter[Key] = Counter()
-        for key in list(backlogs.deleted):
+        for key in list(deleted):
             if (found := kept.get(key)) and (not found.ours or exists(found.stream)):
                 continue
             try:
-                kept[key], records = await _release(cluster, key, exists)
+                kept[key], records = await _release(context.cluster, key, exists)
                 given_up += records
             except (NotFound, Conflict):
                 pass
             except ApiError as error:
-                retrying(logger, "UserBacklog not let go", error, backlog="/".join(key))
+                logs.retrying(logger, "UserBacklog not let go", error, backlog="/".join(key))
         for stream, count in given_up.items():
-            _tell(recorder, stream, count)
+            _report_given_up(context.recorder, stream, count)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _release(cluster: Cluster, key: Key, exists: Callable[[Key], bool]) -> tuple[_Kept, Counter[Key]]:
+async def _release(cluster: Cluster, key: Key, exists: Callable[[Key], bool]) -> tuple[_DeletedBacklog, Counter[Key]]:
     """What is left of it, and the records that are given up with it, by stream."""
     body = await cluster.get(BACKLOGS, *key)
     stream = key[0], body["spec"]["stream"]
     records = sum(entry.get("count", 0) for entry in body["spec"].get("partitions") or ())
-    found = _Kept(body["metadata"]["uid"], stream, records, finalizers.has_own(body))
+    found = _DeletedBacklog(body["metadata"]["uid"], stream, records, has_finalizer(body))
     if not found.ours or exists(stream):
         return found, Counter()
-    await cluster.patch(BACKLOGS, *key, {"metadata": finalizers.without_own(body)})
+    await cluster.patch(BACKLOGS, *key, {"metadata": without_finalizer(body)})
     return replace(found, ours=False), Counter({stream: records})
 
 
-def _tell_kept(recorder: EventRecorder, kept: Mapping[Key, _Kept]) -> None:
-    """Whoever deletes one waits for its finalizer, and sees nothing but that.
+def _report_kept(recorder: EventRecorder, kept: Mapping[Key, _DeletedBacklog]) -> None:
+    """Tell a person who has deleted one, and waits for its finalizer, what it waits for.
 
-    These have been there for a look: what the bridge removes by itself, as nothing waits in it any more, is gone.
+    Those in `kept` have been there for one look already. A backlog that the bridge itself removes, as it is empty, is
+    gone by then.
     """
-    untold = [(key, found) for key, found in kept.items() if found.ours and not found.told]
-    for (namespace, name), found in untold[:TOLD_AT_ONCE]:
-        found.told = True
+    unreported = [(key, found) for key, found in kept.items() if found.ours and not found.reported]
+    for (namespace, name), found in unreported[:REPORTED_AT_ONCE]:
+        found.reported = True
         note = (
             f"deleted, and kept until its {found.records:,} records have become updates: deleting a UserBacklog gives"
             " nothing up while its stream is there. The bridge lets it go then; kubectl delete --wait=false does not"
@@ -94,7 +97,7 @@ def _tell_kept(recorder: EventRecorder, kept: Mapping[Key, _Kept]) -> None:
         recorder.event(regarding, "Normal", "RecordsWaiting", "Deleting", note)
 
 
-def _tell(recorder: EventRecorder, stream: Key, records: int) -> None:
+def _report_given_up(recorder: EventRecorder, stream: Key, records: int) -> None:
     namespace, name = stream
     note = (
         f"UserBacklogs were deleted whose stream is gone: {records:,} records that waited in them are given up. A"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.bridge.joining import JOINING
+from controller.bridge.membership import JOINING
 from controller.bridge.positions import MAX_ENTRIES
 from controller.clients.stream_status import UNREADABLE, with_condition
 from tests.conftest import StartReplica

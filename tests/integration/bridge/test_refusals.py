@@ -10,7 +10,7 @@ from functools import partial
 import httpx
 
 from controller.bridge.backlogs.writer import PARALLEL
-from controller.bridge.pausing import HIGH_WATER, UNSAVED_COST
+from controller.bridge.pausing import HIGH_WATER, UNWRITTEN_COST
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.admission import asked, policy
@@ -163,7 +163,7 @@ def test_records_that_no_backlog_takes_wait_in_kafka(ingested: BridgeStream, sta
         ingested.produce(good(users * 20))
         ingested.reason("CreatesRefused", 30)
         ingested.produce(good(users * 15_000))
-        most = HIGH_WATER // UNSAVED_COST
+        most = HIGH_WATER // UNWRITTEN_COST
         eventually(lambda: _read(bridge) > most, 30)
         # It creates updates of what it has read, and reads no more than what is on its way.
         ingested.change(limits={"maxPerUser": 2})

@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 
 from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
 from controller.bridge import rejected_events
-from controller.bridge.backlogs.overflow import Overflow
+from controller.bridge.backlogs.cache import BacklogCache
 from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Partition
 from controller.bridge.rejected_events import Rejected, Rejecter
@@ -167,9 +166,9 @@ async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_brea
         partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
-        overflow = Overflow(partitions, lambda partition, offset: None)
-        overflow.append("ana", partition, 5)
-        writer = BacklogWriter(context, overflow, cast(Any, None))
+        cache = BacklogCache()
+        cache.append("ana", partition, 5)
+        writer = BacklogWriter(context, cache)
         before = await asyncio.to_thread(gone)
         task = asyncio.create_task(writer.run())
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, cast
 
 import pytest
 
 from controller.api.offset_queue import OffsetQueue
-from controller.bridge.backlogs.overflow import ADDED_SECONDS, Backlog, Overflow, Queue
+from controller.bridge.backlogs.cache import APPENDED_SECONDS, Backlog, BacklogCache, PartitionQueue
 from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Lost, Partitions
 from controller.errors import Forbidden
@@ -23,50 +22,50 @@ def test_entries_of_a_partition_that_is_not_adopted_yet_are_kept() -> None:
     context = make_consumer_context(topic=Topic("events", "id", 2))
     partitions = context.partitions
     old, new = partitions.assign([0, 1])
-    old.adopted = True
-    overflow = Overflow(partitions, lambda partition, offset: None)
+    old.backlogs_loaded = True
+    cache = BacklogCache()
     entries = [{"topicId": "id", "partition": number, "offsets": OffsetQueue([7]).encode()} for number in (0, 1)]
     body = {"metadata": {}, "spec": {"partitions": entries}}
-    backlog = overflow.adopt("ana", body, [Queue(old, OffsetQueue([7]))])
-    writer = BacklogWriter(context, overflow, cast(Any, None))
+    backlog = cache.load("ana", body, [PartitionQueue(old, OffsetQueue([7]))])
+    writer = BacklogWriter(context, cache)
     assert [entry["partition"] for entry in writer._others(backlog)] == [1]
-    new.adopted = True
+    new.backlogs_loaded = True
     assert writer._others(backlog) == []
 
 
-def one_backlog() -> tuple[Partitions, Overflow, Backlog, BacklogWriter]:
+def one_backlog() -> tuple[Partitions, BacklogCache, Backlog, BacklogWriter]:
     """A record of ana in partition 0 waits to be written into her backlog. Writes fail: there is no API server."""
     context = make_consumer_context()
     partitions = context.partitions
     (partition,) = partitions.assign([0])
-    overflow = Overflow(partitions, lambda partition, offset: None)
-    overflow.append("ana", partition, 5)
-    (backlog,) = overflow
-    writer = BacklogWriter(context, overflow, cast(Any, None))
-    return partitions, overflow, backlog, writer
+    cache = BacklogCache()
+    cache.append("ana", partition, 5)
+    (backlog,) = cache
+    writer = BacklogWriter(context, cache)
+    return partitions, cache, backlog, writer
 
 
 async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
     """It hears of it before anybody has given the backlog up, and must let them get to that."""
-    partitions, overflow, backlog, writer = one_backlog()
+    partitions, cache, backlog, writer = one_backlog()
     running = asyncio.create_task(writer.run())
 
     async def writes() -> bool:
-        return backlog.saving
+        return backlog.writing
 
-    await eventually_async(writes, within=ADDED_SECONDS + 5)
+    await eventually_async(writes, within=APPENDED_SECONDS + 5)
     # It is not under way yet: whoever lets partitions go need not wait for it.
-    await asyncio.wait_for(writer.idle(), 5)
-    assert backlog.saving
+    await asyncio.wait_for(writer.writes_ended(), 5)
+    assert backlog.writing
     gone = partitions.revoke([0])
 
     async def ended() -> bool:
-        return not backlog.saving
+        return not backlog.writing
 
     await eventually_async(ended, within=5)
-    assert overflow.current(backlog)
-    overflow.forget(gone)
-    assert len(overflow) == 0
+    assert cache.has(backlog)
+    cache.revoke(gone)
+    assert len(cache) == 0
     running.cancel()
 
 
@@ -75,16 +74,16 @@ async def test_what_has_to_be_shown_first_is_seen_behind_a_wait() -> None:
     context = make_consumer_context(topic=Topic("events", "id", 2))
     partitions = context.partitions
     old, new = partitions.assign([0, 1])
-    old.adopted = True
-    overflow = Overflow(partitions, lambda partition, offset: None)
-    overflow.append("ana", old, 5)
-    (backlog,) = overflow
+    old.backlogs_loaded = True
+    cache = BacklogCache()
+    cache.append("ana", old, 5)
+    (backlog,) = cache
     # It has no API server: a write that begins fails.
-    writer = BacklogWriter(context, overflow, cast(Any, None))
+    writer = BacklogWriter(context, cache)
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)
-    new.adopted = True
-    backlog.expiring.update([new])
+    new.backlogs_loaded = True
+    backlog.expired.update([new])
     partitions.committed({0: 5}, time.monotonic())
     with pytest.raises(Lost):
         await waiting
@@ -95,11 +94,11 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
     context = make_consumer_context()
     partitions = context.partitions
     first, second = partitions.assign([0, 1])
-    overflow = Overflow(partitions, lambda partition, offset: None)
-    overflow.append("ana", first, 5)
-    overflow.append("ana", second, 5)
-    (backlog,) = overflow
-    writer = BacklogWriter(context, overflow, cast(Any, None))
+    cache = BacklogCache()
+    cache.append("ana", first, 5)
+    cache.append("ana", second, 5)
+    (backlog,) = cache
+    writer = BacklogWriter(context, cache)
     partitions.committed({0: 5}, time.monotonic())
     waiting = asyncio.create_task(writer._attempt(backlog))
     await asyncio.wait({waiting}, timeout=0.05)
@@ -112,10 +111,10 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
 
 async def test_a_refused_write_whose_partition_is_lost_leaves_nothing_failing() -> None:
     """Else the brake would count it as an outage for ever, and no user would be moved into a backlog."""
-    partitions, overflow, backlog, writer = one_backlog()
-    backlog.again = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
+    partitions, cache, backlog, writer = one_backlog()
+    backlog.retry_at = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
     assert writer.brake.failing_for() > 0
-    overflow.forget(partitions.revoke([0]))
+    cache.revoke(partitions.revoke([0]))
     running = asyncio.create_task(writer.run())
 
     async def nothing_fails() -> bool:

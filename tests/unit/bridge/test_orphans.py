@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from controller.api import names
 from controller.bridge.backlogs import orphans
-from controller.bridge.backlogs.orphans import TOLD_AT_ONCE, release_orphans
+from controller.bridge.backlogs.orphans import REPORTED_AT_ONCE, release_orphans
 
 
 class Deleted:
@@ -38,7 +39,7 @@ class Deleted:
         self.told[reason, regarding["name"]] += 1
 
     async def looks(self, exists: Callable[[Any], bool]) -> None:
-        work: Any = release_orphans(cast(Any, self), cast(Any, self), exists, cast(Any, self))
+        work: Any = release_orphans(cast(Any, SimpleNamespace(cluster=self, backlogs=self, recorder=self)), exists)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await work
@@ -51,10 +52,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_is_kept_for_its_stream_is_read_once_and_told_of_once() -> None:
     """A thousand of them were read every five seconds, for as long as they waited."""
-    there = Deleted(2 * TOLD_AT_ONCE)
+    there = Deleted(2 * REPORTED_AT_ONCE)
     await there.looks(lambda stream: True)
     assert set(there.reads.values()) == set(there.told.values()) == {1}
-    assert len(there.told) == 2 * TOLD_AT_ONCE
+    assert len(there.told) == 2 * REPORTED_AT_ONCE
     assert not there.released
 
 

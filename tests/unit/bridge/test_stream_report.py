@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.bridge.joining import JOINING
+from controller.bridge.membership import JOINING
 from controller.bridge.stream_report import Consuming
 from controller.clients.stream_status import NO_BRIDGE, condition
 

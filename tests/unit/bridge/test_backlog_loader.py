@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from controller.bridge.backlogs.reader import UNREADABLE, BacklogReader
+from controller.bridge.backlogs.loader import BACKLOG_UNREADABLE, BacklogLoader
 from controller.core.records import Record
 from controller.kafka import FetchResult, KafkaError, Topic
+from tests.support.bridge import NOTHING, make_consumer_context
 from tests.support.records import make_record
 
 TOPIC = Topic("events", "id", 1)
@@ -35,20 +36,20 @@ def backlog(user: str, **entry: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"metadata": metadata, "spec": {"user": user, "partitions": [damaged]}}, damaged
 
 
-def reader(partition: Partition) -> BacklogReader:
-    return BacklogReader(TOPIC, cast(Any, partition))
+def loader(partition: Partition) -> BacklogLoader:
+    return BacklogLoader(make_consumer_context(topic=TOPIC), NOTHING, NOTHING, cast(Any, partition))
 
 
 async def test_neither_what_is_mended_nor_what_cannot_be_is_read_again() -> None:
     """One that nobody can mend is looked at every three seconds, with all that were mended beside it."""
     partition = Partition(b"ana", b"bo", b"ana")
-    looks = reader(partition)
+    looks = loader(partition)
     mended, hopeless = backlog("ana", count=2, first=0, last=2), backlog("bo", count=2, first=0, last=2)
     for _ in range(3):
         assert list(await looks.mend(*mended)) == [0, 2]
         with pytest.raises(KafkaError) as refused:
             await looks.mend(*hopeless)
-        assert refused.value.reason == UNREADABLE
+        assert refused.value.reason == BACKLOG_UNREADABLE
     assert partition.reads == 2
     mended[0]["metadata"]["resourceVersion"] = "2"
     await looks.mend(*mended)
@@ -58,5 +59,5 @@ async def test_neither_what_is_mended_nor_what_cannot_be_is_read_again() -> None
 async def test_an_entry_that_goes_beyond_the_end_is_told_of_with_what_there_is() -> None:
     """It read all of the partition again and again, and blamed the brokers."""
     with pytest.raises(KafkaError, match="topic has 1 records of the user, from 0 to 0") as refused:
-        await reader(Partition(b"ana", b"bo")).mend(*backlog("ana", count=1, first=0, last=7))
-    assert refused.value.reason == UNREADABLE
+        await loader(Partition(b"ana", b"bo")).mend(*backlog("ana", count=1, first=0, last=7))
+    assert refused.value.reason == BACKLOG_UNREADABLE

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
-from controller.bridge.backlogs.overflow import Overflow
-from controller.bridge.backlogs.rereading import Rereading
+from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
-from controller.bridge.partitions import Partition
+from controller.bridge.partitions import OffsetTracker
 from controller.bridge.pending import Lanes
-from controller.bridge.tracker import Tracker
 from controller.kafka import FetchResult
-from tests.support.bridge import make_consumer_context
+from tests.support.bridge import NOTHING, make_consumer_context
 
 
 class Kafka:
@@ -31,45 +30,40 @@ class Kafka:
         pass
 
 
-def rereading(context: ConsumerContext, kafka: Kafka, overflow: Overflow, *, held_up: bool) -> Rereading:
-    nothing = cast(Any, None)
-    return Rereading(context, cast(Any, kafka), overflow, Lanes(), nothing, nothing, nothing, lambda: held_up)
+def make_backlogs(context: ConsumerContext, kafka: Kafka) -> Backlogs:
+    dispatch = SimpleNamespace(lanes=Lanes())
+    return Backlogs(context, cast(Any, kafka), cast(Any, dispatch), NOTHING)
 
 
-async def first_asked(reading: Rereading, kafka: Kafka) -> list[int]:
-    running = asyncio.create_task(reading.run())
+async def first_asked(backlogs: Backlogs, kafka: Kafka) -> list[int]:
+    running = [asyncio.create_task(work) for work in backlogs.works()]
     try:
         return await asyncio.wait_for(kafka.asked.get(), 5)
     finally:
-        running.cancel()
+        for work in running:
+            work.cancel()
 
 
 async def test_a_partition_without_a_leader_keeps_no_other_waiting() -> None:
     """A pass over it is three seconds of silence, and there may be a dead broker's worth of them."""
-    context = make_consumer_context()
-    overflow = Overflow(context.partitions, lambda partition, offset: None)
+    context, kafka = make_consumer_context(), Kafka()
+    backlogs = make_backlogs(context, kafka)
     for partition in context.partitions.assign([0, 1, 2]):
         partition.answers = partition.number == 2
-        overflow.append("ana", partition, 10 + partition.number)
-    kafka = Kafka()
-    assert await first_asked(rereading(context, kafka, overflow, held_up=False), kafka) == [12]
+        backlogs.append("ana", partition, 10 + partition.number)
+    assert await first_asked(backlogs, kafka) == [12]
 
 
 async def test_the_record_that_holds_a_position_up_is_read_again() -> None:
     """Its user was moved into a backlog that the API server refuses: nothing else would ever move the position."""
-    context = make_consumer_context()
+    context, kafka = make_consumer_context(), Kafka()
+    backlogs = make_backlogs(context, kafka)
     (partition,) = context.partitions.assign([0])
-    partition.tracker = Tracker(5)
-
-    def done(partition: Partition, offset: int) -> None:
-        assert partition.tracker
-        partition.tracker.done(offset)
-
-    overflow = Overflow(context.partitions, done)
+    partition.tracker = OffsetTracker(5)
     for offset in (5, 6, 7):
         partition.tracker.begin(offset)
-        overflow.append("ana", partition, offset)
-    kafka = Kafka()
-    assert await first_asked(rereading(context, kafka, overflow, held_up=True), kafka) == [5]
-    overflow.take("ana", partition, 5)
+        backlogs.append("ana", partition, offset)
+    context.position_held = True
+    assert await first_asked(backlogs, kafka) == [5]
+    backlogs.remove("ana", partition, 5)
     assert partition.position == 6, "it is a UserUpdate, written into a backlog or not"

@@ -7,11 +7,11 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.bridge.tracker import Tracker
+from controller.bridge.partitions import OffsetTracker
 
 
 def test_the_position_is_the_first_that_is_not_done() -> None:
-    tracker = Tracker(10)
+    tracker = OffsetTracker(10)
     for offset in (10, 11, 12):
         assert tracker.begin(offset)
     tracker.done(11)
@@ -23,7 +23,7 @@ def test_the_position_is_the_first_that_is_not_done() -> None:
 
 
 def test_a_gap_does_not_stall_it() -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     tracker.begin(5)
     assert tracker.position == 5
     tracker.done(5)
@@ -31,7 +31,7 @@ def test_a_gap_does_not_stall_it() -> None:
 
 
 def test_at_the_end_of_the_partition_it_is_the_next_offset() -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     tracker.begin(0)
     tracker.reach(3)  # markers of a transaction
     assert tracker.position == 0
@@ -42,7 +42,7 @@ def test_at_the_end_of_the_partition_it_is_the_next_offset() -> None:
 
 
 def test_a_record_read_twice_is_one() -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     assert tracker.begin(0)
     assert not tracker.begin(0)
     tracker.done(0)
@@ -52,7 +52,7 @@ def test_a_record_read_twice_is_one() -> None:
 
 @given(st.lists(st.integers(0, 10_000), unique=True, min_size=1, max_size=200).map(sorted), st.randoms())
 def test_below_the_position_all_are_done_and_it_never_goes_back(offsets: list[int], random: object) -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     for offset in offsets:
         tracker.begin(offset)
     order = list(offsets)
@@ -68,7 +68,7 @@ def test_below_the_position_all_are_done_and_it_never_goes_back(offsets: list[in
 
 
 def test_what_is_made_above_the_position_is_counted_until_it_is_passed() -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     for offset in range(10):
         tracker.begin(offset)
     for offset in (3, 1, 7):
@@ -88,7 +88,7 @@ def test_what_is_made_above_the_position_is_counted_until_it_is_passed() -> None
 
 
 def test_a_record_that_is_never_done_costs_no_memory_for_those_above_it() -> None:
-    tracker = Tracker(0)
+    tracker = OffsetTracker(0)
     tracker.begin(0)
     tracemalloc.start()
     try:

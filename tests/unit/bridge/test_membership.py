@@ -8,8 +8,9 @@ from typing import Any, cast
 import confluent_kafka as ck
 import pytest
 
-from controller.bridge import joining
-from controller.bridge.joining import Joining
+from controller.bridge import membership
+from controller.bridge.context import ConsumerContext
+from controller.bridge.membership import GroupMembership
 from controller.kafka import GroupDescription, KafkaError
 from controller.kafka.admin import explain
 from tests.support.bridge import make_consumer_context
@@ -18,9 +19,9 @@ from tests.support.builders import make_stream
 GROUP = make_stream().kafka.group_id
 
 
-def make_joining(said: str = "") -> Joining:
+def make_membership(said: str = "", context: ConsumerContext | None = None) -> GroupMembership:
     member = SimpleNamespace(last_error=said)
-    return Joining(make_consumer_context(), cast(Any, member))
+    return GroupMembership(context or make_consumer_context(), cast(Any, member))
 
 
 def group(state: str = "STABLE", **members: set[int]) -> GroupDescription:
@@ -30,41 +31,42 @@ def group(state: str = "STABLE", **members: set[int]) -> GroupDescription:
 
 
 def test_who_has_waited_for_long_says_what_the_group_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    member = make_joining("kafka-2:9092: Connect failed")
-    member.look(group("PREPARING_REBALANCING", stranger=set()))
+    member = make_membership("kafka-2:9092: Connect failed")
+    member.described(group("PREPARING_REBALANCING", stranger=set()))
     assert not member.waits, "a rebalance takes seconds"
-    monkeypatch.setattr(joining, "JOINING_SECONDS", 0.0)
-    member.look(group("PREPARING_REBALANCING", stranger=set()))
+    monkeypatch.setattr(membership, "JOINING_SECONDS", 0.0)
+    member.described(group("PREPARING_REBALANCING", stranger=set()))
     words = (GROUP, "PREPARING_REBALANCING", "rdkafka-1", "kafka-2:9092: Connect failed")
     assert all(word in member.waits for word in words)
     member.assigned()
     assert not member.waits
-    member.look(group("EMPTY"))
+    member.described(group("EMPTY"))
     assert not member.waits
     member.lost()
-    member.look(group("EMPTY"))
+    member.described(group("EMPTY"))
     assert "EMPTY, its members are none" in member.waits
 
 
 def test_who_is_refused_says_so_until_it_is_served() -> None:
-    member = make_joining()
+    member = make_membership()
     refusal = KafkaError("GroupRefused", "full")
     for served in (member.assigned, member.served):
         member.refused(refusal, None)
-        assert member.error(alone=True) is member.error(alone=False) is refusal
+        assert member.error(without_partitions=True) is member.error(without_partitions=False) is refusal
         served()
-        assert member.error(alone=True) is None
+        assert member.error(without_partitions=True) is None
 
 
 def test_a_partition_that_cannot_be_fetched_is_in_trouble_by_itself() -> None:
-    member = make_joining()
+    context = make_consumer_context()
+    member = make_membership(context=context)
     refusals = [KafkaError("BrokerRefused", f"{number}") for number in (0, 1)]
     for number, refusal in enumerate(refusals):
         member.refused(refusal, number)
-    assert list(member.troubles.values()) == refusals
-    assert member.error(alone=False) is None
+    assert list(context.partition_errors.values()) == refusals
+    assert member.error(without_partitions=False) is None
     member.fetched([1, 7])
-    assert list(member.troubles.values()) == refusals[:1]
+    assert list(context.partition_errors.values()) == refusals[:1]
 
 
 @pytest.mark.parametrize(
@@ -80,21 +82,21 @@ def test_a_partition_that_cannot_be_fetched_is_in_trouble_by_itself() -> None:
 def test_where_other_bridges_read_all_it_is_for_them_to_tell(
     seen: GroupDescription, silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joining, "JOINING_SECONDS", 0.0)
-    member = make_joining()
+    monkeypatch.setattr(membership, "JOINING_SECONDS", 0.0)
+    member = make_membership()
     member.refused(KafkaError("GroupRefused", "full"), None)
-    member.look(seen)
-    assert (member.error(alone=True) is None) == (not member.waits) == silent
+    member.described(seen)
+    assert (member.error(without_partitions=True) is None) == (not member.waits) == silent
 
 
 def test_a_group_that_cannot_be_seen_is_told_of_by_who_has_no_partition() -> None:
-    member = make_joining()
+    member = make_membership()
     unseen = KafkaError("CoordinatorUnavailable", "none")
-    member.look(unseen)
-    assert member.error(alone=True) is unseen
-    assert member.error(alone=False) is None, "its commits tell"
-    member.look(group(other={0}))
-    assert member.error(alone=True) is None
+    member.undescribed(unseen)
+    assert member.error(without_partitions=True) is unseen
+    assert member.error(without_partitions=False) is None, "its commits tell"
+    member.described(group(other={0}))
+    assert member.error(without_partitions=True) is None
 
 
 @pytest.mark.parametrize(
