@@ -2,7 +2,7 @@
 
 The member itself does not learn all of it, so the brokers are asked from outside as well:
 
-- A member that cannot join is not always told so. librdkafka waits without a word, for instance for a coordinator.
+- A member that cannot join does not always receive an error. librdkafka waits silently, for instance for a coordinator.
 - The coordinator gives a static member that comes back the assignment that it had, and does not count the partitions
   again. Partitions that were added meanwhile, or came with a topic made again, would never be assigned.
 - Another stream or application may be in the group by mistake. It is assigned partitions like any other member, and
@@ -69,7 +69,7 @@ class GroupMembership:
         """The error for the condition, about the member as a whole.
 
         A member without partitions says nothing where others read them all: else the two would overwrite each other's
-        condition in turns. One with partitions says nothing of the coordinator: its commits tell of that.
+        condition in turns. One with partitions does not report the coordinator: its commits do.
         """
         if not without_partitions:
             return self._refused

@@ -1,12 +1,13 @@
 """Where reading begins, and the entries of `UpdateStream.status.partitions`.
 
-Pure. `position` in the status is the authority, the group's commit its mirror: a commit knows no topic id, so it
-counts only where the status has no entry for the topic under any id. Where another id or partition of the topic is
-known, a new one begins at its first offset, whatever `auto.offset.reset` says: so neither an expired group nor a topic
-that was made again skips or repeats a record.
+Pure. `position` in the status is the authority, and the group's committed offset mirrors it. A committed offset names
+no topic id, so it counts only where the status has no entry for the topic under any id. Where the status knows another
+id or another partition of the topic, a new one begins at its first offset, whatever `auto.offset.reset` says. So
+neither a group that has expired nor a topic that was made again skips or repeats a record
+(docs/decisions/0042-topic-identity.md).
 
-So entries of former ids stay; they leave only where the list would grow beyond its bound, the oldest first. The list is
-in the order in which ids have come: what it says of one id before another is that the other came later.
+Entries of former ids therefore stay. They leave only where the list would grow beyond its bound, the oldest first. The
+list is in the order in which the ids have appeared.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from typing import Any
 
 from controller.kafka import KafkaError, Topic, Watermarks
 
-#: Entries of the list. The schema lets pass 5,000, and etcd an object of 1.5 MiB, of which one takes 0.3 to 0.4 KB.
+#: Entries of the list at most. The schema allows 5,000; etcd takes an object of 1.5 MiB, and an entry 0.3 to 0.4 KB.
 MAX_ENTRIES = 3000
 
 
 class Outdated(Exception):
-    """The status says something else than this replica knows: reading begins anew, at what it says."""
+    """The status contradicts what this replica knows. Reading begins anew, at the positions in the status."""
 
 
 class WentBack(Outdated):
-    """The status knows less than was written to it: the API server was restored. What is in memory is worth nothing."""
+    """A position in the status is lower than what was written: the API server was restored from a backup."""
 
 
 class Overtaken(Outdated):
-    """The status knows more than this replica: the partition's owner before it was heard of late, or a person.
+    """A position in the status is higher than this replica's: another replica has written it late, or a person.
 
-    To go on below that position would create updates again that may be collected by now.
+    To go on below that position would create updates again that may have been collected.
     """
 
 
@@ -48,7 +49,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How a partition stands."""
+    """One entry of the list: how far a partition is dealt with."""
 
     topic: str
     topic_id: str
@@ -56,7 +57,7 @@ class Entry:
     position: int
     committed: int | None = None
     lag: int | None = None
-    #: Records that UserBacklogs list: below the position, most of them, and so not in the lag.
+    #: Records that UserBacklogs list. Most of them lie below the position, so the lag does not count them.
     backlog: int | None = None
 
     def for_status(self) -> dict[str, Any]:
@@ -71,32 +72,32 @@ class Entry:
 
 
 def needs_commits(status: Mapping[str, Any]) -> bool:
-    """No entry for the topic under any id: only then the group's commit decides."""
+    """The status has no entry for the topic under any id. Only then do the group's committed offsets count."""
     return not status.get("partitions")
 
 
 def starts(
     status: Mapping[str, Any],
     topic: Topic,
-    ranges: Mapping[int, Watermarks],
+    watermarks: Mapping[int, Watermarks],
     committed: Mapping[int, int],
     reset: str,
 ) -> dict[int, Start]:
-    """Where to begin with each partition of `ranges`; `committed` is used only where `needs_commits`."""
+    """Where to begin with each partition of `watermarks`. `committed` is used only where `needs_commits`."""
     begun = known(status, topic.id)
     if needs_commits(status):
         begun = dict(committed)
         first: Callable[[Watermarks], int] = (lambda r: r.high) if reset == "latest" else (lambda r: r.low)
     else:
         first = lambda r: r.low  # noqa: E731
-    return {number: _start(begun.get(number, first(there)), there) for number, there in ranges.items()}
+    return {number: _start(begun.get(number, first(there)), there) for number, there in watermarks.items()}
 
 
 def moved(status: Mapping[str, Any], topic: Topic, commits: Mapping[int, int]) -> list[str]:
-    """Which of the group's commits somebody else has made, for people.
+    """Which of the group's committed offsets somebody else has set, for people.
 
-    The bridge commits what is in the status already, and writes what was accepted there later: its own commit lies
-    between the two.
+    The bridge commits a `position` that is in the status, and writes the accepted offset as `committed` later. So an
+    offset that the bridge has committed lies between the two.
     """
     return [
         f"partition {entry['partition']} at {commit}, not {entry.get('committed', entry['position'])}"
@@ -107,9 +108,9 @@ def moved(status: Mapping[str, Any], topic: Topic, commits: Mapping[int, int]) -
 
 
 def first_entries(topic: Topic, begun: Mapping[int, Start]) -> list[Entry]:
-    """What a stream without any position writes of all partitions at once.
+    """The first entries of a stream: those of all partitions at once.
 
-    One by one they would not do: the first entry makes the commits of the other partitions count no more.
+    One by one will not do. From the first entry on, the committed offsets of the other partitions do not count.
     """
     return [
         Entry(topic.name, topic.id, number, start.expired[0] if start.expired else start.offset)
@@ -118,7 +119,7 @@ def first_entries(topic: Topic, begun: Mapping[int, Start]) -> list[Entry]:
 
 
 def with_first_entries(status: Mapping[str, Any], topic_id: str, entries: Iterable[Entry]) -> dict[str, Any]:
-    """The status with these entries, unless another replica was faster."""
+    """The status with these entries, unless it has entries already: another replica was faster."""
     return with_entries(status, topic_id, entries) if needs_commits(status) else dict(status)
 
 
@@ -133,9 +134,9 @@ def with_entries(
 ) -> dict[str, Any]:
     """The status with these entries of the topic's present id in place of the older ones.
 
-    `certain`: it has been the present id for so long that no broker which tells so can be behind the times. Then the
-    ids that came before it are gone, and their entries say so. An id that came after it never is: whoever sees an old
-    id is behind the times. Whoever sees an id as the present one takes back what its entries say.
+    `certain`: the topic has had this id for so long that no broker which says so can be out of date. Then the ids that
+    came before it are gone, and their entries are marked so. An id that came after it is never marked: a replica that
+    still sees the older id is out of date. A replica that sees an id as the present one removes the mark.
     """
     merged = {(entry["topicId"], entry["partition"]): entry for entry in status.get("partitions") or ()}
     for entry in entries:
@@ -148,7 +149,7 @@ def with_entries(
 
 
 def with_backlog(status: Mapping[str, Any], topic_id: str) -> dict[str, Any]:
-    """The status with the records that wait in UserBacklogs, as the owners of all partitions have counted them."""
+    """The status with the sum of the records in UserBacklogs, as counted by the replicas that have the partitions."""
     entries = status.get("partitions") or ()
     records = sum(entry.get("backlog", 0) for entry in entries if entry["topicId"] == topic_id)
     return {**status, "backlog": {"records": records}}
@@ -161,10 +162,11 @@ def _marked(entry: dict[str, Any], present: str, gone: Set[str]) -> dict[str, An
 
 
 def _bounded(entries: list[dict[str, Any]], present: str) -> list[dict[str, Any]]:
-    """At most MAX_ENTRIES, without the oldest of former ids.
+    """At most MAX_ENTRIES entries: the oldest ones of former ids leave.
 
-    Those of the present id and of the one before stay in any case: which of the two is present, a broker may be late to
-    tell. Of each former id one entry stays for longest: as long as it says `gone`, what is left of that topic goes.
+    Those of the present id and of the one before it stay in any case, as a broker may be late to say which of the two
+    is the present one. Of each former id one entry stays longest: while it says `gone`, the finished updates of that
+    topic are collected.
     """
     surplus = len(entries) - MAX_ENTRIES
     if surplus <= 0:
@@ -197,10 +199,10 @@ def check_room(status: Mapping[str, Any], topic: Topic) -> None:
 def check_known(
     status: Mapping[str, Any], topic_id: str, recorded: Mapping[int, int], proposed: Mapping[int, int]
 ) -> None:
-    """What the status says of these partitions beside what was written to it, and is to be written now.
+    """Compare the status with what was written to it (`recorded`), and with what is to be written (`proposed`).
 
-    Raises WentBack where it has a lower position than was written, or none; Overtaken where it has a higher one than is
-    to be written.
+    Raises WentBack where the status has a lower position than was written, or none; Overtaken where it has a higher one
+    than is to be written.
     """
     there = known(status, topic_id)
     for partition, position in recorded.items():
@@ -212,6 +214,6 @@ def check_known(
 
 
 def known(status: Mapping[str, Any], topic_id: str) -> dict[int, int]:
-    """Position of each partition of that topic id that is listed."""
+    """The positions in the status, by partition of that topic id."""
     entries = status.get("partitions") or ()
     return {entry["partition"]: entry["position"] for entry in entries if entry["topicId"] == topic_id}

@@ -98,7 +98,7 @@ class GroupMember:
         self._assignments = 0
         #: Those of them that are fetched.
         self._fetching: set[int] = set()
-        #: `pause` was called; the event loop consumes too slowly; librdkafka was told to pause.
+        #: `pause` was called; the event loop consumes too slowly; librdkafka has paused the partitions.
         self._to_pause = self._full = self._paused = False
         self._full_since: float | None = None
         #: When each commit was sent that has no answer yet.
