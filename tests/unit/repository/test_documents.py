@@ -16,8 +16,6 @@ from tests.support.transcripts import PAGES, README, ROOT
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 MAX_README = 150
 MAX_COLUMNS = 120
-#: Pages that still have longer lines.
-LONG = {"downstream", "guarantees", "operations", "resources"}
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -28,7 +26,7 @@ def prose(text: str) -> Iterator[str]:
     fenced = generated = False
     for line in text.splitlines():
         fenced ^= line.lstrip().startswith("```")
-        generated = line.startswith("<!-- begin") or (generated and not line.startswith("<!-- end"))
+        generated = line.startswith(("<!-- begin", "<!-- generated")) or (generated and not line.startswith("<!-- end"))
         if not fenced and not generated:
             yield line
 
@@ -83,7 +81,7 @@ def test_references_are_defined(document: Path) -> None:
     assert set(re.findall(r"\]\[([^]]+)\]", text)) <= set(re.findall(r"^\[([^]]+)\]: ", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in LONG], ids=lambda path: path.name)
+@pages
 def test_lines_fit(page: Path) -> None:
     """But for tables, the state line, links that have no shorter form, and what is shown as it is printed or typed."""
     state = (controller.__doc__ or "").splitlines()[2]

@@ -131,15 +131,3 @@ def test_the_alerts_are_rules() -> None:
     for rule in group["rules"]:
         assert rule["expr"].count("(") == rule["expr"].count(")")
         assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
-
-
-def test_what_operations_leads_to_is_there() -> None:
-    """Each link to a section of this page or another one."""
-    for page, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", TEXT):
-        titles = re.findall(r"^#+ (.+)$", (ROOT / "docs" / (page or "operations.md")).read_text(), re.MULTILINE)
-        assert anchor in [slug(title) for title in titles], f"{page}#{anchor}"
-
-
-def slug(title: str) -> str:
-    """The anchor that a Git host makes of a heading."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
