@@ -3,12 +3,13 @@
 ControllerError
 ├── ConfigError                 the process cannot run with these settings; the message says what to change
 └── ApiError                    the API server did not do what a request asked
-    ├── NotFound                404 with that reason: there is no such object ├── AlreadyExists           409 with that
-    reason, for a create ├── Conflict                any other 409: the object has changed since it was read ├── Invalid
-    400, 413, 422, too large for etcd: a schema, a policy or a webhook refuses the object ├── Forbidden
-    403: a right is missing, a quota is used up, a policy refuses, a namespace is terminating ├── Expired
-    410: the watch or the list has to start anew └── Unavailable             429, 5xx, no connection, no answer: it may
-    have been done; the request may be repeated
+    ├── NotFound                404 with that reason: there is no such object
+    ├── AlreadyExists           409 with that reason, for a create
+    ├── Conflict                any other 409: the object has changed since it was read
+    ├── Invalid                 400, 413, 422, too large for etcd: a schema, a policy or a webhook refuses the object
+    ├── Forbidden               403: a missing right, a used-up quota, a policy, a terminating namespace
+    ├── Expired                 410: the watch or the list has to start anew
+    └── Unavailable             429, 5xx, no connection, no answer: it may have been done; the request may be repeated
 """
 
 from __future__ import annotations

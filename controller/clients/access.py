@@ -1,8 +1,8 @@
-"""How the API server is reached: its address, our credentials, and whom we trust to be it. All of it may be rotated.
+"""Access to the API server: its address, our credentials, and the certificate authority. All of them may be rotated.
 
-The client package reads a kubeconfig once, and makes each pool's TLS context once. So a certificate authority that was
-rotated would never be trusted, and a client certificate never be renewed, while the process runs: they are read again
-when the API server refuses us, or its certificate is refused here (docs/decisions/0007-rotated-authority.md).
+The client package reads a kubeconfig once, and makes each pool's TLS context once. A running process would then never
+trust a rotated certificate authority, nor use a renewed client certificate. So they are read again when the API server
+refuses us, or we refuse its certificate (docs/decisions/0007-rotated-authority.md).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a token is used before it is read again.
 TOKEN_SECONDS = 10.0
-#: Seconds between two reads of the whole configuration, where something was refused.
+#: Seconds at least between two reads of the whole configuration.
 RELOAD_SECONDS = 1.0
-#: Seconds for which certificates have to be refused until the process counts as dead: then a restart may help, as
-#: where the authority came with the pod (a subPath, an init container) instead of a file that is kept up to date.
+#: Seconds of refused certificates after which the process counts as dead. A restart may help where the authority came
+#: with the pod (a subPath, an init container) instead of a file that is kept up to date.
 UNTRUSTED_SECONDS = 180.0
-#: An older refusal tells nothing: there is no connection at all now, which a restart does not help.
+#: Seconds for which a refusal counts. After an older one there is no connection at all, which no restart mends.
 RECENT_SECONDS = 40.0
 
-#: What cannot be read right now: files that are being replaced, an exec plug-in that fails.
+#: Errors of a configuration that cannot be read: files that are being replaced, an exec plug-in that fails.
 UNREADABLE = (config.ConfigException, OSError, ValueError)
 
 
 class Trust:
-    """Since when certificates, the API server's or ours, have been refused without an answer in between."""
+    """Since when certificates (the API server's or ours) have been refused, without an answer in between."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        #: Set when an answer comes by certificates that were read again: who has a context of its own makes it anew.
+        #: Set when an answer comes after certificates were read again: a holder of its own TLS context makes it anew.
         self.regained = asyncio.Event()
         self._clock = clock
         self._refused = False
@@ -51,36 +51,36 @@ class Trust:
 
     @property
     def refused(self) -> bool:
-        """No answer has come since a certificate was refused."""
+        """Whether no answer has come since a certificate was refused."""
         return self._refused
 
     @property
     def lost(self) -> bool:
-        """Certificates have been refused for UNTRUSTED_SECONDS; the API server is not merely away."""
+        """Whether certificates have been refused for UNTRUSTED_SECONDS, by an API server that is there."""
         now = self._clock()
         return self._since is not None and now - self._since >= UNTRUSTED_SECONDS and now - self._last < RECENT_SECONDS
 
     def answered(self) -> None:
-        """An answer came over a connection that was trusted."""
+        """An answer came, so the certificates are trusted."""
         if self._renewed:
             self.regained.set()
         self._refused, self._renewed, self._since = False, False, None
 
     def renewed(self) -> None:
-        """Other certificates are used from here on, which the next answer confirms."""
+        """Other certificates are used from now on. The next answer confirms them."""
         self._renewed = True
 
     def failed(self, error: BaseException) -> None:
-        """A request had no answer."""
+        """A request was not answered."""
         if not is_refusal(error):
-            self._since = None  # it is away: how long it was refused before says nothing of now
+            self._since = None  # it is away: earlier refusals no longer count
             return
         self._refused, self._last = True, self._clock()
         self._since = self._last if self._since is None else self._since
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether a certificate, theirs or ours, was refused: not so a connection that broke off while it was made."""
+    """Whether a certificate, theirs or ours, was refused. A connection that broke off is no refusal."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -95,7 +95,7 @@ def is_refusal(error: BaseException | None) -> bool:
 
 
 class Access:
-    """Address, token and TLS context, as they stand now."""
+    """The present address, token and TLS context."""
 
     def __init__(self, configuration: client.Configuration) -> None:
         self.configuration = configuration
@@ -103,7 +103,7 @@ class Access:
         self.proxy = configuration.proxy or proxy_for(self.host, os.environ)
         self.trust = Trust()
         self._material = _material(configuration)
-        #: For new connections, of all pools.
+        #: For new connections of all pools.
         self.tls = _context(configuration)
         self._token: str | None = None
         self._token_until = 0.0
@@ -129,12 +129,12 @@ class Access:
         return {"Authorization": self._token} if self._token else {}
 
     async def _reload(self) -> None:
-        """Once for all who ask at the same time."""
+        """Read the configuration again, once for all who ask at the same time."""
         async with self._reading:
             if time.monotonic() < self._reload_from:
                 return
             self._reload_from = time.monotonic() + RELOAD_SECONDS
-            # Only the in-cluster files are read again by the package itself; a kubeconfig's may have changed too.
+            # The package itself reads only the in-cluster files again. A kubeconfig may have changed too.
             await load(self.configuration)
             if (material := _material(self.configuration)) != self._material:
                 self.tls = _context(self.configuration)
@@ -145,7 +145,7 @@ class Access:
 
 
 async def find() -> Access:
-    """From KUBECONFIG or the in-cluster files. Raises ConfigError where neither is there or usable."""
+    """Access by KUBECONFIG or the in-cluster files. Raises ConfigError where neither is there or usable."""
     configuration = client.Configuration()
     try:
         await load(configuration)
@@ -166,12 +166,12 @@ async def load(configuration: client.Configuration) -> None:
 
 
 def _material(configuration: client.Configuration) -> list[bytes]:
-    """What the TLS context is made of. Raises OSError."""
+    """The contents of the files that the TLS context is made of. Raises OSError."""
     paths = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
     return [Path(path).read_bytes() if path else b"" for path in paths]
 
 
 def _context(configuration: client.Configuration) -> ssl.SSLContext:
-    """As the package makes it of the files that the configuration names. Raises OSError (ssl.SSLError among them)."""
+    """The TLS context, as the package makes it of the configured files. Raises OSError, also as ssl.SSLError."""
     context: ssl.SSLContext = RESTClientObject(configuration).ssl_context
     return context

@@ -1,7 +1,7 @@
-"""The Kubernetes API: JSON in, JSON out, over connections of aiohttp.
+"""The Kubernetes API: JSON in, JSON out, over aiohttp's connections.
 
-`access` knows the address, the credentials and the trusted authority, by the client package. Its generated calls are
-not used: they cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms
+`access` gets the address, the credentials and the certificate authority from the Kubernetes client package. The
+package's generated calls are not used: they cost 0.75 to 0.95 ms of CPU a request, aiohttp with orjson 0.3 ms
 (docs/decisions/0001-kubernetes-client.md).
 """
 
@@ -25,12 +25,12 @@ from controller.clients.outages import Outage
 
 Body: TypeAlias = dict[str, Any]
 
-#: Seconds for a whole request and for its connection; a Lease is renewed with less.
+#: Seconds for a whole request, and for its connection. A Lease is renewed within less.
 REQUEST_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
-#: Connections for whatever neither creates nor changes.
+#: Connections for requests that neither create nor change objects.
 ASIDE_CONNECTIONS = 80
-#: Bytes: single events of a watch are longer than aiohttp's own buffer.
+#: Bytes. A single event of a watch may be longer than aiohttp's own buffer.
 READ_BUFFER = 2**21
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: A watch answers with single objects, a list with a list of them.
@@ -41,7 +41,7 @@ WATCH_SILENCE_SECONDS = 75.0
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of objects, all namespaced."""
+    """A namespaced resource of the API."""
 
     group: str
     version: str
@@ -66,7 +66,7 @@ EVENTS = Resource("events.k8s.io", "v1", "events")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A consistent snapshot of a list: what is not in it did not exist, or did not match, at that version."""
+    """A consistent list: an object that is not in it did not exist, or did not match, at that version."""
 
     items: list[Body]
     resource_version: int
@@ -74,7 +74,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """ADDED, MODIFIED, DELETED, or BOOKMARK (whose object has nothing but its version)."""
+    """An event of type ADDED, MODIFIED, DELETED or BOOKMARK. A bookmark's object has only its version."""
 
     type: str
     object: Body
@@ -85,21 +85,21 @@ class WatchEvent:
 
 
 class Cluster:
-    """One API server, by several pools of connections. Every call raises the errors of `controller.errors`."""
+    """One API server, over several pools of connections. Every call raises ApiError: see `controller.errors`."""
 
     def __init__(self, access: Access, connections: int) -> None:
         self._access = access
         self._outage = Outage()
-        # Leases have connections of their own: a renewal must not queue behind the writes that it guards. So have
-        # watches, which hold theirs for good: the streams of one process may have more of them than the pool has.
-        # Nor must what reads and collects wait behind the hundreds of writes of a flood: finished updates piled up.
+        # Leases have connections of their own: a renewal must not queue behind the writes that it guards. Watches have
+        # some because they hold theirs for good, and one process may have more watches than a pool has connections.
+        # Reads and deletes have some because they must not wait behind a flood's writes: finished updates piled up.
         self._writes, self._leases = _session(connections), _session(connections)
         self._aside, self._watches = _session(ASIDE_CONNECTIONS), _session(0)
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, connections: int = 64) -> AsyncIterator[Cluster]:
-        """Open a pool of at most `connections` for writes, from KUBECONFIG or the in-cluster files.
+        """Connect by KUBECONFIG or the in-cluster files, with at most `connections` connections for writes.
 
         Raises ConfigError where neither is there or usable.
         """
@@ -128,9 +128,9 @@ class Cluster:
         metadata_only: bool = False,
         page: int = 500,
     ) -> Listing:
-        """A consistent read (of all namespaces where none is given), by pages of `page` objects.
+        """A consistent list, in pages of `page` objects; of all namespaces where none is given.
 
-        Starts anew when the pages' snapshot has been compacted away.
+        Starts anew where etcd has compacted the version that the pages are read at.
         """
         while True:
             items: list[Body] = []
@@ -163,7 +163,7 @@ class Cluster:
         metadata_only: bool = False,
         page: int = 500,
     ) -> AsyncIterator[Listing]:
-        """The same page by page, for what need not be in memory as a whole. Raises Expired where it takes too long."""
+        """The same page by page, for lists that need not be in memory as a whole. Raises Expired if it is too slow."""
         query = _selectors(field_selector, label_selector) | {"limit": str(page)}
         accept = METADATA_ONLY if metadata_only else None
         while True:
@@ -175,7 +175,7 @@ class Cluster:
             query["continue"] = token
 
     async def served(self, group: str, version: str) -> set[str]:
-        """Plurals of the kinds that the API server serves for a group; none where it does not know it."""
+        """The plurals of the kinds that the API server serves in a group; none where it does not know the group."""
         try:
             body = await self._call("GET", f"/apis/{group}/{version}")
         except errors.ApiError as error:
@@ -195,7 +195,7 @@ class Cluster:
         return await self._call("PUT", resource.path(namespace, name), body, timeout=timeout)
 
     async def patch(self, resource: Resource, namespace: str, name: str, patch: Mapping[str, Any]) -> Body:
-        """A merge patch; with `metadata.resourceVersion` in it, one that raises Conflict if the object has changed."""
+        """A merge patch. With `metadata.resourceVersion` in it, it raises Conflict where the object has changed."""
         return await self._call("PATCH", resource.path(namespace, name), patch)
 
     async def patch_status(
@@ -206,7 +206,7 @@ class Cluster:
         status: Mapping[str, Any],
         resource_version: int | None = None,
     ) -> Body:
-        """A merge patch of the status; None: whatever the object's version is."""
+        """A merge patch of the status. With a version, it raises Conflict where the object has changed."""
         metadata = {"resourceVersion": str(resource_version)} if resource_version is not None else {}
         patch = {"metadata": metadata, "status": status}
         return await self._call("PATCH", resource.path(namespace, name, "status"), patch)
@@ -214,7 +214,7 @@ class Cluster:
     async def delete(
         self, resource: Resource, namespace: str, name: str, uid: str | None = None, version: int | None = None
     ) -> Body:
-        """With `uid` and `version`, just that object and as it was then: raises Conflict otherwise."""
+        """Delete the object; with `uid` and `version` only that object in that version, else it raises Conflict."""
         conditions = {"uid": uid, "resourceVersion": str(version) if version is not None else None}
         wanted = {key: value for key, value in conditions.items() if value}
         options = {"preconditions": wanted} if wanted else None
@@ -230,9 +230,9 @@ class Cluster:
         label_selector: str = "",
         metadata_only: bool = False,
     ) -> AsyncIterator[WatchEvent]:
-        """Changes since `resource_version`, bookmarks included, until the API server ends the connection.
+        """The changes since `resource_version`, bookmarks included, until the API server ends the connection.
 
-        Raises Expired where that version is too old to go on from.
+        Raises Expired where that version is too old.
         """
         query = _selectors(field_selector, label_selector) | {
             "watch": "true",
@@ -276,7 +276,7 @@ class Cluster:
         data = None if body is None else orjson.dumps(body)
         try:
             credentials = await self._access.headers()
-        except Exception as error:  # files that are just being replaced, an exec plug-in that fails
+        except Exception as error:  # files that are being replaced right now, an exec plug-in that fails
             raise errors.Unavailable(f"{method} {path}: credentials cannot be read: {error!r}") from error
         try:
             headers = {"Accept": accept or "application/json"} | credentials
@@ -300,7 +300,7 @@ class Cluster:
                     raise _error(response.status, _parsed(await response.read()), response.headers.get("Retry-After"))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError, ValueError) as error:
-            # RuntimeError: uvloop's word for a connection that broke off while it was being made. ValueError: an
+            # uvloop raises RuntimeError for a connection that breaks off while it is being made. A ValueError is an
             # answer that is not JSON.
             self.trust.failed(error)
             cause = _cause(error)
@@ -316,7 +316,7 @@ class Cluster:
 
 
 def _cause(error: Exception) -> str:
-    """For people. aiohttp's own words of a refused connection show the TLS context as Python does."""
+    """The cause, for people. aiohttp's own message for a refused connection shows the TLS context's repr."""
     if type(error) in (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError):
         assert isinstance(error, aiohttp.ClientConnectorError)
         return f"no connection to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
@@ -329,7 +329,7 @@ def object_key(body: Body) -> tuple[str, str]:
 
 
 def _session(connections: int) -> aiohttp.ClientSession:
-    """A pool of at most so many connections, 0: any number. Each request names its TLS context, which may change."""
+    """A pool of at most so many connections; 0: no limit. Each request passes its TLS context, which may change."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), trust_env=False, read_bufsize=READ_BUFFER
     )
@@ -341,7 +341,7 @@ def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length: aiohttp's own reader refuses those beyond its buffer."""
+    """Lines of any length: aiohttp's own reader refuses lines longer than its buffer."""
     rest = b""
     async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
@@ -370,12 +370,12 @@ def _error(status: int, body: Body, retry_after: str | None) -> errors.ApiError:
     reason = body.get("reason") or ""
     details = body.get("details") or {}
     kind = _BY_STATUS.get(status, errors.Unavailable)
-    if reason == "AlreadyExists" and details.get("name"):  # a webhook may say so too, and knows of no object
+    if reason == "AlreadyExists" and details.get("name"):  # a webhook may give this reason too, without an object
         kind = errors.AlreadyExists
     if kind is errors.NotFound and reason != "NotFound":
-        kind = errors.Unavailable  # the path, not the object: a server that is starting does not know our kinds yet
+        kind = errors.Unavailable  # the path is unknown: a server that is starting does not serve our kinds yet
     if status == 500 and "etcdserver: request is too large" in str(body.get("message")):
-        kind = errors.Invalid  # etcd's word, which the API server passes on as an error of its own
+        kind = errors.Invalid  # etcd refuses, and the API server reports that as its own error
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
     message = body.get("message") or f"the API server answered {status}"
     return kind(message, status=status, reason=reason, retry_after=seconds)

@@ -1,6 +1,6 @@
-"""Connections to downstreams: kept ones and new ones, those of each client certificate apart, and how they end.
+"""Connections to downstreams, separate for each client certificate: kept ones, new ones, and why one broke.
 
-Between `downstream`, which makes a call, and aiohttp, whose pool they are (docs/decisions/0023-calls-by-httpx.md).
+`downstream` makes the calls; aiohttp has the pools (docs/decisions/0023-calls-by-httpx.md).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from controller.clients.tls import ClientTls
 
 #: Bytes of an answer's headers that are read.
 MAX_HEADERS = 64 * 1024
-#: Header lines that are read: enough for 64 KiB of short ones, and a bound on what a hostile server may have us keep.
+#: Header lines that are read: enough for 64 KiB of short ones, and a bound on what a hostile server can make us keep.
 MAX_HEADER_LINES = 1024
-#: Bytes of a body that are read before the next ones are asked for.
+#: Bytes of a body that are buffered before reading pauses.
 READ_BUFFER = 32 * 1024
-#: Seconds that an idle connection is kept: below the 5 s after which common servers close theirs.
+#: Seconds for which an idle connection is kept: less than the 5 s after which common servers close theirs.
 KEEP_ALIVE = 4.0
-#: Seconds for which a server may say that it wants a client certificate, where it is asked without a request.
+#: Seconds that a server has to say that it wants a client certificate, on a connection without a request.
 ALERT_SECONDS = 1.0
 
-#: TLS alerts by which a server refuses the client's certificate, or the lack of one, by OpenSSL's names of them.
+#: TLS alerts by which a server refuses the client's certificate, or the lack of one, by their names in OpenSSL.
 _CERTIFICATE_ALERTS = frozenset(
     {
         "TLSV13_ALERT_CERTIFICATE_REQUIRED",
@@ -43,26 +43,26 @@ _CERTIFICATE_ALERTS = frozenset(
         "TLSV1_ALERT_ACCESS_DENIED",
     }
 )
-#: Whether the request that this task has sent went out on a connection that had been kept.
+#: Whether this task's request was sent on a kept connection.
 was_kept: ContextVar[bool] = ContextVar("was_kept", default=False)
-#: Called when this task's request has its connection: from here on it may arrive.
+#: Called when this task's request has a connection: from then on it may arrive.
 on_connected: ContextVar[Callable[[], None]] = ContextVar("on_connected")
 
 
 class CertificateRefused(Exception):
-    """The server wants another client certificate, or one at all."""
+    """The server wants a client certificate, or another one. The message is for people."""
 
 
 class Connections:
-    """The connections of one client certificate, or of none: those that are kept, and new ones for one call each."""
+    """The connections of one client certificate, or of none: kept ones, and fresh ones for one call each."""
 
     def __init__(self, connector: Callable[..., aiohttp.BaseConnector], tls: ClientTls) -> None:
-        """Raises ValueError where the certificate is of no use."""
+        """Raises ValueError where the certificate cannot be used."""
         self._tls = tls
         self._context = tls.context()
         self._sessions = [_session(connector(self._context, force_close)) for force_close in (False, True)]
         self.kept, self.fresh = (AiohttpTransport(client=session) for session in self._sessions)
-        #: Calls under way.
+        #: Calls that run now.
         self.calls = 0
 
     async def aclose(self) -> None:
@@ -70,10 +70,10 @@ class Connections:
             await session.close()
 
     async def check_wanted(self, error: Exception, url: httpx.URL, *, kept: bool) -> None:
-        """Raises CertificateRefused where the server refuses the client certificate, or wants one.
+        """Raises CertificateRefused where `error` means that the server refuses the client certificate, or wants one.
 
-        By TLS 1.3 it says so after the handshake, when the request is on its way already. The answer to that is often a
-        reset that outruns the alert: then the server is asked once more, without a request.
+        In TLS 1.3 a server says so after the handshake, when the request is on its way already. It often resets that
+        connection, and the reset outruns the alert. Then we connect once more, without a request, to read the alert.
         """
         alert = _alert(error)
         if alert is None and url.scheme == "https" and not kept and unanswered(error):
@@ -89,13 +89,13 @@ class Connections:
 
 
 def open_connector(context: ssl.SSLContext, force_close: bool) -> aiohttp.BaseConnector:
-    """Names are resolved by aiodns, which aiohttp takes where it is there: without threads for which all would wait."""
+    """aiohttp resolves names by aiodns where that is installed: without threads that all calls would wait for."""
     keep: dict[str, Any] = {} if force_close else {"keepalive_timeout": KEEP_ALIVE}
     return aiohttp.TCPConnector(ssl=context, limit=0, force_close=force_close, **keep)
 
 
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """Adds nothing to a call: no cookies, no proxy or password from the environment, no time-out but the call's own."""
+    """A session that adds nothing to a call: no cookies, no proxy or password from the environment, no time-out."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_kept)
     trace.on_connection_create_end.append(_note_connected)
@@ -123,12 +123,12 @@ async def _note_connected(*_: object) -> None:
 
 
 def behind(error: BaseException) -> BaseException:
-    """aiohttp's error: the transport has few names for them, a connect time-out for a closed connection among them."""
+    """aiohttp's own error. The transport's errors are too coarse: a closed connection is a connect time-out to it."""
     return error.__cause__ or error if isinstance(error, httpx.TransportError) else error
 
 
 def unanswered(error: BaseException) -> bool:
-    """The connection was closed or reset before anything of an answer had come."""
+    """Whether the connection was closed or reset before any part of an answer came."""
     cause = behind(error)
     if isinstance(cause, aiohttp.ServerDisconnectedError):
         return not isinstance(cause.message, aiohttp.http.RawResponseMessage)
@@ -136,7 +136,7 @@ def unanswered(error: BaseException) -> bool:
 
 
 def _alert(error: BaseException | None) -> str | None:
-    """The alert about client certificates by which the server has ended the connection, if that is what ended it."""
+    """The alert about client certificates with which the server ended the connection; None: it ended otherwise."""
     while error is not None:
         os_error = getattr(error, "os_error", None)
         for each in (error, os_error):
@@ -148,7 +148,7 @@ def _alert(error: BaseException | None) -> str | None:
 
 
 async def _alert_of(url: httpx.URL, context: ssl.SSLContext) -> str | None:
-    """What a server says of itself to somebody who connects and asks for nothing."""
+    """The alert that the server sends on a connection without a request; None: it sends none."""
     writer = None
     try:
         async with asyncio.timeout(ALERT_SECONDS):

@@ -1,7 +1,7 @@
-"""One step over HTTP: a request goes out, an outcome comes back, whatever the network or the downstream do.
+"""Calls a step over HTTP: sends a request and returns an outcome, whatever the network or the downstream does.
 
-By httpx over aiohttp's connections, whose pool does not grow dearer with the calls in flight
-(docs/decisions/0023-calls-by-httpx.md). What an answer means is said by `steps`; who calls when by `engine`.
+httpx calls over aiohttp's connections, whose pool does not get slower with the number of calls in flight
+(docs/decisions/0023-calls-by-httpx.md). `core.steps` says what an answer means, the reconciler which call is made when.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from controller.clients.tls import ClientTls
 from controller.core.outcomes import Misconfigured, NotCalled, Outcome, Retry
 from controller.core.steps import Step
 
-#: Bytes of an answer that are read; the connection of a longer one is dropped.
+#: Bytes of an answer that are read. The connection of a longer answer is closed.
 MAX_ANSWER = 64 * 1024
-#: Client certificates whose connections are kept apart; each rotation adds one.
+#: Client certificates whose connections are kept. Each rotation adds one.
 MAX_IDENTITIES = 64
 
-#: Characters of an entry of a Secret, or of a word of it, from which on it is kept out of what a downstream has said.
+#: Characters from which on an entry of a Secret, or a word of it, is removed from messages that repeat an answer.
 MIN_SECRET = 6
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?\Z")
@@ -52,9 +52,9 @@ _ANY_DEFLATE = 32 + zlib.MAX_WBITS
 
 
 class Downstream:
-    """Calls steps. One for all users and streams: connections are shared, nothing else is.
+    """Calls steps, for all users and streams of a process, which share its connections.
 
-    There is no limit on connections: calls that hang must never keep others from theirs.
+    The number of connections is not limited, so that calls that hang never keep other calls from a connection.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Downstream:
         connector: Callable[..., aiohttp.BaseConnector] | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Made on the loop on which it calls. `connector`: None opens connections to wherever a step's url says."""
+        """Must be made on the loop that calls. `connector` None connects to wherever a step's url says."""
         self._connector = connector or open_connector
         self._anonymous = Connections(self._connector, ClientTls())
-        #: For calls with a client certificate, the one used last at the end.
+        #: For calls with a client certificate; the certificate that was used last comes last.
         self._own: dict[ClientTls, Connections] = {}
         self._clock = clock or partial(datetime.now, UTC)
 
@@ -78,7 +78,7 @@ class Downstream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes all connections, those of calls in flight too."""
+        """Close all connections, also those of calls in flight."""
         for connections in (self._anonymous, *self._own.values()):
             await connections.aclose()
 
@@ -93,13 +93,13 @@ class Downstream:
         may_repeat: Callable[[], bool] = lambda: True,
         sending: Callable[[], None] = lambda: None,
     ) -> Outcome | NotCalled:
-        """Sends one step of an update and reads the answer, within `endpoint.timeout_seconds` all in all.
+        """Send one step of an update and read the answer, within `endpoint.timeout_seconds` altogether.
 
-        `key` is the idempotency key; `headers` are added, but replace none of the call's own; `tls` is the client
-        certificate. A kept connection that turns out to be closed before anything was answered is made good once, on
-        a new one, where `may_repeat` still says so. `sending` is called when there is a connection: from then on the
-        request may arrive. Cancelling closes the connection. Raises nothing: all that can
-        fail outside is an outcome, or NotCalled, where not a byte was sent.
+        `key` is the idempotency key. `headers` are added and replace none of the call's own. `tls` is the client
+        certificate. Where a kept connection turns out to be closed before anything was answered, the call is made once
+        more on a fresh one, if `may_repeat` allows it. `sending` is called as soon as there is a connection: from then
+        on the request may arrive. Cancelling the call closes its connection. Raises nothing: every failure outside is
+        an outcome, or NotCalled where nothing was sent.
         """
         try:
             content = orjson.dumps(step.request_body(update.spec, update.status.results))
@@ -133,7 +133,7 @@ class Downstream:
         request: Callable[[], httpx.Request],
         may_repeat: Callable[[], bool],
     ) -> Outcome:
-        """Raises what kept an answer from coming; CertificateRefused where that is the client's."""
+        """Raises the error that kept an answer from coming; CertificateRefused for a client certificate."""
         was_kept.set(False)
         try:
             return await self._exchange(step, connections.kept, request())
@@ -149,7 +149,7 @@ class Downstream:
 
     @contextmanager
     def _identified(self, tls: ClientTls | None) -> Iterator[Connections]:
-        """The connections to call by. Raises _Unusable."""
+        """The connections for that client certificate. Raises _Unusable."""
         if tls is None:
             yield self._anonymous
             return
@@ -168,12 +168,12 @@ class Downstream:
             self._drop_idle()
 
     def _drop_idle(self) -> None:
-        """Their connections close by themselves, as nobody uses them."""
+        """Forget the oldest certificates without calls. Their connections close by themselves when idle."""
         for tls in [tls for tls, own in self._own.items() if not own.calls][: max(0, len(self._own) - MAX_IDENTITIES)]:
             del self._own[tls]
 
     async def _exchange(self, step: Step, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Outcome:
-        """The transport itself: httpx's client would add redirects, cookies, proxies and decoding, all off here."""
+        """One exchange over the transport itself. httpx's client would add redirects, cookies, proxies and decoding."""
         response = await transport.handle_async_request(request)
         try:
             body = await _read(response)
@@ -186,13 +186,13 @@ class Downstream:
             body = _decoded(body, given["content-encoding"])
         if body is None and 200 <= status < 300 and step.returns:
             return Retry(f"{status} from {step.name}, but the answer is longer than {MAX_ANSWER // 1024} KiB")
-        if body and status >= 300:  # a message will repeat it, and some show the request that they refuse
+        if body and status >= 300:  # a message will repeat it, and some servers show the request that they refuse
             body = _hidden(body, request.extensions["secrets"])
         return step.read_answer(status, given, body or b"", self._clock())
 
 
 class _Unusable(Exception):
-    """A client certificate that no connection can be made with."""
+    """The client certificate cannot be used for a connection."""
 
 
 @lru_cache(maxsize=1024)
@@ -228,7 +228,7 @@ def _headers(update: UserUpdate, key: str) -> dict[str, str]:
 
 
 def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, str]:
-    """Raises ValueError, without the value: it may be a secret."""
+    """Raises ValueError for a header that cannot be sent. The message has no value, which may be a secret."""
     if not extra:
         return own
     taken = {name.lower() for name in own} | {"host", "content-length", "transfer-encoding", "connection"}
@@ -242,7 +242,7 @@ def _merged(extra: Mapping[str, str] | None, own: dict[str, str]) -> dict[str, s
 
 
 def _secrets(headers: Mapping[str, str] | None) -> list[bytes]:
-    """What of a step's Secret is told nobody, the longest first: its entries, and what follows `Bearer` or the like."""
+    """The texts of a step's Secret that no message may show, longest first: its entries, and what follows `Bearer`."""
     found = {part for value in (headers or {}).values() for part in (value, *value.split()[1:])}
     return sorted((part.encode() for part in found if len(part) >= MIN_SECRET), key=len, reverse=True)
 
@@ -264,7 +264,7 @@ async def _read(response: httpx.Response) -> bytes | None:
 
 
 def _decoded(body: bytes, encoding: str) -> bytes | None:
-    """A body that was encoded though identity was asked for; None where it unfolds to more than `MAX_ANSWER`."""
+    """Decode a body that was encoded although we asked for identity; None where it is longer than `MAX_ANSWER`."""
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     try:
@@ -275,7 +275,7 @@ def _decoded(body: bytes, encoding: str) -> bytes | None:
 
 
 def _cause(error: BaseException, step: str) -> str:
-    """What went wrong, for people."""
+    """Why a call failed, for people."""
     match error:
         case aiohttp.ClientConnectorDNSError() as cause:
             return f"no address found for {cause.host}, the host of {step}"
@@ -293,7 +293,7 @@ def _cause(error: BaseException, step: str) -> str:
         case aiohttp.ClientPayloadError():
             return f"connection to {step} broke off in the middle of the answer"
         case aiohttp.ClientResponseError() as cause:
-            # The parser's words; what it shows of the answer stands behind a colon.
+            # The parser's message has a part of the answer after its colon.
             return f"the answer of {step} is not HTTP ({cause.message.partition(':')[0]})"
         case OSError():
             return f"connection reset by {step}"
