@@ -1,7 +1,7 @@
 """The developer's environment: a real etcd, kube-apiserver and Kafka on loopback ports, without a container engine.
 
-Checkout only: neither the wheel nor the image holds it. `python -m devenv up` is the command; tests, the
-demo and the benchmarks use `devenv.environment.Environment`. Read in this order: `layout` (where things
-are), `sources` and `build` (where the binaries come from), `processes` (start, find, stop), `apiserver` and `broker`
-(what is started), `environment` (one of each by name), `lifecycle` (all of it together).
+It is for the checkout only: neither the wheel nor the image holds it. `python -m devenv up` starts it; tests, the demo
+and the benchmarks use `devenv.environment.Environment`. Read in this order: `layout` (paths), `sources` and `build`
+(where the binaries come from), `processes` (start, find, stop), `apiserver` and `broker` (command lines), `environment`
+(the processes by name), `lifecycle` (all of them together).
 """

@@ -1,7 +1,4 @@
-"""`python -m devenv {up,down,clean,status,validate,send}`: what `make up`, `down`, `clean` and `check` run.
-
-`send` produces one record, so that nothing of Kafka has to be installed to try the environment.
-"""
+"""Starts, stops and shows the developer's environment. `make up`, `down`, `clean`, `status` and `send` run it."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when all is as asked, 1 when not, 130 after Ctrl-C."""
+    """Run one command. Returns the exit code: 0 for success, 1 for a failure, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     environment = Environment(progress=lambda line: print(line, flush=True))
     try:
@@ -125,28 +122,35 @@ def _validate(environment: Environment, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m devenv", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="{up,down,clean,status,validate,send}")
-    up = commands.add_parser("up", help="start what is not running; returns when everything is ready")
-    up.add_argument("--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, else 1)")
-    up.add_argument("--controllers", type=_count, metavar="N", help="replicas of the controller (as above)")
+    text = "start what is not running, and return when everything is ready"
+    up = commands.add_parser("up", help=text, description=text)
+    up.add_argument(
+        "--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as last time, else 1)"
+    )
+    up.add_argument(
+        "--controllers", type=_count, metavar="N", help="replicas of the controller (default: as last time, else 1)"
+    )
     up.add_argument("--stream", type=Path, metavar="FILE", help="apply this UpdateStream instead of the sample")
     up.add_argument(
         "--tuned",
         action=argparse.BooleanOptionalAction,
         default={"default": False, "tuned": True}.get(os.environ.get("USERUPDATES_APISERVER", "")),
-        help="kube-apiserver with flags that halve its cost (default), or as it comes (USERUPDATES_APISERVER=default)",
+        help="start kube-apiserver with flags that halve its cost (default), or with its own defaults, as "
+        "USERUPDATES_APISERVER=default does",
     )
     up.set_defaults(run=_up)
     for name, run, text in (
-        ("down", _down, "stop everything; ports and data stay"),
+        ("down", _down, "stop everything, and keep ports and data"),
         ("clean", _clean, "stop everything and remove ports, data and logs"),
-        ("status", _status, "what runs; exit code 1 if anything wanted does not"),
-        ("validate", _validate, "apply all CRDs and manifests to an API server that lives just for that"),
+        ("status", _status, "show what runs; the exit code is 1 if a process that should run does not"),
+        ("validate", _validate, "apply all CRDs and manifests to an API server that is started only for that"),
     ):
-        commands.add_parser(name, help=text).set_defaults(run=run)
-    send = commands.add_parser("send", help="produce one record: its key is the user, its value the event in JSON")
-    send.add_argument("key", metavar="USER")
-    send.add_argument("value", metavar="VALUE")
-    send.add_argument("--topic", default=broker.TOPIC, help=f"(default: {broker.TOPIC})")
+        commands.add_parser(name, help=text, description=text).set_defaults(run=run)
+    text = "produce one record to the environment's Kafka"
+    send = commands.add_parser("send", help=text, description=text)
+    send.add_argument("key", metavar="USER", help="the record's key")
+    send.add_argument("value", metavar="VALUE", help=f"the record's value, such as '{EVENT}'")
+    send.add_argument("--topic", default=broker.TOPIC, help="the topic (default: %(default)s)")
     send.set_defaults(run=_send)
     return parser
 

@@ -38,7 +38,7 @@ TUNED_ETCD = {"GOMAXPROCS": "1"}
 
 
 def etcd(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Command:
-    """One etcd member; fsync stays on, so that what was acknowledged survives."""
+    """One etcd member. fsync stays on, so that acknowledged writes survive a crash."""
     client, peer = ports.get("etcd"), ports.get("etcd-peer")
     client_url, peer_url = f"http://{HOST}:{client}", f"http://{HOST}:{peer}"
     arguments = {
@@ -62,7 +62,7 @@ def etcd(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Command:
 
 
 def server(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Command:
-    """kube-apiserver; it makes its own certificate, whose key also signs service account tokens."""
+    """kube-apiserver. It makes its own certificate, whose key also signs service account tokens."""
     port = ports.get("apiserver")
     certificates = layout.etc / "apiserver"
     tokens = account_tokens(layout)
@@ -95,18 +95,18 @@ def server(binary: Path, layout: Layout, ports: Ports, *, tuned: bool) -> Comman
 
 
 def forget_certificate(layout: Layout) -> None:
-    """Of its own certificate and key; it makes new ones when it starts."""
+    """Delete the certificate and key of kube-apiserver. It makes new ones when it starts."""
     for path in (layout.etc / "apiserver").glob("apiserver.*"):
         path.unlink()
 
 
 def publish_authority(layout: Layout) -> None:
-    """What the kubeconfigs name: a copy that is there while the API server makes itself another certificate."""
+    """Copy the authority to the file that kubeconfigs name. It stays there while the API server makes a new one."""
     write_atomically(layout.authority, (layout.etc / "apiserver" / "apiserver.crt").read_text(encoding="ascii"))
 
 
 def account_tokens(layout: Layout) -> dict[str, str]:
-    """The token of each account; made once, with the file that kube-apiserver reads them from."""
+    """The token of each account. Made once, together with the file that kube-apiserver reads the tokens from."""
     path = layout.etc / "tokens.csv"
     if not path.exists():
         service_accounts = f"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}"
@@ -139,7 +139,7 @@ def write_kubeconfigs(layout: Layout, ports: Ports) -> None:
 def write_kubeconfig(path: Path, cluster: dict[str, str], token: str, namespace: str = NAMESPACE) -> None:
     """A kubeconfig of one cluster and one user with a bearer token. JSON is YAML too.
 
-    `namespace` is where the user is, and for bridge and controller where their own Leases are: as in pods.
+    `namespace` is the context's. As in pods, bridge and controller have their own Leases there.
     """
     config = {
         "apiVersion": "v1",

@@ -72,7 +72,7 @@ num.io.threads=4
 
 
 def kafka(java: Path, jars: Path, layout: Layout, ports: Ports) -> Command:
-    """The broker. Its data must have been formatted, see `format_storage`."""
+    """The broker. Its data must have been formatted by `format_storage`."""
     return _command(java, jars, layout, "kafka", (ports.get("kafka"), ports.get("kafka-controller")))
 
 
@@ -137,7 +137,7 @@ def with_passwords(
 
 
 def with_rules(command: Command) -> Command:
-    """The broker with ACLs: without any everybody may do everything, and who has no name always may."""
+    """The broker with ACLs. Without any ACL everybody may do everything, and anonymous clients always may."""
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
@@ -215,7 +215,7 @@ def check(bootstrap_servers: str) -> None:
 
 
 def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes: Sequence[int] = ()) -> None:
-    """Create a topic unless it exists; `nodes`, where given, has the broker of each partition. Raises CommandFailed."""
+    """Create a topic unless it exists. `nodes` has the broker of each partition. Raises CommandFailed."""
     client = probes.admin(bootstrap_servers)  # held until the answer is there: dropping it ends the request
     where = {"replica_assignment": [[node] for node in nodes]} if nodes else {"replication_factor": -1}
     future = client.create_topics([NewTopic(topic, num_partitions=len(nodes) or partitions, **where)])[topic]
@@ -228,7 +228,7 @@ def create_topic(bootstrap_servers: str, topic: str, partitions: int = 1, nodes:
 
 
 def send(bootstrap_servers: str, topic: str, key: str, value: str) -> tuple[int, int]:
-    """Produce one record of UTF-8 text; its partition and offset. Raises CommandFailed."""
+    """Produce one record of UTF-8 text. Returns its partition and offset. Raises CommandFailed."""
     settings: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0, "linger.ms": 0}
     producer = Producer({**settings, "message.max.bytes": MAX_BATCH_BYTES, "message.timeout.ms": SEND_MS})
     told: list[tuple[KafkaError | None, Message]] = []
@@ -245,7 +245,7 @@ def send(bootstrap_servers: str, topic: str, key: str, value: str) -> tuple[int,
 
 
 def refuse_commits(bootstrap_servers: str, refused: bool = True) -> None:
-    """Whether the coordinator can write down no commit: none is as small as its topic takes. Raises CommandFailed."""
+    """Make the coordinator refuse every commit, by a limit that all are larger than, or not. Raises CommandFailed."""
     client = probes.admin(bootstrap_servers)
     operation = AlterConfigOpType.SET if refused else AlterConfigOpType.DELETE
     entry = ConfigEntry("max.message.bytes", "10", incremental_operation=operation)
@@ -258,7 +258,7 @@ def refuse_commits(bootstrap_servers: str, refused: bool = True) -> None:
 
 @contextmanager
 def commits_refused(bootstrap_servers: str) -> Iterator[None]:
-    """No commit is accepted until the block is left. Raises CommandFailed."""
+    """The coordinator refuses every commit until the block is left. Raises CommandFailed."""
     refuse_commits(bootstrap_servers)
     try:
         yield
@@ -278,7 +278,7 @@ def delete_topic(bootstrap_servers: str, topic: str) -> None:
 
 
 def _escaped(value: str) -> str:
-    """A value as java.util.Properties reads it: in ISO 8859-1, everything else by its UTF-16 code."""
+    """A value as java.util.Properties reads it: ISO 8859-1, with all other characters as escaped UTF-16 units."""
     units = value.replace("\\", "\\\\").encode("utf-16-be")
     codes = [int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2)]
     return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)

@@ -1,7 +1,7 @@
 """Build etcd, kube-apiserver and kubectl from Go modules, and fetch Kafka's jars from Maven Central; both once.
 
-The results lie in the user's cache by version. A lock per result keeps two checkouts from building it together, and
-each is moved into place as a whole, so that an interrupted build leaves nothing that looks finished.
+The results are in the user's cache, by version. A lock for each result keeps two checkouts from building it at the same
+time. A result is moved into place as a whole, so an interrupted build leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ACTIONLINT = Good("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", "1
 
 
 def binary(good: Good) -> Path:
-    """The built binary; builds it if the cache has none. Raises BuildFailed."""
+    """The binary, built now unless the cache has it. Raises BuildFailed."""
     if good.path.exists():
         return good.path
     folder = good.path.parent
@@ -75,7 +75,7 @@ def kafka_path() -> Path:
 
 
 def kafka_jars() -> Path:
-    """The folder of Kafka's jars; fetches them if the cache has none. Raises BuildFailed."""
+    """The folder of Kafka's jars, fetched now unless the cache has them. Raises BuildFailed."""
     folder = kafka_path()
     if folder.exists():
         return folder
@@ -116,7 +116,7 @@ def _run(
     total: int | None,
     settings: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a build command under a progress display; the number of lines on its standard output."""
+    """Run a build command with a progress display. Returns the number of lines that it printed."""
     progress = Progress(f"building {title}", unit, total)
     environment = {**os.environ, **(settings or {})}
     log: deque[str] = deque(maxlen=30)
@@ -144,7 +144,7 @@ def _run(
 
 
 class _Lines(threading.Thread):
-    """Reads a pipe to its end, counts its lines and keeps the last ones."""
+    """Reads a pipe to its end, counts the lines and keeps the last ones."""
 
     def __init__(self, pipe: IO[str], log: deque[str]) -> None:
         super().__init__(daemon=True)

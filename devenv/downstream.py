@@ -1,4 +1,4 @@
-"""A sample downstream: a small real HTTP service that is told how to misbehave and remembers all it was asked.
+"""A sample downstream: a small HTTP service that misbehaves by rules and keeps a journal of all calls.
 
 `python -m devenv.downstream --port N --data DIR [--script FILE]`
 
@@ -35,7 +35,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes over the wire, and how the journal shows it."""
+    """The bytes of an answer, and the journal's record of it."""
 
     status: int
     body: bytes
@@ -48,7 +48,7 @@ class Reply:
 
 
 def compose(rule: Rule, answer: dict[str, Any]) -> Reply:
-    """The reply that a rule makes of a good answer."""
+    """The reply to a call: the good answer, changed by a rule."""
     options = rule.options
     match rule.action:
         case "busy" | "fail" | "reject" | "redirect":
@@ -184,7 +184,7 @@ class SampleDownstream:
 
 
 def _takes_effect(call: Call) -> bool:
-    """Whether the call is to be done; one that was done already is not done again when its client goes."""
+    """Whether the call takes effect. One that took effect already does not again when its client goes away."""
     return call.applied is None and call.fault is None and (call.rule is None or call.rule.applied)
 
 
@@ -200,7 +200,7 @@ async def _begin_response(request: web.BaseRequest, reply: Reply) -> web.StreamR
 
 
 async def _reset(request: web.BaseRequest, reply: Reply, call: Call) -> web.StreamResponse:
-    """Cuts the connection off with a TCP reset, before the answer or in the middle of its body."""
+    """Reset the TCP connection, before the answer or in the middle of its body."""
     assert call.rule is not None
     if call.rule.options["at"] == "body":
         response = await _begin_response(request, reply)
@@ -218,7 +218,7 @@ def _drop(request: web.BaseRequest) -> web.StreamResponse:
 
 @asynccontextmanager
 async def serving(downstream: SampleDownstream, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serves until left; gives the URL. Port 0: any free one."""
+    """Serve until the block is left, and yield the URL. Port 0 stands for any free port."""
     server = web.Server(downstream.handle, handler_cancellation=True, access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=1.0)
     await runner.setup()

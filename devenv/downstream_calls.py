@@ -49,7 +49,7 @@ class Call:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The good answer of this call, done or not."""
+        """The good answer to this call, whether it took effect or not."""
         if self.applied is not None or self.step not in IDS:
             return self.applied or {}
         name, letter = IDS[self.step]
@@ -57,7 +57,7 @@ class Call:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the request body; None where it is as it must be."""
+        """What is wrong with the request body; None where it is valid."""
         if not isinstance(self.body, dict):
             return "the body must be a JSON object"
         for name in FIELDS[self.step]:
@@ -80,7 +80,7 @@ class Counts:
 
 
 class CallLog:
-    """Begins, applies and ends calls. All of its state is rebuilt from the directory by a new process."""
+    """Begins, applies and ends calls. A new process rebuilds the state from the directory."""
 
     def __init__(self, data: Path, script: Path | None = None) -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class CallLog:
         self.journal.append("start", {})
 
     def begin(self, step: str, headers: Mapping[str, str], raw: bytes, closed: Callable[[], bool]) -> Call:
-        """Records a call before anything else is done with it."""
+        """Record a call before anything else is done with it."""
         stream, user = headers.get("Enrichment-Stream", ""), unquote(headers.get("Enrichment-User", ""))
         self._notice_closed(stream, user)
         sequence = _whole(headers.get("Enrichment-Sequence"))
@@ -130,7 +130,7 @@ class CallLog:
         return call
 
     def apply(self, call: Call) -> None:
-        """Does what the call asks, unless its key was applied before: then the first answer is the answer again."""
+        """Apply the call, unless its key was applied before: then the first answer is repeated."""
         if call.key is not None and call.key in self._answers:
             self.counts.replayed += 1
             call.applied, call.replayed = self._answers[call.key], True
@@ -141,7 +141,7 @@ class CallLog:
             self._answers[call.key] = call.applied
 
     def end(self, call: Call, status: int | None = None, answer: Any = None, retry_after: str | None = None) -> None:
-        """Records how a call ended, before it is answered; no status: it is not answered."""
+        """Record how a call ended, before it is answered. Without a status it is not answered."""
         if call.ended:
             return
         call.ended = True
@@ -164,7 +164,7 @@ class CallLog:
         )
 
     def replace_rules(self, rules: Rules) -> None:
-        """Makes these the rules, unused, also after a restart."""
+        """Replace the rules. The new ones are unused, and stay after a restart."""
         self.generation += 1
         self.book = RuleBook(rules)
         document = {"generation": self.generation, "script": self._script_digest, **rules.for_json()}
@@ -173,7 +173,7 @@ class CallLog:
         draft.replace(self._rules_path)
 
     def clear(self) -> None:
-        """Forgets calls, keys and the uses of rules."""
+        """Forget calls, keys and the uses of rules."""
         self.journal.clear()
         self._answers.clear()
         self.book.forget()
@@ -192,10 +192,10 @@ class CallLog:
         }
 
     def _notice_closed(self, stream: str, user: str) -> None:
-        """Records which of the user's open calls have lost their client, where the loop has not come to tell it yet.
+        """Record which of the user's open calls have lost their client, where the event loop has not noticed yet.
 
-        A client may close one connection and at once call on another; which of the two sockets is looked at first
-        is up to the kernel, and must not make the calls seem to overlap.
+        A client may close one connection and call on another at once. The kernel decides which of the two sockets the
+        loop sees first, and that must not make the calls seem to overlap.
         """
         for call in self._open.get((stream, user), ()):
             if not call.gone and call.closed():
@@ -203,7 +203,7 @@ class CallLog:
                 self.journal.append("gone", {"call": call.number})
 
     def _load_rules(self, script: Path | None) -> None:
-        """The rules of the last process, unless the script is another than that process had."""
+        """The rules of the last process, unless this process has another script."""
         if self._rules_path.exists():
             stored = orjson.loads(self._rules_path.read_bytes())
             self.generation, self._script_digest = stored.pop("generation"), stored.pop("script")
@@ -218,7 +218,7 @@ class CallLog:
             self.replace_rules(rules)
 
     def _recall(self) -> None:
-        """Goes through the journal of earlier processes. Calls that they left open died with them."""
+        """Read the journal of earlier processes. Calls that they left open ended with them."""
         begun: dict[int, dict[str, Any]] = {}
         for record in self.journal.load():
             if record["kind"] == "begin":
@@ -246,7 +246,7 @@ def _whole(text: str | None) -> int | None:
 
 
 def read_json(raw: bytes) -> Any:
-    """The value, or None where the bytes are not JSON."""
+    """The JSON value; None where the bytes are not JSON."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -254,7 +254,7 @@ def read_json(raw: bytes) -> Any:
 
 
 def connection_closed(connection: Any) -> bool:
-    """Whether the peer has closed the connection, by the socket itself: the loop may not have looked yet."""
+    """Whether the peer has closed the connection. Asks the socket, as the event loop may not have looked yet."""
     if connection is None or connection.is_closing():
         return True
     shared = connection.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""The sample downstream's memory on disk: one JSON line for each record, numbered without gaps.
+"""The sample downstream's journal on disk: a JSON line for each record, numbered without gaps.
 
 A record is in the page cache before its call is answered, so a SIGKILL of the process loses none.
 """
@@ -29,13 +29,13 @@ class JournalFile:
 
     @property
     def next(self) -> int:
-        """The number that the next record gets."""
+        """The number of the next record."""
         return self._first + len(self._offsets) - 1
 
     def load(self) -> Iterator[dict[str, Any]]:
-        """All records of earlier processes, to be read once before anything is appended.
+        """Read the records of earlier processes, once, before anything is appended.
 
-        A last line that was cut off (a full disk) is removed: it was never answered.
+        A last line that was cut off (by a full disk) is removed: its call was never answered.
         """
         with self._path.open("rb") as lines:
             for line in lines:
@@ -49,7 +49,7 @@ class JournalFile:
                 yield record
 
     def append(self, kind: str, fields: dict[str, Any]) -> int:
-        """Writes one record and returns its number."""
+        """Write one record and return its number."""
         number = self.next
         line = orjson.dumps({"n": number, "kind": kind, "time": time.time_ns(), **fields}) + b"\n"
         written = os.write(self._file, line)
@@ -70,7 +70,7 @@ class JournalFile:
             yield chunk
 
     def clear(self) -> None:
-        """Removes all records; the numbers go on, so that a reader's `after` stays good."""
+        """Remove all records. The numbers go on, so that a reader's `after` stays valid."""
         self._first = self.next
         os.ftruncate(self._file, 0)
         self._offsets = array("q", [0])

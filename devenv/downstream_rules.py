@@ -1,9 +1,9 @@
-"""How the sample downstream misbehaves: rules read from JSON, matched in order, used up per user and step.
+"""The rules by which the sample downstream misbehaves: read from JSON, matched in order, used up by user and step.
 
 A rules document is a list of rules, or `{"latencySeconds": 0.01, "rules": [...]}`. A rule is flat:
 `{"name": "…", "user": "userid*", "step": "profile", "stream": "*", "sequence": 3, "action": "busy", "count": 2}`.
-The first rule that matches and is not used up decides; `count` and `forSeconds` (from the first use on) are used up by
-each user and step apart, `user` and `stream` are names or globs. Pure: time is passed in.
+The first rule that matches and is not used up decides. Each user and step uses up `count` and `forSeconds` (from the
+first use on) by itself. `user` and `stream` are names or globs. Pure: time is passed in.
 
 busy        `status` 429, 503 (default) or 2xx with NOT_READY; `retryAfter` is sent as it is
 fail        `status` (500), `retryAfter`          slow        answers after `seconds`
@@ -29,7 +29,7 @@ STEP_NAMES = ("profile", "permissions", "resources")
 
 
 class RuleError(ValueError):
-    """A rule that cannot be meant; the message names the rule and the field."""
+    """A rule is invalid. The message names the rule and the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ _COMMON: dict[str, Check] = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a rule can do: its options with their checks and defaults; `applied` is the default for rules of it."""
+    """An action of rules: its options, with checks and defaults. `applied` is the default for its rules."""
 
     applied: bool
     checks: Mapping[str, Check] = field(default_factory=dict)
@@ -165,7 +165,7 @@ class Rules:
 
 
 def read_rules(document: Any) -> Rules:
-    """A document's rules. Raises RuleError, naming the rule and the field."""
+    """Read a document of rules. Raises RuleError, which names the rule and the field."""
     fields = {"rules": document} if isinstance(document, list) else document
     if not isinstance(fields, dict) or not isinstance(fields.get("rules", []), list):
         raise RuleError("the rules must be a list, or an object with the fields rules and latencySeconds")
@@ -227,7 +227,7 @@ def _check(where: str, value: Any, check: Check) -> None:
 
 
 class RuleBook:
-    """Rules with their uses: which rule a call meets."""
+    """The rules and their uses: says which rule applies to a call."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -236,7 +236,7 @@ class RuleBook:
         self._candidates: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
 
     def choose(self, stream: str, user: str, step: str, sequence: int | None, time_ns: int) -> Rule | None:
-        """The rule that a call meets; a use of it is counted."""
+        """The rule that applies to a call. Counts a use of it."""
         if not self.rules.rules:
             return None
         where = (stream, user, step)
@@ -249,7 +249,7 @@ class RuleBook:
         return None
 
     def recall(self, rule: str, user: str, step: str, time_ns: int) -> None:
-        """Counts a use, also one of an earlier process that the journal knows of."""
+        """Count a use, also one by an earlier process, from the journal."""
         key = (rule, user, step)
         self._uses[key] = self._uses.get(key, 0) + 1
         self._first_use.setdefault(key, time_ns)

@@ -1,4 +1,4 @@
-"""One environment: what runs in it and where each part is reached. `lifecycle` brings it up and down as a whole.
+"""One environment: its processes by name, and their addresses. `lifecycle` starts and stops it as a whole.
 
 Tests and the demo kill, freeze and restart single processes by name: etcd, apiserver, kafka, downstream, bridge,
 bridge-2, …, controller, controller-2, …; kafka-2, … are further brokers, which run only where a test starts them.
@@ -30,7 +30,7 @@ ROLES = {"bridge": "bridge", "controller": "run"}
 
 
 class Addresses(NamedTuple):
-    """Where Kafka is, and the sample downstream, without a path."""
+    """The addresses of Kafka and of the sample downstream (without a path)."""
 
     bootstrap_servers: str
     downstream_url: str
@@ -43,7 +43,7 @@ def replicas(role: str, count: int) -> list[str]:
 
 @dataclass(slots=True)
 class Wanted:
-    """What is to run. Kept in a file, so that a plain `up` brings back what was asked for before."""
+    """What is to run. Kept in a file, so that `up` without options brings back the replicas of the last time."""
 
     bridges: int = 1
     controllers: int = 1
@@ -68,7 +68,7 @@ class Environment:
 
     @cached_property
     def sources(self) -> sources.Sources:
-        """Binaries and what the person points to; finds or builds them at the first use."""
+        """The binaries, and what the person points to instead. Found or built at the first use."""
         return sources.resolve()
 
     @property
@@ -77,14 +77,14 @@ class Environment:
         return Kubectl(self.sources.kubectl, self.kubeconfig)
 
     def infrastructure(self) -> list[str]:
-        """The names that run here, without what the person points to."""
+        """The infrastructure that runs here: not what the person points to instead."""
         absent = {"etcd", "apiserver"} if sources.existing_kubeconfig() else set()
         if sources.existing_bootstrap_servers():
             absent.add("kafka")
         return [name for name in INFRASTRUCTURE if name not in absent]
 
     def command(self, name: str) -> Command:
-        """How a process of that name is run."""
+        """The command of the process of that name."""
         found = self.sources
         if name == "etcd" and found.etcd:
             return apiserver.etcd(found.etcd, self.layout, self.ports, tuned=self.wanted().tuned)
@@ -102,7 +102,7 @@ class Environment:
         raise DevenvError(f"no process of the name {name!r} runs in this environment")
 
     def replica(self, role: str, name: str, *options: str) -> Command:
-        """A bridge or controller of that name, which is its identity too; `options` are added to its command line."""
+        """A bridge or controller whose name and identity is `name`. `options` are added to its command line."""
         port = self.ports.get(name)
         url = f"http://{HOST}:{port}"
         identity = ("--identity", name, "--metrics-address", f"{HOST}:{port}")
@@ -150,7 +150,7 @@ class Environment:
 
     @property
     def inside(self) -> Addresses:
-        """The two as bridge and controller reach them: what an UpdateStream has to say."""
+        """The same addresses as bridge and controller reach them: what an UpdateStream must contain."""
         return Addresses(self.bootstrap_servers, self.downstream_url)
 
     def url(self, name: str) -> str:
@@ -182,19 +182,19 @@ class Environment:
     # What is to run
 
     def wanted(self) -> Wanted:
-        """What was asked for last."""
+        """What was to run last."""
         known = Wanted.__dataclass_fields__
         return Wanted(**{key: value for key, value in read_json(self.layout.state).items() if key in known})
 
     def remember(self, wanted: Wanted) -> None:
-        """Keep what is asked for."""
+        """Keep what is to run."""
         self.layout.make()
         write_atomically(self.layout.state, json.dumps(asdict(wanted), indent=1) + "\n")
 
     # One process at a time
 
     def launch(self, name: str) -> bool:
-        """Start it unless it runs; whether it was started. Does not wait."""
+        """Start it unless it runs, without waiting. Returns whether it was started."""
         java, jars = self.sources.java, self.sources.kafka_jars
         if name.startswith("kafka") and java and jars and self.processes.find(name) is None:
             if name == "kafka":
@@ -204,23 +204,23 @@ class Environment:
         return self.processes.start(self.command(name))
 
     def wait_ready(self, name: str) -> None:
-        """Return when it is ready; StartFailed with the end of its log when it ends or takes too long."""
+        """Wait until it is ready. Raises StartFailed, with the end of its log, where it ends or takes too long."""
         self.processes.wait_ready(self.command(name))
         if name == "apiserver":
             apiserver.publish_authority(self.layout)
 
     def start(self, name: str) -> bool:
-        """Start it unless it runs, and wait until it is ready; whether it was started."""
+        """Start it unless it runs, and wait until it is ready. Returns whether it was started."""
         started = self.launch(name)
         self.wait_ready(name)
         return started
 
     def stop(self, name: str) -> None:
-        """SIGTERM, after a while SIGKILL."""
+        """Send SIGTERM, and after a while SIGKILL."""
         self.processes.stop(name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         self.processes.kill(name)
 
     def restart(self, name: str) -> None:
@@ -229,7 +229,7 @@ class Environment:
         self.start(name)
 
     def rotate_authority(self) -> None:
-        """kube-apiserver killed and started again with another certificate and authority, which kubeconfigs name."""
+        """Kill kube-apiserver and start it with another certificate and authority, which the kubeconfigs name then."""
         self.kill("apiserver")
         apiserver.forget_certificate(self.layout)
         self.start("apiserver")

@@ -1,19 +1,19 @@
-"""Errors of the developer's environment; each message names the cause and the cure.
+"""Errors of the developer's environment. Each message names the cause and says what to do.
 
 DevenvError
 ├── MissingTools      a tool that the build needs is not installed
 ├── BuildFailed       the compiler or Maven failed
 ├── NotFetched        setup-envtest has no binaries for this machine; they are built instead
-├── PortTaken         a foreign process listens on a port of ours
+├── PortTaken         a process that is not ours listens on one of our ports
 ├── StartFailed       a process died or did not become ready
-└── CommandFailed     kubectl, the Kafka admin API or a file says no
+└── CommandFailed     kubectl, the Kafka admin API or a file refused
 """
 
 from __future__ import annotations
 
 
 class DevenvError(Exception):
-    """The environment cannot do what was asked."""
+    """The environment cannot do what a command asks."""
 
 
 class MissingTools(DevenvError):
@@ -29,7 +29,7 @@ class NotFetched(DevenvError):
 
 
 class PortTaken(DevenvError):
-    """A foreign process listens on a port of ours."""
+    """A process that is not ours listens on one of our ports."""
 
 
 class StartFailed(DevenvError):
@@ -37,4 +37,4 @@ class StartFailed(DevenvError):
 
 
 class CommandFailed(DevenvError):
-    """kubectl, the Kafka admin API or a file says no."""
+    """kubectl, the Kafka admin API or a file refused."""

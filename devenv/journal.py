@@ -1,7 +1,7 @@
-"""Judges the guarantees by what the downstream saw: its journal in, violations out. Pure.
+"""Judges the guarantees by the downstream's journal: calls in, violations out. Pure.
 
-It shares no code with the controller it judges, and is itself tested with histories that break each rule.
-The downstream is told no namespace: streams of the same name in two namespaces need a journal each.
+It shares no code with the controller that it judges, and is tested with histories that break each rule. A call carries
+no namespace, so streams of the same name in two namespaces need a journal each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OVERTAKEN_AFTER = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, from its begin record to what ended it."""
+    """One call, from the record of its begin to that of its end."""
 
     number: int
     time_ns: int
@@ -77,7 +77,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class UpdateId:
-    """An update as the downstream can tell it from others."""
+    """An update's identity, as far as the downstream can tell updates apart."""
 
     stream: str
     user: str
@@ -89,7 +89,7 @@ class UpdateId:
 
 
 class Rule(StrEnum):
-    """What a history can break."""
+    """The rules that a history can break."""
 
     OVERLAP = "Overlap"
     SEQUENCE = "Sequence"
@@ -117,7 +117,7 @@ class Violation:
 
 
 def read_calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
-    """The calls of a journal, in the order in which they began. A restart of the downstream ends those it left open."""
+    """The calls of a journal, in the order of their begin. A restart of the downstream ends those that were open."""
     begun: dict[int, Mapping[str, Any]] = {}
     ends: dict[int, tuple[int, int]] = {}
     last: dict[int, Mapping[str, Any]] = {}
@@ -152,7 +152,7 @@ def _call(begin: Mapping[str, Any], ended: tuple[int, int] | None, end: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What the workload entitles a history to."""
+    """What the workload allows in a history."""
 
     #: (user, sequence) of updates that must have succeeded.
     finished: Collection[tuple[str, int]] = ()
@@ -194,7 +194,7 @@ class Expectations:
 
 
 def check(calls: Sequence[Call], expected: Expectations | None = None) -> list[Violation]:
-    """All violations of a history, in no certain order."""
+    """All violations of a history, in no particular order."""
     want = expected or Expectations()
     users: dict[tuple[str, str], list[Call]] = defaultdict(list)
     for call in sorted(calls, key=lambda call: call.number):
@@ -208,7 +208,7 @@ def check(calls: Sequence[Call], expected: Expectations | None = None) -> list[V
 
 
 def _check_order(history: list[Call], want: Expectations) -> list[Violation]:
-    """The rules of order, with as many calls left out as frozen controllers may have let through."""
+    """The rules of order. As many calls are left out as frozen controllers may have let through."""
     found = _order_violations(history, want)
     for frozen in want.freezes:
         suspects = {number for violation in found for number in violation.calls}
@@ -252,7 +252,7 @@ def _check_overlap(history: list[Call], want: Expectations) -> Iterator[Violatio
 
 
 def _check_sequence(history: list[Call], want: Expectations) -> Iterator[Violation]:
-    """Updates of one source run by rising sequence, and none comes back. Hand-made ones may be made in any order."""
+    """Updates of one source run by rising sequence, and none comes back. People may make theirs in any order."""
     sources: dict[str | None, list[Call]] = defaultdict(list)
     for call in history:
         sources[call.source].append(call)
@@ -325,7 +325,7 @@ def _check_repeats(calls: list[Call], want: Expectations) -> Iterator[Violation]
 
 
 def _check_same_key(calls: list[Call], want: Expectations) -> Iterator[Violation]:
-    """Hand-made updates may share a sequence, so their keys cannot be judged by it."""
+    """Updates made by hand may share a sequence, so their keys cannot be judged by it."""
     if calls[0].source == "manual" or want.is_rerun(calls[0]):
         return
     first: dict[str, Call] = {}

@@ -1,4 +1,4 @@
-"""Readiness: each probe returns None when ready, else in a few words why not yet."""
+"""Readiness probes: each returns None when ready, else in a few words why not yet."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def kafka(bootstrap_servers: str) -> Probe:
 
 
 def _address(server: str) -> tuple[str, int]:
-    """Raises ValueError, with what it should be."""
+    """Host and port. Raises ValueError, which says what an address looks like."""
     host, _, port = server.strip().rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"{server!r} is not HOST:PORT, such as {HOST}:9092")

@@ -1,7 +1,7 @@
 """Start, find, signal and stop the processes of one environment.
 
-A process is recognised by a mark in its environment, not by its pid alone: a pid that was used again belongs to
-somebody else and is never signalled, and a process whose pid file was lost is found again.
+A process is recognised by a mark in its environment variables, not by its pid alone. So a pid that another program has
+now is never signalled, and a process whose pid file was lost is found again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Processes:
         self._log_starts: dict[str, int] = {}
 
     def find(self, name: str) -> psutil.Process | None:
-        """The running process of that name; None where there is none."""
+        """The running process of that name; None where none runs."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             return self._ours(int(self._layout.pid(name).read_text()), name)
         return None
@@ -62,7 +62,7 @@ class Processes:
         return sorted(path.stem for path in self._layout.run.glob("*.pid"))
 
     def recover(self) -> None:
-        """Write the pid files that are lost, as when `up` itself was killed between a start and its pid file."""
+        """Write the pid files that are missing, as when `up` was killed between a start and its pid file."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 folder, _, name = process.environ().get(MARK, "").rpartition("/")
@@ -72,9 +72,9 @@ class Processes:
                         write_atomically(self._layout.pid(name), f"{process.pid}\n")
 
     def start(self, command: Command) -> bool:
-        """Start it unless it runs already with this command line; whether it was started.
+        """Start it unless it runs with this command line already. Returns whether it was started.
 
-        Raises PortTaken where somebody else listens on one of its ports.
+        Raises PortTaken where another program listens on one of its ports.
         """
         running = self.find(command.name)
         if running is not None:
@@ -106,7 +106,7 @@ class Processes:
         return True
 
     def wait_ready(self, command: Command) -> None:
-        """Return when its probe is content; StartFailed with the end of its log when it dies or takes too long."""
+        """Wait until its probe succeeds. Raises StartFailed, with the end of its log, if it dies or takes too long."""
         deadline = time.monotonic() + command.ready_within
         while (why := command.probe()) is not None:
             if self.find(command.name) is None:
@@ -124,7 +124,7 @@ class Processes:
             _send(process, number)
 
     def kill(self, name: str) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         process = self.find(name)
         if process is not None:
             _send(process, signal.SIGKILL)
@@ -132,7 +132,7 @@ class Processes:
         self._layout.pid(name).unlink(missing_ok=True)
 
     def stop(self, name: str, *, within: float = 15.0) -> None:
-        """SIGTERM, after `within` seconds SIGKILL; the pid file goes last."""
+        """Send SIGTERM, and SIGKILL after `within` seconds. The pid file is removed last."""
         process = self.find(name)
         if process is not None:
             _send(process, signal.SIGTERM)
@@ -144,7 +144,7 @@ class Processes:
         self._layout.pid(name).unlink(missing_ok=True)
 
     def tail(self, name: str, lines: int = TAIL_LINES) -> str:
-        """The last lines that the process of this start has logged, headed by the file's name."""
+        """The last lines of the log since this start, after the file's name."""
         log = self._layout.log(name)
         try:
             with log.open("rb") as file:
@@ -155,13 +155,13 @@ class Processes:
         return "\n".join([f"Last lines of {log}:", *("  " + line for line in text.splitlines()[-lines:])])
 
     def _wait_visible(self, name: str, pid: int) -> None:
-        """Right after exec the kernel shows a process without its environment for a moment."""
+        """Wait until the kernel shows the process's environment variables, a moment after exec."""
         deadline = time.monotonic() + 1.0
         while self.find(name) is None and psutil.pid_exists(pid) and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def _adopt(self, command: Command) -> bool:
-        """Take back a process of ours whose pid file is lost; PortTaken where the port's owner is not ours."""
+        """Write the pid file of our process that lacks one. Raises PortTaken where the port's owner is not ours."""
         for port in command.ports:
             if _becomes_free(port):
                 continue
@@ -190,7 +190,7 @@ class Processes:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put off what would interrupt: a process that is not on disk or not seen as ours yet would be left behind."""
+    """Delay interrupts: a process without its pid file, or that does not show as ours yet, would stay behind."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTED)
     try:
         yield
@@ -199,7 +199,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _reap(pid: int) -> None:
-    """Collect the exit of a child of this very process; elsewhere init does it."""
+    """Collect the exit of a child of this process. Other processes' exits are init's to collect."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
@@ -210,7 +210,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _wait_gone(process: psutil.Process, *, within: float) -> bool:
-    """Wait until it holds nothing any more; a zombie holds its ports until the last of its threads has ended."""
+    """Wait until it has released everything. A zombie keeps its ports until the last of its threads has ended."""
     deadline = time.monotonic() + within
     while True:
         _reap(process.pid)
@@ -237,7 +237,7 @@ def _note_start(log: Path) -> None:
 
 
 def _becomes_free(port: int, within: float = 15.0) -> bool:
-    """A dying process may still hold its port, on a busy machine for seconds; a listener holds it for good."""
+    """Whether a port becomes free soon. On a busy machine a dying process may keep its port for seconds."""
     deadline = time.monotonic() + within
     while not is_free(port):
         if _listener(port) is not None or time.monotonic() > deadline:

@@ -18,10 +18,10 @@ _EXAMPLE = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DOWNSTREAM_URL": "http
 
 
 def validate() -> list[Path]:
-    """Apply every CRD, overlay and sample for real, unknown fields and warnings refused; the files.
+    """Apply every CRD, overlay and sample, and refuse unknown fields and warnings. Returns the files.
 
-    Not a dry run: that cannot see what an earlier document of the same file creates, as a namespace. Raises
-    DevenvError, also where `install.yaml` is not what the production overlay renders.
+    A dry run would not do: it does not see what an earlier document of the same file creates, such as a namespace.
+    Raises DevenvError, also where `install.yaml` differs from what the production overlay renders.
     """
     if manifests.INSTALL.read_text(encoding="utf-8") != manifests.install():
         raise DevenvError(f"{manifests.INSTALL} is not current: run `make manifests`")
@@ -45,7 +45,7 @@ def validate() -> list[Path]:
 
 
 def _of_others(text: str) -> set[str]:
-    """Namespaces in which a manifest puts something, and which it does not make: those of people's streams."""
+    """The namespaces in which a manifest puts objects without creating them: those of people's streams."""
     found = [document for document in yaml.safe_load_all(text) if document]
     made = {document["metadata"]["name"] for document in found if document["kind"] == "Namespace"}
     return {document["metadata"].get("namespace", "default") for document in found} - made - {"default"}
@@ -53,7 +53,7 @@ def _of_others(text: str) -> set[str]:
 
 @cache
 def _manifests() -> list[tuple[Path, str]]:
-    """Each file or overlay, with what is to be applied of it; CRDs first."""
+    """Each file or overlay, with the documents to apply; CRDs first."""
     crds = [(path, path.read_text(encoding="utf-8")) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     overlays = [(path, manifests.kustomize(path)) for path in manifests.overlays()]
     return [*crds, *overlays, (kubectl.SAMPLE_STREAM, kubectl.render(kubectl.SAMPLE_STREAM, _EXAMPLE))]

@@ -1,6 +1,6 @@
-"""`python -m devenv.kind {e2e,up,down}`: what `make e2e` runs, and a cluster by itself.
+"""Runs the end-to-end tests in a kind cluster (`make e2e`), or starts and deletes such a cluster.
 
-Exit code 0: as asked; 1: not, with one line that says why, or tests that failed.
+Exit code 0: success. 1: a test failed, or one line says what else did.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def _down(environment: KindEnvironment, options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m devenv.kind", description=__doc__)
-    parser.add_argument("--name", default=NAME, help="of the cluster and of its directory (default: %(default)s)")
+    parser.add_argument("--name", default=NAME, help="name of the cluster and of its directory (default: %(default)s)")
     commands = parser.add_subparsers(required=True, metavar="{e2e,up,down}")
     e2e = commands.add_parser("e2e", help="make a cluster, run the scenarios in it, delete it")
     e2e.add_argument("--keep", action="store_true", help="leave the cluster running")
-    e2e.add_argument("arguments", nargs="*", help="of pytest, instead of all scenarios")
+    e2e.add_argument("arguments", nargs="*", help="arguments of pytest (default: all scenarios)")
     e2e.set_defaults(run=_e2e)
     commands.add_parser("up", help="make a cluster with everything and the sample stream").set_defaults(run=_up)
     commands.add_parser("down", help="delete the cluster").set_defaults(run=_down)

@@ -1,4 +1,4 @@
-"""Which environment a machine can have: processes on loopback ports, or, without Go or Java, pods in kind."""
+"""Chooses the environment that a machine can have: processes on loopback ports or, without Go or Java, pods in kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLE = "USERUPDATES_ENVIRONMENT"
 
 
 def choose(directory: Path, cluster: str, *, progress: Callable[[str], None]) -> Environment:
-    """Builds what is missing, where it can be built. Raises DevenvError; MissingTools names what either way lacks."""
+    """Build what is missing, where possible. Raises DevenvError; MissingTools names what either environment lacks."""
     if os.environ.get(VARIABLE) == "kind":
         return KindEnvironment(cluster, directory, progress=progress)
     environment = Environment(directory, progress=progress)

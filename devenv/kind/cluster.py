@@ -1,4 +1,4 @@
-"""An environment in a kind cluster: what `environment.Environment` is on loopback ports."""
+"""The environment in a kind cluster, with the interface of `environment.Environment`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROLLOUTS = {
 
 
 class KindEnvironment(Environment):
-    """Its processes are pods (`pods.Pods`); Kafka and the downstream are reached from here by ports of this machine."""
+    """Its processes are pods (`pods.Pods`). Kafka and the downstream are reached by ports of this machine."""
 
     def __init__(self, cluster: str, directory: Path, *, progress: Callable[[str], None] = lambda line: None) -> None:
         super().__init__(directory, progress=progress)
@@ -41,7 +41,7 @@ class KindEnvironment(Environment):
 
     @classmethod
     def attach(cls, directory: Path) -> KindEnvironment:
-        """The one that was brought up in that directory, whose name is the cluster's."""
+        """The environment that was started in that directory, which has the cluster's name."""
         return cls(directory.name, directory)
 
     @cached_property
@@ -80,7 +80,10 @@ class KindEnvironment(Environment):
     # As a whole
 
     def up(self) -> None:
-        """Cluster, images, manifests; returns when all is ready. What is there already is kept. Raises DevenvError."""
+        """Start the cluster with images and manifests, and wait until all is ready. Keeps what is there already.
+
+        Raises DevenvError.
+        """
         self.layout.make()
         images = engine.Images.resolve()
         self._note("images", lambda: self._build(images))
@@ -96,7 +99,7 @@ class KindEnvironment(Environment):
         self._wait()
 
     def down(self) -> None:
-        """Delete the cluster with all that is in it. Raises CommandFailed."""
+        """Delete the cluster with everything in it. Raises CommandFailed."""
         engine.delete(self.cluster)
 
     def apply_sample(self) -> None:
@@ -118,7 +121,7 @@ class KindEnvironment(Environment):
         }
 
     def collect_logs(self, directory: Path) -> None:
-        """What all pods said, and what is told of them; for a person who looks at a failure."""
+        """Collect the logs of all pods, and their descriptions, for a person who looks at a failure."""
         directory.mkdir(parents=True, exist_ok=True)
         for namespace in (NAMESPACE, SAMPLE_NAMESPACE):
             asked: list[tuple[str, tuple[str, ...]]] = [

@@ -1,4 +1,4 @@
-"""Docker and kind as commands: what of them is there, the images, and the cluster itself."""
+"""Runs Docker and kind: checks whether they are there, makes images and the cluster."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def available() -> bool:
 
 
 def run(*command: str, seconds: float = 60.0, stdin: str | None = None) -> str:
-    """Its standard output. Raises CommandFailed with the end of what it said."""
+    """Run a command and return its standard output. Raises CommandFailed with the end of its standard error."""
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, cwd=ROOT)
     except OSError as failed:
@@ -80,7 +80,7 @@ def run(*command: str, seconds: float = 60.0, stdin: str | None = None) -> str:
 
 
 def pull(image: str) -> None:
-    """Have it here. Raises CommandFailed in one line."""
+    """Pull an image unless it is here. Raises CommandFailed, in one line."""
     try:
         run("docker", "image", "inspect", image)
     except CommandFailed:

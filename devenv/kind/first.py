@@ -1,4 +1,4 @@
-"""One event from a topic to its end: how long a new cluster takes for it."""
+"""Measures how long a new cluster takes for its first event, from the topic to the end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The pods of bridge and controller, started, signalled and stopped by role as processes are elsewhere.
+"""Starts, signals and stops the pods of bridge and controller by role, with the interface of `processes.Processes`.
 
-A signal goes to the container's process from outside, by the node: SIGKILL is what it is on any machine, and kubelet
-starts the container again in the same pod, under the same name.
+The node sends a signal to the container's process from outside. So SIGKILL does what it does on any machine, and
+kubelet starts the container again in the same pod, under the same name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOTICED_SECONDS = 20.0
 
 
 class Pods(Processes):
-    """`bridge`, `bridge-2` … all mean every pod of that role: what is one process elsewhere is one workload here."""
+    """The pods of both roles. `bridge`, `bridge-2` … all stand for every pod of that role: one Deployment."""
 
     def __init__(self, layout: Layout, cluster: str, kubectl: Callable[[], Kubectl]) -> None:
         """`kubectl` is asked for at the first use: finding one may take a build."""
