@@ -108,6 +108,12 @@ def test_every_python_that_is_promised_installs_without_a_compiler(
     assert without == []
 
 
+def test_the_lock_names_the_public_index_alone() -> None:
+    """Who writes it behind a mirror would otherwise make everybody else ask there."""
+    hosts = set(re.findall(r'"https?://([^/"]+)', (ROOT / "uv.lock").read_text()))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}
+
+
 def test_the_versions_are_named_where_they_are_looked_for() -> None:
     versions = f"{MINORS[0]} to 3.{MINORS[-1]}"
     for path in ("README.md", "Makefile", "Dockerfile"):
