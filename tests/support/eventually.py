@@ -21,8 +21,9 @@ T = TypeVar("T")
 #: What a look raises where the world is not there yet: something is missing, half written, or nobody answers.
 NOT_YET = (AssertionError, LookupError, ValueError, OSError, httpx.TransportError)
 
-#: Seconds between two looks.
+#: Seconds between two looks, at first and after a while: a look that asks the API server takes its processor time.
 EVERY = 0.05
+MOST = 0.25
 #: How many seconds of a machine that is busy all the time count as one.
 BUSY = 6
 #: The kernel's own account of waiting, in microseconds: https://docs.kernel.org/accounting/psi.html
@@ -41,6 +42,11 @@ class Stopwatch:
         elapsed = time.monotonic() - self._began
         return elapsed - min(_waited() - self._waited, elapsed * (1 - 1 / BUSY))
 
+    @property
+    def pause(self) -> float:
+        """Until the next look: a twentieth of the time so far, within bounds."""
+        return min(max((time.monotonic() - self._began) / 20, EVERY), MOST)
+
 
 def _waited() -> float:
     """Seconds for which some process has waited so far. Where the kernel does not say, every other second counts."""
@@ -53,7 +59,7 @@ def _waited() -> float:
 def eventually(
     check: Callable[[], T],
     within: float = 10.0,
-    every: float = EVERY,
+    every: float | None = None,
     *,
     not_yet: tuple[type[Exception], ...] = NOT_YET,
 ) -> T:
@@ -73,10 +79,10 @@ def eventually(
             return value
         if watch.seconds > within:
             raise _too_late(within, failed, value)
-        time.sleep(every)
+        time.sleep(watch.pause if every is None else every)
 
 
-async def eventually_async(check: Callable[[], Awaitable[T]], within: float = 10.0, every: float = EVERY) -> T:
+async def eventually_async(check: Callable[[], Awaitable[T]], within: float = 10.0, every: float | None = None) -> T:
     """The same for a coroutine function."""
     watch = Stopwatch()
     while True:
@@ -90,7 +96,7 @@ async def eventually_async(check: Callable[[], Awaitable[T]], within: float = 10
             return value
         if watch.seconds > within:
             raise _too_late(within, failed, value)
-        await asyncio.sleep(every)
+        await asyncio.sleep(watch.pause if every is None else every)
 
 
 async def let_run(pauses: int = 2, every: float = 0.01) -> None:

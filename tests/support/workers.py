@@ -23,8 +23,8 @@ ALONE = (
     "tests/acceptance/test_floods.py::test_many_stuck_users_keep_nobody_else_waiting",
     "tests/acceptance/test_full_backlogs.py::test_full_backlogs_stop_neither_process",
     "tests/acceptance/test_whole_way.py::test_the_record_after_a_bad_one_is_finished_within_two_seconds",
-    "tests/integration/processes/test_counts.py::test_coalesced_costs_a_create_and_one_patch_or_two",
-    "tests/integration/reconciler/test_controller.py::test_each_users_updates_run_in_order_and_users_side_by_side",
+    "tests/integration/reconciler/test_controller.py::test_one_user_runs_twenty_events_a_second",
+    "tests/integration/reconciler/test_suspension.py::test_a_changed_spec_acts_at_once_beside_a_thousand_hanging_calls",
 )
 #: Ends the name of a module's tests of that kind, which are handed out apart from the others.
 _APART = "@alone"
