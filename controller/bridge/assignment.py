@@ -22,9 +22,10 @@ from controller.bridge import positions
 from controller.bridge.backlogs import BACKLOG_UNREADABLE, Backlogs
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import OffsetTracker, Partition
-from controller.bridge.rejected_events import UNREAD, Rejected, Rejecter
+from controller.bridge.pending import PartitionOffset
+from controller.bridge.rejected_events import UNREAD, RejectedEvents
 from controller.bridge.stream_report import Reporter
-from controller.bridge.unfinished import Unfinished
+from controller.bridge.working_set_reflector import WorkingSetReflector
 from controller.clients.event_recorder import reference
 from controller.core.records import Record
 from controller.errors import ApiError, NotFound
@@ -48,8 +49,8 @@ class Assignment:
         self,
         context: ConsumerContext,
         member: kafka.GroupMember,
-        unfinished: Unfinished,
-        rejecter: Rejecter,
+        reflector: WorkingSetReflector,
+        rejected_events: RejectedEvents,
         backlogs: Backlogs,
         reporter: Reporter,
     ) -> None:
@@ -60,8 +61,8 @@ class Assignment:
         self._partitions = context.partitions
         self._errors = context.partition_errors
         self._member = member
-        self._unfinished = unfinished
-        self._rejecter = rejecter
+        self._reflector = reflector
+        self._rejected_events = rejected_events
         self._backlogs = backlogs
         self._reporter = reporter
 
@@ -130,8 +131,8 @@ class Assignment:
 
     async def _list(self) -> None:
         """What must be known before the first create. Raises ApiError."""
-        await self._unfinished.refresh()
-        await self._rejecter.refresh()
+        await self._reflector.refresh()
+        await self._rejected_events.refresh()
 
     async def _load_backlogs(self, partitions: Iterable[Partition]) -> None:
         """Raises ApiError, or KafkaError: BACKLOG_UNREADABLE, or what the brokers refuse."""
@@ -221,12 +222,7 @@ class Assignment:
         tracker.begin(first)
         tracker.reach(last + 1)
         record = Record(self._topic.name, self._topic.id, partition.number, first, -1, None, None)
-
-        def done() -> None:
-            tracker.done(first)
-
-        stream, count = self._context.stream, last - first + 1
-        self._rejecter.add(Rejected.expired(stream, record, last, count, UNREAD, partition, done))
+        self._rejected_events.expire(record, last, last - first + 1, UNREAD, PartitionOffset(partition, first))
 
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Call it until it succeeds; meanwhile the condition says why it does not. Raises NotFound: no stream."""

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from controller import kafka
@@ -20,14 +19,14 @@ from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
 from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
-from controller.bridge.dispatch import Dispatch
+from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import GroupMembership
 from controller.bridge.partitions import Partition
-from controller.bridge.pausing import Steering
-from controller.bridge.pending import Waiting
-from controller.bridge.rejected_events import Rejected, Rejecter
+from controller.bridge.pausing import Pausing
+from controller.bridge.pending import PartitionOffset, PendingRecord
+from controller.bridge.rejected_events import RejectedEvents, RejectedRecord
 from controller.bridge.stream_report import Consuming, Reporter, unless_unseen
-from controller.bridge.unfinished import Unfinished
+from controller.bridge.working_set_reflector import WorkingSetReflector
 from controller.core.records import Record, Rejection, read_record
 
 logger = logging.getLogger(__name__)
@@ -41,42 +40,38 @@ STEER_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 
 
-class Over(Exception):
-    """This consumer is at its end; another one is to be begun."""
-
-
 class TopicConsumer:
-    """Begun when it is made; `run` lasts until TopicChanged, KafkaError, NotFound (no stream) or WentBack ends it."""
+    """It begins when it is made. `run` ends with TopicChanged, KafkaError, NotFound (no such stream) or Outdated."""
 
     def __init__(self, context: ConsumerContext) -> None:
         self._context = context
         self._partitions = context.partitions
-        self._rejecter = Rejecter(context)
-        self._dispatch = Dispatch(context, self._made, self._reject)
-        self._unfinished = Unfinished(context, self._dispatch.slots, self._dispatch.links, self._freed)
+        self._rejected_events = RejectedEvents(context)
+        self._dispatcher = Dispatcher(context, self._rejected_events)
         config, topic, group = context.config, context.topic, context.group
         fetcher = kafka.Fetcher(config, topic, group, lambda: context.memory_share)
-        self._backlogs = Backlogs(context, fetcher, self._dispatch, self._rejecter)
+        self._backlogs = Backlogs(context, fetcher, self._dispatcher, self._rejected_events)
         self._member = kafka.GroupMember(
             config, topic, group, context.instance, self._on_event, lambda: context.memory_share
         )
         self._membership = GroupMembership(context, self._member)
-        self._steering = Steering(
-            context, self._dispatch, self._rejecter, self._backlogs, self._member, self._membership
+        self._pausing = Pausing(
+            context, self._dispatcher, self._rejected_events, self._backlogs, self._member, self._membership
         )
+        self._reflector = WorkingSetReflector(context, self._dispatcher, self._pausing)
         self._reporter = Reporter(context, self._condition)
         self._assignment = Assignment(
-            context, self._member, self._unfinished, self._rejecter, self._backlogs, self._reporter
+            context, self._member, self._reflector, self._rejected_events, self._backlogs, self._reporter
         )
         self._fetched: list[tuple[Partition, Record | kafka.PartitionEnd]] = []
-        self._missing = self._on_the_way = 0
+        self._on_the_way = 0
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def settled(self) -> bool:
+    def ready(self) -> bool:
         """The group has given this member its partitions, if only none, or the condition says why it does not."""
-        return self._membership.joined or self._steering.condition() is not None
+        return self._membership.joined or self._pausing.condition() is not None
 
     @property
     def reads(self) -> bool:
@@ -91,9 +86,9 @@ class TopicConsumer:
     def change(self, stream: UpdateStream) -> None:
         """A new spec that needs no new consumer: limits and suspensions act at once."""
         self._context.stream = stream
-        self._dispatch.slots.limit(stream.limits)
-        self._steering.steer()
-        self._dispatch.pump()
+        self._dispatcher.working_set.limit(stream.limits)
+        self._pausing.steer()
+        self._dispatcher.pump()
 
     def verify(self) -> None:
         """See whether the status still knows what was written to it."""
@@ -101,7 +96,7 @@ class TopicConsumer:
 
     async def run(self) -> None:
         for work in (
-            self._rejecter.run(),
+            self._rejected_events.run(),
             *self._backlogs.works(),
             self._reporter.run(),
             self._check_topic(),
@@ -117,9 +112,9 @@ class TopicConsumer:
 
     async def _close(self) -> None:
         """Stop reading; what is being created is acknowledged before the partitions are let go."""
-        self._dispatch.close()
+        self._dispatcher.close()
         await self._member.close()
-        for part in (self._dispatch, self._unfinished, self._backlogs):
+        for part in (self._dispatcher, self._reflector, self._backlogs):
             part.stop()
         for task in self._tasks:
             task.cancel()
@@ -148,9 +143,9 @@ class TopicConsumer:
                     self._membership.lost()
                 gone = self._partitions.revoke(numbers)
                 self._membership.fetched(numbers)
-                self._dispatch.forget(gone)
+                self._dispatcher.forget(gone)
                 self._backlogs.revoke(gone)
-                self._rejecter.forget()
+                self._rejected_events.forget()
                 self._spawn(self._assignment.revoked(gone, released))
                 self._context.count_replicas()
             case kafka.Fetched(items, size):
@@ -198,7 +193,7 @@ class TopicConsumer:
                 self._member.consumed(size)
 
     def _condition(self) -> Consuming | None:
-        consuming = self._steering.condition()
+        consuming = self._pausing.condition()
         return consuming and unless_unseen(consuming, self._context.bridge.process_lease)
 
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.PartitionEnd]]) -> None:
@@ -212,40 +207,19 @@ class TopicConsumer:
                 new += self._context.counted.is_new(item.topic_id, item.partition, item.offset)
                 self._judge(partition, item, now)
         metrics.RECORDS.labels(*self._context.stream_labels).inc(new)
-        self._dispatch.pump()
-        self._steering.steer()
+        self._dispatcher.pump()
+        self._pausing.steer()
 
     def _judge(self, partition: Partition, record: Record, now: float) -> None:
-        verdict = read_record(record)
-        if isinstance(verdict, Rejection):
-            done = partial(partition.done, record.offset)
-            self._rejecter.add(Rejected.of(self._context.stream, record, verdict, partition, done))
-        elif verdict.user not in self._backlogs or not self._backlogs.append(verdict.user, partition, record.offset):
-            self._dispatch.offer(Waiting(verdict.user, record, partition, kafka.record_cost(record), now))
-
-    def _made(self, waiting: Waiting) -> None:
-        self._settled(waiting)
-        assert waiting.partition.tracker is not None
-        waiting.partition.tracker.made(waiting.record.offset)
-
-    def _settled(self, waiting: Waiting) -> None:
-        if waiting.from_backlog:
-            self._backlogs.remove(waiting.user, waiting.partition, waiting.record.offset)
-        else:
-            waiting.partition.done(waiting.record.offset)
-
-    def _reject(self, waiting: Waiting, rejection: Rejection) -> None:
-        done = partial(self._settled, waiting)
-        self._rejecter.add(Rejected.of(self._context.stream, waiting.record, rejection, waiting.partition, done))
-
-    def _freed(self) -> None:
-        self._dispatch.pump()
-        if self._steering.paused:
-            self._steering.steer()
+        event, origin = read_record(record), PartitionOffset(partition, record.offset)
+        if isinstance(event, Rejection):
+            self._rejected_events.add(RejectedRecord.of(self._context.stream, record, event, origin))
+        elif event.user not in self._backlogs or not self._backlogs.append(event.user, partition, record.offset):
+            self._dispatcher.offer(PendingRecord(record, event, origin, self._context.read_ahead, now))
 
     async def _look(self) -> None:
         while True:
-            self._steering.look()
+            self._pausing.look()
             self._show_metrics()
             await asyncio.sleep(STEER_SECONDS)
 
@@ -259,8 +233,8 @@ class TopicConsumer:
     def _show_metrics(self) -> None:
         labels = self._context.stream_labels
         metrics.LAG.labels(*labels).set(sum(p.lag or 0 for p in self._partitions.known))
-        metrics.SLOTS.labels(*labels).set(self._dispatch.slots.taken)
-        metrics.READ_AHEAD.labels(*labels).set(self._steering.memory)
-        metrics.WAITING_USERS.labels(*labels).set(len(self._dispatch.lanes))
+        metrics.SLOTS.labels(*labels).set(self._dispatcher.working_set.taken)
+        metrics.READ_AHEAD.labels(*labels).set(self._context.read_ahead.total)
+        metrics.WAITING_USERS.labels(*labels).set(len(self._dispatcher.pending))
         metrics.BACKLOG_USERS.labels(*labels).set(len(self._backlogs))
         metrics.BACKLOG_RECORDS.labels(*labels).set(self._backlogs.records)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.api.update_stream import UpdateStream
-from controller.bridge.metrics import Counted
+from controller.bridge.metrics import CountedRecords
 from controller.bridge.object_counts import ObjectCounts, StreamCounts
 from controller.bridge.partitions import Partition, Partitions
+from controller.bridge.pending import ReadAhead
 from controller.clients.cluster import Cluster
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.process_lease import ProcessLease
@@ -71,8 +72,9 @@ class ConsumerContext:
     #: Name of this replica within the stream's group.
     instance: str
     #: Outlives this consumer.
-    counted: Counted
+    counted: CountedRecords
     partitions: Partitions = field(default_factory=Partitions)
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     #: Partitions that the topic has now.
     partition_count: int = field(init=False)
     #: Whether this replica has all partitions of the topic.

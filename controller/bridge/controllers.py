@@ -1,4 +1,4 @@
-"""Whether somebody works on a stream: the Leases that controllers renew for it, looked at now and then."""
+"""Whether a controller works on a stream: the Leases that controllers renew for it are read now and then."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from controller.clients.process_lease import LEASE_SECONDS
 from controller.clients.stream_status import LEASE_REFUSED, NO_CONTROLLER, UNREADABLE, condition, with_unknown
 from controller.config import Scope
 
-#: Seconds between looks: one for all streams, of metadata alone, since another version is a renewal.
+#: Seconds between lists of all streams' Leases. Metadata is enough: each renewal gives the Lease another version.
 LOOK_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Some Lease of a stream has not been renewed for a minute."""
+    """A Lease of a stream has not been renewed for a minute."""
 
-    #: What to say of it.
+    #: For the condition.
     message: str
-    #: So it is with all of its shards.
+    #: None of the stream's Leases has.
     whole: bool
 
 
 def without_controller(stream: UpdateStream, missing: Missing, status: Mapping[str, Any]) -> dict[str, Any]:
-    """The status where nobody renews the stream's Lease, or one of several: Processing is Unknown.
+    """The status with Processing Unknown, as no controller renews the stream's Lease, or one of several.
 
-    As it is where a controller has said of this spec why nobody holds the Lease: it lives, and would say so again.
+    Unchanged where a controller has written for this spec why nobody holds the Lease: it lives, and would write it
+    again.
     """
     known = condition(status, "Processing")
     excuses = {LEASE_REFUSED, UNREADABLE} | ({RESTORED} if stream.restored else set())
@@ -47,9 +48,9 @@ def without_controller(stream: UpdateStream, missing: Missing, status: Mapping[s
 
 
 def _without_counts(status: dict[str, Any]) -> dict[str, Any]:
-    """Nobody counts updates while there is no controller: that none is queued would be what was so when it died.
+    """Remove the counts that a controller writes: they would show what was so when it died.
 
-    While there are some of a divided stream, they go on to tell the sum of what each shard's has told last.
+    Where some shards still have a controller, those write the sum of what each shard had last.
     """
     known = {field: status.get(field) or {} for field in ("counts", "users")}
     stale = {
@@ -60,6 +61,8 @@ def _without_counts(status: dict[str, Any]) -> dict[str, Any]:
 
 
 class Controllers:
+    """Knows when each stream's Leases were renewed last."""
+
     def __init__(self, cluster: Cluster, scope: Scope) -> None:
         self._cluster = cluster
         self._scope = scope
@@ -69,7 +72,7 @@ class Controllers:
         }
 
     def missing(self, stream: UpdateStream) -> Missing | None:
-        """None: all Leases of the stream are renewed, or nothing is known of them."""
+        """None where all Leases of the stream are renewed, or nothing is known of them yet."""
         now, heard = time.monotonic(), self._heartbeats[self._scope.of(stream.namespace)]
         leases = [names.lease_name(stream.name, shard, stream.shards) for shard in range(stream.shards)]
         silent = [lease for lease in leases if heard.age((stream.namespace, lease), now) >= LEASE_SECONDS]
@@ -82,7 +85,7 @@ class Controllers:
         return Missing(message, whole=len(silent) == len(leases))
 
     async def follow(self, looked: Callable[[str | None], None]) -> None:
-        """Look for ever; `looked` is called after each look, with the one of the scope's namespaces that it was at."""
+        """List Leases until cancelled. `looked` is called after each list, with the namespace of the scope."""
         await for_each(self._scope, partial(self._follow, looked))
 
     async def _follow(self, looked: Callable[[str | None], None], namespace: str | None) -> None:

@@ -1,8 +1,9 @@
-"""One record's UserUpdate: asked for once; no refusal is final, so whoever asks comes back.
+"""Creates the UserUpdate of one record, in one attempt. No refusal is final: the caller tries again.
 
-Acknowledged is a 201; or a 409 AlreadyExists and a GET that shows the same topic id, partition and offset, or 404, as
-then it was done and collected. Any other refusal is followed by the same GET: quotas, policies and webhooks are judged
-before the name, so the update may be there all the same. An overloaded server is not asked twice.
+The update is acknowledged by a 201; or by a 409 AlreadyExists and a GET that shows the same topic id, partition and
+offset, or answers 404, as it was finished and collected then. Any other refusal is followed by the same GET: quotas,
+policies and webhooks are judged before the name, so the update may be there all the same. An overloaded server is not
+asked twice.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from controller.errors import AlreadyExists, ApiError, NotFound
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
-    """It is there, made just now or before, at that version."""
+class Present:
+    """The update is there and unfinished: created just now, or before."""
 
     version: int
     new: bool
 
     @property
     def outcome(self) -> str:
-        """For the metric, as the other answers have it too."""
+        """The label in metrics, which the other answers have too."""
         return "created" if self.new else "already_there"
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """It was there before: finished, or collected since."""
+class AlreadyFinished:
+    """The update was created before, and is finished, or was collected since."""
 
     outcome = "already_finished"
 
@@ -42,31 +43,24 @@ class NameTaken:
     outcome = "name_taken"
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """Not asked for: another version, or a person, has put a record aside of which this one makes no update."""
-
-    outcome = "unusable"
-
-
-Answer: TypeAlias = Unfinished | Over | NameTaken
+Answer: TypeAlias = Present | AlreadyFinished | NameTaken
 
 
 async def create(cluster: Cluster, manifest: Body) -> Answer:
-    """Raises ApiError where it is to be asked for again, whatever the code."""
+    """Raises ApiError where the create is to be tried again, whatever the code."""
     try:
         body = await cluster.create(UPDATES, manifest["metadata"]["namespace"], manifest)
     except AlreadyExists:
-        return await _look(cluster, manifest) or Over()
+        return await _look(cluster, manifest) or AlreadyFinished()
     except ApiError as error:
         if error.status in (0, 429) or (answer := await _look_aside(cluster, manifest)) is None:
             raise
         return answer
-    return Unfinished(int(body["metadata"]["resourceVersion"]), new=True)
+    return Present(int(body["metadata"]["resourceVersion"]), new=True)
 
 
 async def _look_aside(cluster: Cluster, manifest: Body) -> Answer | None:
-    """The same where what was refused matters more than that this is."""
+    """As `_look`; None where that is refused too: the first refusal matters more."""
     try:
         return await _look(cluster, manifest)
     except ApiError:
@@ -82,8 +76,8 @@ async def _look(cluster: Cluster, manifest: Body) -> Answer | None:
     if not _same_source(body["spec"], manifest["spec"]):
         return NameTaken()
     if (body.get("status") or {}).get("phase") in FINISHED:
-        return Over()
-    return Unfinished(int(body["metadata"]["resourceVersion"]), new=False)
+        return AlreadyFinished()
+    return Present(int(body["metadata"]["resourceVersion"]), new=False)
 
 
 def _same_source(there: dict[str, Any], wanted: dict[str, Any]) -> bool:

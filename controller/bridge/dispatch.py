@@ -1,8 +1,8 @@
-"""From a good record to its UserUpdate: lane, slot, link, create, acknowledgement.
+"""From a pending record to its UserUpdate: place in the working set, create, acknowledgement.
 
 Per user one create at a time, in order; users in parallel. A record is done for its partition's tracker when its
-UserUpdate is acknowledged. One whose create is refused is the first of its lane again, gives slot and place to others,
-and wants them anew when its time has come.
+UserUpdate is acknowledged. One whose create is refused is the first of its user again, gives its place to others, and
+wants one anew when its time has come.
 """
 
 from __future__ import annotations
@@ -10,107 +10,106 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from controller import failpoints
-from controller.api import names
 from controller.api.rejected_event import RejectionReason
 from controller.bridge import metrics
 from controller.bridge.context import ConsumerContext
-from controller.bridge.creator import Answer, NameTaken, Over, Unfinished, Unusable, create
-from controller.bridge.links import Links
+from controller.bridge.creator import AlreadyFinished, Answer, NameTaken, Present, create
 from controller.bridge.partitions import Lost, Partition
-from controller.bridge.pending import Lanes, Waiting
-from controller.bridge.working_set import Slots
-from controller.bridge.write_limiter import Brake
-from controller.core.records import Rejection, UpdateEvent, read_record, user_update_manifest
+from controller.bridge.pending import PendingRecord, PendingRecords
+from controller.bridge.rejected_events import RejectedEvents, RejectedRecord
+from controller.bridge.working_set import WorkingSet
+from controller.bridge.write_limiter import WriteLimiter
+from controller.core.records import Rejection, user_update_manifest
 from controller.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
 #: Creates of a stream under way at a time.
 PARALLEL = 32
-#: With several replicas each keeps this part of maxObjects under way or not yet seen by the others.
-SHARE_UNSETTLED = 0.05
+#: With several replicas each keeps at most this part of maxObjects in creates that the others cannot have seen yet.
+SHARE_UNSEEN = 0.05
 
 
-class Dispatch:
-    """The lanes of one stream. `settled` gets each record that is acknowledged, `reject` what never will be."""
+class Dispatcher:
+    """Creates the UserUpdates of one stream."""
 
-    def __init__(
-        self,
-        context: ConsumerContext,
-        settled: Callable[[Waiting], None],
-        reject: Callable[[Waiting, Rejection], None],
-    ) -> None:
+    def __init__(self, context: ConsumerContext, rejected_events: RejectedEvents) -> None:
         self._context = context
-        self.lanes = Lanes()
-        self.slots = Slots(context.stream.limits)
-        self.links = Links()
-        self.brake = Brake(PARALLEL)
+        self._rejected_events = rejected_events
+        self.pending = PendingRecords()
+        self.working_set = WorkingSet(context.stream.limits)
+        self.limiter = WriteLimiter(PARALLEL)
         #: Nothing is created while this is set.
         self.halted = False
         self._closed = False
-        self._settled = settled
-        self._reject = reject
-        self._creating: dict[str, Waiting] = {}
-        #: Lanes whose first record was refused, until they want a slot again.
+        self._creating: dict[str, PendingRecord] = {}
+        #: Users whose first record was refused, until it is tried again.
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_grant = time.monotonic()
         self._granted: dict[str, float] = {}
 
-    def offer(self, waiting: Waiting) -> None:
-        """A good record waits for its slot from now on."""
-        lane = names.user_label(waiting.user)
-        self.lanes.add(lane, waiting)
-        if lane not in self._creating and lane not in self._later:
-            self.slots.want(lane)
+    def offer(self, record: PendingRecord) -> None:
+        """A good record waits for its place from now on; `pump` starts what may start."""
+        user = record.label
+        self.pending.append(record)
+        if user not in self._creating and user not in self._later:
+            self.working_set.want(user)
 
     def idle(self, now: float) -> list[tuple[float, str]]:
-        """Lanes without a create under way: for how many seconds nothing of theirs has moved, and which they are."""
+        """Users without a create under way: for how many seconds nothing of theirs has moved, and who they are."""
         return [
-            (now - max(queue[0].since, self._granted.get(lane, 0.0)), lane)
-            for lane, queue in self.lanes
-            if lane not in self._creating
+            (now - max(queue[0].since, self._granted.get(user, 0.0)), user)
+            for user, queue in self.pending
+            if user not in self._creating
         ]
 
-    def take_back(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
-        """Records that are no longer to wait here, in order."""
-        removed = self.lanes.remove(lane, unwanted)
-        if removed and lane in self._later:  # what was refused is one of them
-            self._want(lane)
-            self.brake.forget(lane)
-        if not self.lanes.waits(lane):
-            self.slots.unwant(lane)
-            self._granted.pop(lane, None)
-        return removed
+    def take_back(self, user: str) -> list[PendingRecord]:
+        """Take out what was not read from a backlog, in order: it is to go into one. The caller frees the memory."""
+        records = [record for record in self.pending.get(user) or () if not record.origin.from_backlog]
+        self._remove(user, records)
+        return records
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """These are another replica's now."""
+        """These partitions are another replica's now."""
         gone = set(partitions)
-        for lane, _ in self.lanes:
-            self.take_back(lane, lambda waiting: waiting.partition in gone)
+        for user, queue in self.pending:
+            records = [record for record in queue if record.partition in gone]
+            self._remove(user, records)
+            for record in records:
+                record.free()
+
+    def _remove(self, user: str, records: list[PendingRecord]) -> None:
+        self.pending.remove(user, set(records))
+        if records and user in self._later:  # the one whose create was refused is among them
+            self._want(user)
+            self.limiter.forget(user)
+        if user not in self.pending:
+            self.working_set.unwant(user)
+            self._granted.pop(user, None)
 
     def pump(self) -> None:
         """Start as many creates as may be under way."""
-        while not (self.halted or self._closed) and len(self._creating) < PARALLEL and not self._must_settle():
-            lane = self.slots.grant()
-            if lane is None:
+        while not (self.halted or self._closed) and len(self._creating) < PARALLEL and not self._must_be_seen():
+            user = self.working_set.grant()
+            if user is None:
                 return
             self._last_grant = time.monotonic()
-            if not self.brake.tries(lane):
-                self._granted[lane] = self._last_grant
-            waiting = self.lanes.take(lane)
-            self._creating[lane] = waiting
-            waiting.partition.in_flight += 1
-            task = asyncio.create_task(self._create(lane, waiting))
+            if not self.limiter.tries(user):
+                self._granted[user] = self._last_grant
+            record = self.pending.pop(user)
+            self._creating[user] = record
+            record.partition.in_flight += 1
+            task = asyncio.create_task(self._create(user, record))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def starving(self, seconds: float) -> bool:
-        """Users wait for a first slot, and for so long there was none for anybody."""
-        return time.monotonic() - self._last_grant >= seconds and self.slots.starving
+        """Users wait for a first place, and for so long there was none for anybody."""
+        return time.monotonic() - self._last_grant >= seconds and self.working_set.starving
 
     def close(self) -> None:
         """Begin no more creates; those under way go on."""
@@ -122,98 +121,88 @@ class Dispatch:
         for timer in self._later.values():
             timer.cancel()
 
-    def _must_settle(self) -> bool:
-        allowed = max(1, int(SHARE_UNSETTLED * self._context.stream.limits.max_objects))
-        return not self._context.alone and self.slots.unsettled >= allowed
+    def _must_be_seen(self) -> bool:
+        """Other replicas must see what this one has created before it creates more."""
+        allowed = max(1, int(SHARE_UNSEEN * self._context.stream.limits.max_objects))
+        return not self._context.alone and self.working_set.unseen >= allowed
 
-    async def _create(self, lane: str, waiting: Waiting) -> None:
+    async def _create(self, user: str, record: PendingRecord) -> None:
         begun, again = time.monotonic(), None
         try:
-            async with self.brake.turn():
-                await self._context.partitions.hold(waiting.partition)
-                answer = await self._attempt(lane, waiting)
+            async with self.limiter.turn():
+                await self._context.partitions.hold(record.partition)
+                answer = await self._attempt(user, record)
             self._count(answer.outcome)
             metrics.CREATE_SECONDS.labels(*self._context.stream_labels).observe(time.monotonic() - begun)
         except (Lost, asyncio.CancelledError):
-            self.slots.release(lane)
-            self.brake.forget(lane)
+            self.working_set.release(user)
+            self.limiter.forget(user)
         except ApiError as error:
-            self.slots.release(lane)
+            self.working_set.release(user)
             self._count("refused")
             logger.debug("UserUpdate not created: %s", error)
-            record = waiting.record
-            again = self.brake.failed(lane, error, f"partition {record.partition}, offset {record.offset}")
+            again = self.limiter.failed(user, error, f"partition {record.partition.number}, offset {record.offset}")
         except Exception as error:
             # The user's next record must not come before this one: nothing more is created.
             self.close()
-            self.slots.release(lane)
+            self.working_set.release(user)
             self._context.fail(error)
         finally:
-            self._end(lane, waiting, again)
+            self._end(user, record, again)
 
-    async def _attempt(self, lane: str, waiting: Waiting) -> Answer | Unusable:
+    async def _attempt(self, user: str, record: PendingRecord) -> Answer:
         """Raises ApiError where it is refused."""
-        event = read_record(waiting.record, put_aside=waiting.from_backlog)
-        if isinstance(event, Rejection):
-            self._refuse(lane, waiting, event)
-            return Unusable()
-        manifest = user_update_manifest(self._context.stream, event, self.links.after(_key(event), event.source.offset))
+        manifest = user_update_manifest(self._context.stream, record.event, self.working_set.after(record.event))
         failpoints.evaluate("bridge.create")
         answer = await create(self._context.cluster, manifest)
         failpoints.evaluate("bridge.created")
-        self._account(lane, waiting, event, manifest["metadata"]["name"], answer)
+        self._account(user, record, manifest["metadata"]["name"], answer)
         return answer
 
-    def _account(self, lane: str, waiting: Waiting, event: UpdateEvent, name: str, answer: Answer) -> None:
+    def _account(self, user: str, record: PendingRecord, name: str, answer: Answer) -> None:
         match answer:
-            case Unfinished(version, new):
-                if self.slots.created(lane, name, version):
-                    self.links.add(_key(event), event.source.offset, name, version)
-                self._settled(waiting)
+            case Present(version, new):
+                self.working_set.created(user, record.event, name, version)
+                record.done()
                 if new:
-                    for other in self.brake.worked(lane):
+                    for other in self.limiter.succeeded(user):
                         self._want(str(other))
-            case Over():
-                self.slots.release(lane)
-                self._settled(waiting)
+            case AlreadyFinished():
+                self.working_set.release(user)
+                record.done()
             case NameTaken():
+                self.working_set.release(user)
                 message = f"another UserUpdate has the name {name}: see its spec.source"
-                self._refuse(lane, waiting, Rejection(RejectionReason.NAME_CONFLICT, message))
-        self.brake.forget(lane)
+                rejection = Rejection(RejectionReason.NAME_CONFLICT, message)
+                stream = self._context.stream
+                self._rejected_events.add(RejectedRecord.of(stream, record.record, rejection, record.origin))
+        self.limiter.forget(user)
 
-    def _refuse(self, lane: str, waiting: Waiting, why: Rejection) -> None:
-        self.slots.release(lane)
-        self._reject(waiting, why)
-
-    def _end(self, lane: str, waiting: Waiting, again: float | None) -> None:
+    def _end(self, user: str, record: PendingRecord, again: float | None) -> None:
         """`again`: seconds until it is tried anew; None where that is over."""
-        del self._creating[lane]
-        self._context.partitions.create_ended(waiting.partition)
-        if again is not None and not waiting.partition.revoked:
-            self.lanes.put_back(lane, waiting)
-            self._later[lane] = asyncio.get_running_loop().call_later(again, self._retry, lane)
+        del self._creating[user]
+        self._context.partitions.create_ended(record.partition)
+        if again is not None and not record.partition.revoked:
+            self.pending.put_back(record)
+            self._later[user] = asyncio.get_running_loop().call_later(again, self._retry, user)
         else:
-            self.brake.forget(lane)
-            self.lanes.settle(waiting)
-            if self.lanes.waits(lane):
-                self.slots.want(lane)
+            self.limiter.forget(user)
+            record.free()
+            if user in self.pending:
+                self.working_set.want(user)
             else:
-                self._granted.pop(lane, None)
+                self._granted.pop(user, None)
         self.pump()
 
-    def _retry(self, lane: str) -> None:
-        self._want(lane)
+    def _retry(self, user: str) -> None:
+        self._want(user)
         self.pump()
 
-    def _want(self, lane: str) -> None:
+    def _want(self, user: str) -> None:
         """Its time has come, or it need not wait for it."""
-        if timer := self._later.pop(lane, None):
+        if timer := self._later.pop(user, None):
             timer.cancel()
-            self.slots.want(lane)
+            self.working_set.want(user)
 
     def _count(self, outcome: str) -> None:
         metrics.CREATES.labels(*self._context.stream_labels, outcome).inc()
-
-
-def _key(event: UpdateEvent) -> tuple[str, int, str]:
-    return event.source.topic_id, event.source.partition, event.user

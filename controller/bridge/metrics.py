@@ -1,4 +1,4 @@
-"""What the bridge counts, by stream; never by user."""
+"""The metrics of the bridge, by stream; never by user."""
 
 from __future__ import annotations
 
@@ -33,18 +33,15 @@ BACKLOG_RECORDS = Gauge("enrichment_bridge_backlog_records", "Records in these U
 BACKLOG_BYTES = Counter("enrichment_bridge_backlog_written_bytes", "Bytes of UserBacklogs written", _STREAM)
 
 
-class Counted:
-    """Which records of a stream this process has counted: what it reads anew it counts no second time.
-
-    It begins at the position of a partition, so that what is below that is not counted either.
-    """
+class CountedRecords:
+    """Which records of a stream this process has counted, so that it counts none twice that it reads again."""
 
     def __init__(self) -> None:
         #: By partition: the topic's id, and one above the highest offset that was counted.
         self._next: dict[int, tuple[str, int]] = {}
 
     def is_new(self, topic_id: str, partition: int, offset: int) -> bool:
-        """True once for each record, where offsets rise."""
+        """Whether the record is counted for the first time; offsets must rise."""
         known, after = self._next.get(partition, (topic_id, 0))
         if known == topic_id and offset < after:
             return False
@@ -57,7 +54,7 @@ def rejected(stream: UpdateStream, reason: str, count: int) -> None:
 
 
 def forget(namespace: str, stream: str) -> None:
-    """A deleted stream has no series: they would grow with the number of streams that ever were."""
+    """Remove the series of a deleted stream, or they would grow with the number of streams that ever were."""
     counted = (RECORDS, CREATES, CREATE_SECONDS, REJECTED, BACKLOG_BYTES, REFUSED)
     for metric in (*counted, LAG, SLOTS, READ_AHEAD, WAITING_USERS, BACKLOG_USERS, BACKLOG_RECORDS):
         metric.remove_by_labels({"namespace": namespace, "stream": stream})

@@ -1,4 +1,4 @@
-"""How many objects of a kind each stream has, of all replicas, and which of them are deleted but not gone."""
+"""How many UserBacklogs and RejectedEvents each stream has, those of all replicas, and which are being deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class StreamCounts:
-    """Objects of the stream that the bridge makes, of all replicas; None: not known yet."""
+    """Objects of one stream that replicas of the bridge have created; None: not known yet."""
 
     #: UserBacklogs: users with more waiting than fits.
     overflowing: int | None
@@ -36,26 +36,28 @@ class StreamCounts:
 
 
 class ObjectCounts:
+    """Of one kind, for all streams."""
+
     def __init__(self, cluster: Cluster, resource: Resource, scope: Scope) -> None:
         self._cluster = cluster
         self._resource = resource
         self._scope = scope
         self._streams: dict[Key, Key] = {}
         self._counts: Counter[Key] = Counter()
-        #: Of the scope's namespaces, those whose objects have been listed.
+        #: Namespaces of the scope whose objects have been listed.
         self._listed: set[str | None] = set()
-        #: Deleted by someone, and kept by a finalizer: their uids.
+        #: The uids of objects that somebody has deleted and a finalizer keeps.
         self.deleted: dict[Key, str] = {}
 
     def count(self, stream: Key) -> int | None:
         """Objects of that stream, by their label: one whose label someone changed is counted where it says.
 
-        None until they have been listed: that there are none yet to be seen does not mean that there are none.
+        None until they have been listed: until then there may be some that were not seen.
         """
         return self._counts[stream] if self._scope.of(stream[0]) in self._listed else None
 
     async def follow(self) -> None:
-        """Keep the counts, for as long as this runs."""
+        """Keep the counts until cancelled."""
         await for_each(self._scope, self._follow)
 
     async def _follow(self, namespace: str | None) -> None:

@@ -125,6 +125,11 @@ class Partition:
         assert self.tracker is not None
         self.tracker.done(offset)
 
+    def made(self, offset: int) -> None:
+        """A record is a UserUpdate. Reading must have begun."""
+        assert self.tracker is not None
+        self.tracker.made(offset)
+
     @property
     def lag(self) -> int | None:
         """Records from the position to the end of the partition, as last asked for; None: not known yet."""

@@ -6,9 +6,9 @@ import time
 
 from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
-from controller.bridge.dispatch import Dispatch
+from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import JOINING, GroupMembership
-from controller.bridge.rejected_events import Rejecter
+from controller.bridge.rejected_events import RejectedEvents
 from controller.bridge.stream_report import Consuming
 from controller.kafka import GroupMember
 
@@ -33,20 +33,19 @@ REPORTED_SECONDS = 4.0
 MAX_MESSAGE = 1000
 
 
-class Steering:
+class Pausing:
     def __init__(
         self,
         context: ConsumerContext,
-        dispatch: Dispatch,
-        rejecter: Rejecter,
+        dispatcher: Dispatcher,
+        rejected_events: RejectedEvents,
         backlogs: Backlogs,
         member: GroupMember,
         membership: GroupMembership,
     ) -> None:
         self._context = context
-        self._dispatch = dispatch
-        self._rejecter = rejecter
-        self._brakes = (dispatch.brake, rejecter.brake, backlogs.brake)
+        self._dispatcher = dispatcher
+        self._limiters = (dispatcher.limiter, rejected_events.limiter, backlogs.limiter)
         self._backlogs = backlogs
         self._partitions = context.partitions
         self._member = member
@@ -61,7 +60,7 @@ class Steering:
 
     @property
     def memory(self) -> int:
-        return self._dispatch.lanes.cost + self._rejecter.cost
+        return self._context.read_ahead.total
 
     def look(self) -> None:
         """Time has passed: that nothing happens is no event."""
@@ -78,9 +77,14 @@ class Steering:
         self._looked = now
         self.steer()
 
+    def resume(self) -> None:
+        """A place in the working set may have become free."""
+        if self.paused:
+            self.steer()
+
     def steer(self) -> None:
         """Pause or resume reading, with hysteresis."""
-        self._dispatch.halted = self._suspended
+        self._dispatcher.halted = self._suspended
         self._context.position_held = self._made_above() > (MADE_LOW if self._context.position_held else MADE_HIGH)
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._context.memory_share
         waits = self._starving or self._backlogs.full or self._context.position_held
@@ -109,7 +113,7 @@ class Steering:
         if self._backlogs.full:
             return self._no("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._starving:
-            taken = self._dispatch.slots.taken
+            taken = self._dispatcher.working_set.taken
             return self._no("MaxObjectsReached", f"{taken} updates are unfinished: limits.maxObjects allows no more")
         reported = self._reported if time.monotonic() < self._reported_until else ""
         if self._context.position_held:
@@ -137,7 +141,7 @@ class Steering:
             or self._context.start_error
             or self._membership.error(without_partitions=False)
         )
-        return not (trouble or self._dispatch.brake.failing_for() or self._uncommitted)
+        return not (trouble or self._dispatcher.limiter.failing_for() or self._uncommitted)
 
     @property
     def _uncommitted(self) -> bool:
@@ -146,11 +150,11 @@ class Steering:
 
     def _refused(self, seconds: float) -> str:
         """Of updates, rejections and backlogs what has been refused for longest; empty where that is not so long."""
-        found = [refusal for brake in self._brakes if (refusal := brake.oldest)]
+        found = [refusal for limiter in self._limiters if (refusal := limiter.oldest)]
         oldest = min(found, key=lambda refusal: refusal.since, default=None)
         if oldest is None or time.monotonic() - oldest.since < seconds:
             return ""
-        others = sum(brake.refused for brake in self._brakes) - 1
+        others = sum(limiter.refused for limiter in self._limiters) - 1
         more = f" ({others:,} more are refused)" if others else ""
         return f"{oldest.what}: {oldest.message}"[:MAX_MESSAGE] + more
 
@@ -167,7 +171,7 @@ class Steering:
 
     @property
     def _starving(self) -> bool:
-        return self._dispatch.starving(STARVING_SECONDS)
+        return self._dispatcher.starving(STARVING_SECONDS)
 
     def _no(self, reason: str, message: str) -> Consuming:
         return Consuming(False, reason, message, self._context.stream.generation)

@@ -1,91 +1,149 @@
-"""Records that wait in memory for their slot, each user's in order.
+"""Records that wait in memory to become UserUpdates, each user's in order.
 
-Pure. A lane is what slots and labels call a user: two users of one label, made up to collide, would share a lane, which
-keeps the order of both.
+Pure. A user is known by their label here, as in the working set. Two users of one label, made up to collide, share a
+queue, which keeps the order of both.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
+from controller.api import names
 from controller.bridge.partitions import Partition
-from controller.core.records import Record
+from controller.core.records import Record, UpdateEvent
+from controller.kafka import record_cost
+
+#: Bytes that the parsed event takes beside its strings.
+EVENT_OVERHEAD = 260
+
+
+class Origin(Protocol):
+    """Where a record was read from. It is told once when the record is dealt with for good."""
+
+    #: The record was read again, as a UserBacklog lists its offset.
+    from_backlog: ClassVar[bool]
+
+    @property
+    def partition(self) -> Partition:
+        """The partition of this replica on whose behalf the record is dealt with."""
+        ...
+
+    def done(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A good record in memory."""
+class PartitionOffset:
+    """An offset that the group's member has read, or the first of several that Kafka has removed before that."""
 
-    user: str
-    record: Record
+    from_backlog: ClassVar[bool] = False
     partition: Partition
-    #: Bytes of memory, about.
-    cost: int
+    offset: int
+
+    def done(self) -> None:
+        self.partition.done(self.offset)
+
+
+class ReadAhead:
+    """Bytes of memory, about, of all that was read and is not dealt with: pending records and RejectedEvents."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        #: Of it that of records that were read again from backlogs.
+        self.reread = 0
+
+
+@dataclass(slots=True, eq=False)
+class PendingRecord:
+    """A good record, read once. It takes memory from the moment it is made until it is `done` or given up: `free`."""
+
+    record: Record
+    event: UpdateEvent
+    origin: Origin
+    read_ahead: ReadAhead
     #: When it was read, by the monotonic clock.
     since: float
-    #: Read again from a backlog, which it leaves when it is a UserUpdate.
-    from_backlog: bool = False
+    #: Bytes of memory, about; 0 once they are given back.
+    cost: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        texts = (self.event.profile, self.event.permissions, self.event.resources)
+        self._take(record_cost(self.record) + EVENT_OVERHEAD + sum(map(sys.getsizeof, texts)))
+
+    @property
+    def user(self) -> str:
+        return self.event.user
+
+    @property
+    def label(self) -> str:
+        """By which queues and the working set know the user."""
+        return names.user_label(self.event.user)
+
+    @property
+    def partition(self) -> Partition:
+        return self.origin.partition
+
+    @property
+    def offset(self) -> int:
+        return self.record.offset
+
+    def done(self) -> None:
+        """Its UserUpdate is acknowledged: `position` need not wait for it any more."""
+        self.free()
+        self.origin.done()
+        self.partition.made(self.offset)
+
+    def free(self) -> None:
+        """It no longer waits in memory: its partition was revoked, or a backlog or RejectedEvent stands for it."""
+        self._take(-self.cost)
+
+    def _take(self, cost: int) -> None:
+        self.cost = max(cost, 0)
+        self.read_ahead.total += cost
+        if self.origin.from_backlog:
+            self.read_ahead.reread += cost
 
 
-class Lanes:
+class PendingRecords:
+    """A queue of records for each user."""
+
     def __init__(self) -> None:
-        self._lanes: dict[str, deque[Waiting]] = {}
-        #: Bytes of memory of all that wait, those being created included.
-        self.cost = 0
-        #: That of records from backlogs.
-        self.reread_cost = 0
+        self._queues: dict[str, deque[PendingRecord]] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, deque[Waiting]]]:
-        return iter(list(self._lanes.items()))
+    def __iter__(self) -> Iterator[tuple[str, deque[PendingRecord]]]:
+        return iter(list(self._queues.items()))
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._queues)
 
-    def add(self, lane: str, waiting: Waiting) -> None:
-        self._lanes.setdefault(lane, deque()).append(waiting)
-        self._count(waiting, 1)
+    def __contains__(self, label: str) -> bool:
+        return label in self._queues
 
-    def waits(self, lane: str) -> bool:
-        return lane in self._lanes
+    def get(self, label: str) -> deque[PendingRecord] | None:
+        return self._queues.get(label)
 
-    def get(self, lane: str) -> deque[Waiting] | None:
-        return self._lanes.get(lane)
+    def append(self, record: PendingRecord) -> None:
+        self._queues.setdefault(record.label, deque()).append(record)
 
-    def take(self, lane: str) -> Waiting:
-        """The first of that lane; its memory counts until `settle`."""
-        queue = self._lanes[lane]
-        waiting = queue.popleft()
+    def pop(self, label: str) -> PendingRecord:
+        """Take the first of that user."""
+        queue = self._queues[label]
+        record = queue.popleft()
         if not queue:
-            del self._lanes[lane]
-        return waiting
+            del self._queues[label]
+        return record
 
-    def put_back(self, lane: str, waiting: Waiting) -> None:
-        """What was taken is the first of that lane again."""
-        self._lanes.setdefault(lane, deque()).appendleft(waiting)
+    def put_back(self, record: PendingRecord) -> None:
+        """A record that was taken is the first of its user again."""
+        self._queues.setdefault(record.label, deque()).appendleft(record)
 
-    def settle(self, waiting: Waiting) -> None:
-        """What was taken is a UserUpdate, or given up."""
-        self._count(waiting, -1)
-
-    def remove(self, lane: str, unwanted: Callable[[Waiting], bool]) -> list[Waiting]:
-        """Take those out, in order."""
-        queue = self._lanes.get(lane)
-        if queue is None:
-            return []
-        removed = [waiting for waiting in queue if unwanted(waiting)]
-        if removed:
-            kept = deque(waiting for waiting in queue if not unwanted(waiting))
-            if kept:
-                self._lanes[lane] = kept
-            else:
-                del self._lanes[lane]
-            for waiting in removed:
-                self._count(waiting, -1)
-        return removed
-
-    def _count(self, waiting: Waiting, sign: int) -> None:
-        self.cost += sign * waiting.cost
-        if waiting.from_backlog:
-            self.reread_cost += sign * waiting.cost
+    def remove(self, label: str, records: Collection[PendingRecord]) -> None:
+        """Take these records of that user out."""
+        kept = deque(record for record in self._queues.get(label, ()) if record not in records)
+        if kept:
+            self._queues[label] = kept
+        else:
+            self._queues.pop(label, None)

@@ -1,4 +1,10 @@
-"""Records that can never become a UserUpdate are shown as RejectedEvents. They stop nothing that comes after them."""
+"""Records that can never become a UserUpdate are shown as RejectedEvents. They stop nothing that comes after them.
+
+The first 100 in any minute have an object each. Beyond that, neighbours of the same reason and partition share one, as
+client-go aggregates Events: its `lastOffset` and `count` grow, and its message is that of the first. It takes no more
+records after a minute, so that people see when a flood went on. Where old objects cannot be deleted, no record has one
+of its own, and no object is too old to be shared.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from controller.api.names import USER_LABEL, record_name
 from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.context import ConsumerContext
-from controller.bridge.folding import FIRST, Fold, Folding, Kind
 from controller.bridge.partitions import Lost, Partition
-from controller.bridge.write_limiter import Brake
+from controller.bridge.pending import Origin
+from controller.bridge.write_limiter import WriteLimiter
 from controller.clients.cluster import REJECTED, Body
 from controller.core.records import Record, Rejection, rejected_event_manifest
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
@@ -29,13 +36,18 @@ logger = logging.getLogger(__name__)
 KEPT = 1000
 #: Where they cannot be deleted: from here on all that comes shares those that are there.
 CROWDED = 2 * KEPT
-#: Too many of them are looked for after so many new ones.
+#: Old ones are deleted after so many new ones.
 SLACK = 100
 #: Records that one write takes in at most.
 BATCH = 5000
 #: Tries after which one that is called invalid goes without what came from outside.
 BARE_AFTER = 3
-#: Why Kafka has a record no more that is waited for.
+#: Seconds for which an object takes further records, and RejectedEvents of a single record in so many seconds.
+MINUTE = 60.0
+SINGLES_A_MINUTE = 100
+#: Stands before the message of a record that shares its object: the others may have another fault.
+FIRST = "the first of several: "
+#: Why Kafka no longer has a record that is waited for.
 _REMOVED = "by retention (retention.ms, retention.bytes), compaction or deletion, which have to leave enough time"
 UNREAD = f"Kafka removed what was here before it was read, {_REMOVED}"
 WAITED = f"Kafka removed what was here while it waited in its user's backlog, {_REMOVED}"
@@ -43,40 +55,94 @@ TOPIC_GONE = "the topic was deleted or made again while this waited in its user'
 #: What a manifest costs in memory beside key and value.
 MANIFEST_OVERHEAD = 3000
 
+#: Reason, topic id, partition.
+Kind: TypeAlias = tuple[str, str, int]
+
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """A RejectedEvent to be written; the record itself, of up to 8 MiB, is not kept for it."""
+class Aggregate:
+    """One RejectedEvent, and the records that it stands for."""
+
+    name: str
+    offset: int
+    last_offset: int
+    count: int
+    #: When it was begun, in seconds of any clock.
+    since: float
+    #: What is wrong with the record at `offset`, as the object says it while it stands for that record alone.
+    message: str
+
+    def with_record(self, last_offset: int, count: int) -> Aggregate:
+        return replace(self, last_offset=max(last_offset, self.last_offset), count=self.count + count)
+
+
+class Aggregator:
+    """Which RejectedEvent shows a record: its own, or one that it shares with its neighbours. Pure."""
+
+    def __init__(self) -> None:
+        self._singles: deque[float] = deque()
+        self._open: dict[Kind, Aggregate] = {}
+        self._known: dict[Kind, list[tuple[int, int]]] = {}
+
+    def may_be_single(self, now: float) -> bool:
+        """Whether the next record may have an object of its own. If so, that is counted."""
+        while self._singles and self._singles[0] <= now - MINUTE:
+            self._singles.popleft()
+        if len(self._singles) >= SINGLES_A_MINUTE:
+            return False
+        self._singles.append(now)
+        return True
+
+    def current(self, kind: Kind, offset: int, now: float, *, crowded: bool = False) -> Aggregate | None:
+        """The object to share; None: a new one is to be made. Where there are too many, an old one goes on."""
+        found = self._open.get(kind)
+        return found if found and (crowded or now - found.since < MINUTE) and found.offset <= offset else None
+
+    def put(self, kind: Kind, aggregate: Aggregate) -> None:
+        """That object now stands for these records; later ones may share it."""
+        self._open[kind] = aggregate
+
+    def forget_known(self) -> None:
+        """The objects that are there are about to be listed anew."""
+        self._known.clear()
+
+    def know(self, kind: Kind, offset: int, last_offset: int) -> None:
+        """An object that was there when reading began."""
+        self._known.setdefault(kind, []).append((offset, last_offset))
+
+    def knows(self, kind: Kind, offset: int, last_offset: int) -> bool:
+        """All these records were shown before reading began."""
+        return any(first <= offset and last_offset <= last for first, last in self._known.get(kind, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record, or several that Kafka has removed, and the RejectedEvent to be written for it.
+
+    The record itself, of up to 8 MiB, is not kept.
+    """
 
     manifest: Body
-    partition: Partition
-    #: Called when the RejectedEvent is acknowledged.
-    done: Callable[[], None]
+    #: It is told when the RejectedEvent is acknowledged.
+    origin: Origin
 
     @classmethod
-    def of(
-        cls, stream: UpdateStream, record: Record, rejection: Rejection, partition: Partition, done: Callable[[], None]
-    ) -> Rejected:
-        """One record."""
-        return cls(rejected_event_manifest(stream, record, rejection), partition, done)
+    def of(cls, stream: UpdateStream, record: Record, rejection: Rejection, origin: Origin) -> RejectedRecord:
+        return cls(rejected_event_manifest(stream, record, rejection), origin)
 
     @classmethod
     def expired(
-        cls,
-        stream: UpdateStream,
-        first: Record,
-        last_offset: int,
-        count: int,
-        why: str,
-        partition: Partition,
-        done: Callable[[], None],
-    ) -> Rejected:
-        """Records that Kafka has no more, from `first` to `last_offset`, and why."""
-        rejection = Rejection(RejectionReason.PAYLOAD_EXPIRED, why)
-        rejected = cls.of(stream, first, rejection, partition, done)
+        cls, stream: UpdateStream, first: Record, last_offset: int, count: int, why: str, origin: Origin
+    ) -> RejectedRecord:
+        """Records that Kafka no longer has, from `first` to `last_offset`, and why."""
+        rejected = cls.of(stream, first, Rejection(RejectionReason.PAYLOAD_EXPIRED, why), origin)
         rejected.manifest["spec"]["source"]["lastOffset"] = last_offset
         rejected.manifest["spec"]["count"] = count
         return rejected
+
+    @property
+    def partition(self) -> Partition:
+        return self.origin.partition
 
     @property
     def kind(self) -> Kind:
@@ -125,10 +191,10 @@ class Rejected:
         return source
 
 
-def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
+def aggregate_of(group: Sequence[RejectedRecord]) -> tuple[Aggregate, Body]:
     """One object for all of them; they themselves stay as they are, for the next try."""
     first = group[0].manifest
-    fold = Fold(
+    aggregate = Aggregate(
         name=first["metadata"]["name"],
         offset=group[0].offset,
         last_offset=max(rejected.last_offset for rejected in group),
@@ -136,16 +202,19 @@ def fold_of(group: Sequence[Rejected]) -> tuple[Fold, Body]:
         since=time.monotonic(),
         message=first["spec"]["message"],
     )
-    source = {**first["spec"]["source"], "lastOffset": fold.last_offset}
-    message = fold.message if len(group) == 1 else FIRST + fold.message
-    return fold, {**first, "spec": {**first["spec"], "message": message, "source": source, "count": fold.count}}
+    source = {**first["spec"]["source"], "lastOffset": aggregate.last_offset}
+    message = aggregate.message if len(group) == 1 else FIRST + aggregate.message
+    return aggregate, {
+        **first,
+        "spec": {**first["spec"], "message": message, "source": source, "count": aggregate.count},
+    }
 
 
 @dataclass(slots=True, eq=False)
-class Write:
+class RejectedEventWrite:
     """Records that one object is to show, until it is acknowledged or their partitions are another replica's."""
 
-    group: list[Rejected]
+    group: list[RejectedRecord]
     #: Neighbours of one kind in a flood, in an object that takes further ones too.
     shared: bool
     #: It was refused, and is not tried again before this time of the monotonic clock.
@@ -156,30 +225,33 @@ class Write:
         return f"the RejectedEvent of partition {partition}, offset {offset}"
 
 
-class Rejecter:
-    """Writes the RejectedEvents of one stream, one after the other: a flood is folded, not run after.
+class RejectedEvents:
+    """Writes the RejectedEvents of one stream, one after the other.
 
     One that is refused is tried again for as long as its records are this replica's, whatever the answer: `position`
     waits for it. It keeps no other one waiting.
     """
 
     def __init__(self, context: ConsumerContext) -> None:
+        self._context = context
         self._cluster = context.cluster
         self._stream = context.stream
         self._partitions = context.partitions
-        self._folding = Folding()
-        self.brake = Brake()
-        self._queue: list[Rejected] = []
-        self._refused: list[Write] = []
+        self._aggregator = Aggregator()
+        self.limiter = WriteLimiter()
+        self._queue: list[RejectedRecord] = []
+        self._refused: list[RejectedEventWrite] = []
         self._filled = asyncio.Event()
         self._kept = 0
-        #: Bytes of memory of those that wait to be written.
-        self.cost = 0
 
-    def add(self, rejected: Rejected) -> None:
+    def add(self, rejected: RejectedRecord) -> None:
         self._queue.append(rejected)
-        self.cost += rejected.cost
+        self._context.read_ahead.total += rejected.cost
         self._filled.set()
+
+    def expire(self, first: Record, last_offset: int, count: int, why: str, origin: Origin) -> None:
+        """Show records that Kafka no longer has, from `first` to `last_offset`, and why."""
+        self.add(RejectedRecord.expired(self._context.stream, first, last_offset, count, why, origin))
 
     def forget(self) -> None:
         """Partitions are another replica's now: it shows their records."""
@@ -191,12 +263,12 @@ class Rejecter:
         """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
         listing = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=self._selector)
         self._kept = len(listing.items)
-        self._folding.forget_known()
+        self._aggregator.forget_known()
         for body in listing.items:
             spec, source = body["spec"], body["spec"]["source"]
             if spec["count"] > 1:
                 kind = (spec["reason"], source["topicId"], source["partition"])
-                self._folding.know(kind, source["offset"], source["lastOffset"])
+                self._aggregator.know(kind, source["offset"], source["lastOffset"])
 
     async def run(self) -> None:
         while True:
@@ -227,30 +299,30 @@ class Rejecter:
                 await self._filled.wait()
         self._filled.clear()
 
-    def _sorted(self, batch: list[Rejected]) -> list[Write]:
+    def _sorted(self, batch: list[RejectedRecord]) -> list[RejectedEventWrite]:
         """Each its own object while there may be more; the rest by kind, one write for each."""
-        own: list[Write] = []
-        shared: dict[Kind, Write] = {write.group[0].kind: write for write in self._refused if write.shared}
-        new: list[Write] = []
+        own: list[RejectedEventWrite] = []
+        shared: dict[Kind, RejectedEventWrite] = {write.group[0].kind: write for write in self._refused if write.shared}
+        new: list[RejectedEventWrite] = []
         for rejected in batch:
             kind = rejected.kind
-            if self._folding.shown(kind, rejected.offset, rejected.last_offset):
-                self.cost -= rejected.cost
-                rejected.done()
-            elif not (self.brake.failing_for() or self._crowded) and self._folding.own(time.monotonic()):
-                own.append(Write([rejected], shared=False))
+            if self._aggregator.knows(kind, rejected.offset, rejected.last_offset):
+                self._context.read_ahead.total -= rejected.cost
+                rejected.origin.done()
+            elif not (self.limiter.failing_for() or self._crowded) and self._aggregator.may_be_single(time.monotonic()):
+                own.append(RejectedEventWrite([rejected], shared=False))
             elif kind in shared:
                 shared[kind].group.append(rejected)
             else:
-                shared[kind] = Write([rejected], shared=True)
+                shared[kind] = RejectedEventWrite([rejected], shared=True)
                 new.append(shared[kind])
         return own + new
 
-    async def _try(self, write: Write) -> None:
+    async def _try(self, write: RejectedEventWrite) -> None:
         """Once. What is refused comes again when its time has come."""
         if write in self._refused:
             self._refused.remove(write)
-        async with self.brake.turn():
+        async with self.limiter.turn():
             await self._hold(write)
             if not write.group:
                 return
@@ -259,29 +331,29 @@ class Rejecter:
             except ApiError as error:
                 self._put_off(write, error)
                 return
-        for other in self.brake.worked(write):
-            assert isinstance(other, Write)
+        for other in self.limiter.succeeded(write):
+            assert isinstance(other, RejectedEventWrite)
             other.again = 0.0
         for rejected in write.group:
-            self.cost -= rejected.cost
-            rejected.done()
+            self._context.read_ahead.total -= rejected.cost
+            rejected.origin.done()
 
-    def _put_off(self, write: Write, error: ApiError) -> None:
+    def _put_off(self, write: RejectedEventWrite, error: ApiError) -> None:
         retrying(logger, "RejectedEvent not written", error, stream=self._stream.namespaced_name)
         self._leave(write)
         if not write.group:
             return
-        seconds = self.brake.failed(write, error, str(write))
+        seconds = self.limiter.failed(write, error, str(write))
         first = write.group[0]
-        if isinstance(error, Invalid) and self.brake.tries(write) >= BARE_AFTER:
+        if isinstance(error, Invalid) and self.limiter.tries(write) >= BARE_AFTER:
             # Better one without its record than none.
             before = first.cost
             first.bare()
-            self.cost += first.cost - before
+            self._context.read_ahead.total += first.cost - before
         write.again = time.monotonic() + seconds
         self._refused.append(write)
 
-    async def _hold(self, write: Write) -> None:
+    async def _hold(self, write: RejectedEventWrite) -> None:
         """Until it is certain that what is left of it is this replica's."""
         while True:
             self._leave(write)
@@ -292,69 +364,75 @@ class Rejecter:
                 continue
             return
 
-    def _leave(self, write: Write) -> None:
+    def _leave(self, write: RejectedEventWrite) -> None:
         """Each record has its own partition: one whose partition was lost leaves, the others stay."""
         for rejected in write.group:
             if rejected.partition.revoked:
-                self.cost -= rejected.cost
+                self._context.read_ahead.total -= rejected.cost
         write.group = [rejected for rejected in write.group if not rejected.partition.revoked]
         if not write.group:
-            self.brake.forget(write)
+            self.limiter.forget(write)
 
-    async def _create(self, group: list[Rejected]) -> None:
-        fold, manifest = fold_of(group)
+    async def _create(self, group: list[RejectedRecord]) -> None:
+        aggregate, manifest = aggregate_of(group)
         try:
             await self._cluster.create(REJECTED, self._stream.namespace, manifest)
         except AlreadyExists:
             # Made before a restart: a record's RejectedEvent has the record's name.
-            if fold.count > 1:
-                return await self._meet(group, fold)
+            if aggregate.count > 1:
+                return await self._meet(group, aggregate)
         else:
             self._kept += 1
-            self._count(group, fold.count)
-        self._folding.put(group[0].kind, fold)
+            self._count(group, aggregate.count)
+        self._aggregator.put(group[0].kind, aggregate)
 
-    async def _meet(self, group: list[Rejected], fold: Fold) -> None:
+    async def _meet(self, group: list[RejectedRecord], aggregate: Aggregate) -> None:
         """There is one of the first record: it shows fewer of them, or that record alone, for a reason of its own."""
-        selector = f"metadata.name={fold.name}"  # listed: there is no right to get one
+        selector = f"metadata.name={aggregate.name}"  # listed: there is no right to get one
         found = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=selector)
         if not found.items:  # someone has dealt with it and deleted it
             return await self._create(group)
         spec = found.items[0]["spec"]
         if spec["reason"] == group[0].kind[0]:
             known = spec["source"]["lastOffset"], spec["count"]
-            fold = replace(fold, last_offset=max(fold.last_offset, known[0]), count=max(fold.count, known[1]))
-            if (fold.last_offset, fold.count) != known:
-                await self._grow(fold)
-                self._count(group, fold.count - known[1])
-            self._folding.put(group[0].kind, fold)
+            aggregate = replace(
+                aggregate, last_offset=max(aggregate.last_offset, known[0]), count=max(aggregate.count, known[1])
+            )
+            if (aggregate.last_offset, aggregate.count) != known:
+                await self._grow(aggregate)
+                self._count(group, aggregate.count - known[1])
+            self._aggregator.put(group[0].kind, aggregate)
         else:
             group[0].begin_later()
             await self._create(group)
 
-    async def _share(self, group: list[Rejected]) -> None:
+    async def _share(self, group: list[RejectedRecord]) -> None:
         first = group[0]
-        fold = self._folding.current(first.kind, first.offset, time.monotonic(), crowded=self._crowded)
-        if fold is None:
+        aggregate = self._aggregator.current(first.kind, first.offset, time.monotonic(), crowded=self._crowded)
+        if aggregate is None:
             return await self._create(group)
         for rejected in group:
-            fold = fold.with_record(rejected.last_offset, rejected.count)
+            aggregate = aggregate.with_record(rejected.last_offset, rejected.count)
         try:
-            await self._grow(fold)
+            await self._grow(aggregate)
         except (NotFound, Invalid):  # someone has dealt with it and deleted it, or it has grown beyond what is known
             return await self._create(group)
         self._count(group, sum(rejected.count for rejected in group))
-        self._folding.put(first.kind, fold)
+        self._aggregator.put(first.kind, aggregate)
 
-    def _count(self, group: list[Rejected], records: int) -> None:
+    def _count(self, group: list[RejectedRecord], records: int) -> None:
         """Records that are shown for the first time: what is read again after a restart adds nothing."""
         metrics.rejected(self._stream, group[0].kind[0], records)
 
-    async def _grow(self, fold: Fold) -> None:
+    async def _grow(self, aggregate: Aggregate) -> None:
         """The object stands for more than the record that its message is about."""
-        spec = {"source": {"lastOffset": fold.last_offset}, "count": fold.count, "message": FIRST + fold.message}
+        spec = {
+            "source": {"lastOffset": aggregate.last_offset},
+            "count": aggregate.count,
+            "message": FIRST + aggregate.message,
+        }
         patch = {"spec": spec}
-        await self._cluster.patch(REJECTED, self._stream.namespace, fold.name, patch)
+        await self._cluster.patch(REJECTED, self._stream.namespace, aggregate.name, patch)
 
     async def _prune(self, slack: int = 0) -> None:
         """Delete the oldest of too many; another replica may have been faster."""

@@ -1,13 +1,12 @@
-"""One UpdateStream's way from Kafka: credentials, topic, then one consumer after another, for as long as it exists.
+"""One UpdateStream: reads its Secret, looks at its topic, and runs one TopicConsumer after another while it exists.
 
-What is missing or refused is a condition on the stream and tried again, never the end of the process.
+What is missing or refused becomes the condition Consuming and is tried again. It never ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.consumer import TopicConsumer
 from controller.bridge.context import BridgeContext, ConsumerContext, TopicChanged
-from controller.bridge.controllers import Missing, without_controller
+from controller.bridge.controllers import Controllers, without_controller
 from controller.bridge.membership import JOINING
 from controller.bridge.positions import Outdated
 from controller.bridge.stream_report import Consuming, unless_unseen
@@ -35,27 +34,29 @@ SECRET_SECONDS = 10.0
 
 
 class StreamConsumer:
+    """Consumes one UpdateStream."""
+
     def __init__(self, bridge: BridgeContext, stream: UpdateStream) -> None:
         self._bridge = bridge
-        #: Kept from one consumer to the next: a client for each look at a missing topic would cost threads.
+        #: Kept from one TopicConsumer to the next: a client for each look at a missing topic would cost threads.
         self._admin: kafka.AdminClient | None = None
         self._stream = stream
-        # Streams of several topics may share a group: each is a member of its own in it.
+        # Several streams may share a group: each has a member of its own in it.
         self._instance = f"{bridge.identity}{names.member_suffix(stream.namespace, stream.name)}"[-249:]
         self._status = StreamStatus(bridge.cluster, bridge.recorder, stream.namespace, stream.name, stream.uid)
         self._consumer: TopicConsumer | None = None
         self._changed = asyncio.Event()
-        self._counted = metrics.Counted()
+        self._counted = metrics.CountedRecords()
         self._refused = False
         self._writing: asyncio.Task[None] | None = None
 
     @property
-    def settled(self) -> bool:
-        """The group has assigned what it has for this replica, or the stream's condition says why it did not."""
-        return self._refused or (self._consumer is not None and self._consumer.settled)
+    def ready(self) -> bool:
+        """The group has given this replica its partitions, if any, or the stream's condition says why it has not."""
+        return self._refused or (self._consumer is not None and self._consumer.ready)
 
     def change(self, stream: UpdateStream) -> None:
-        """A new spec: limits and suspensions act at once, another way to Kafka by another consumer."""
+        """The stream has a new spec. Limits and suspensions act at once; another `spec.kafka` needs a new consumer."""
         old, self._stream = self._stream, stream
         if old.kafka != stream.kafka or old.restored != stream.restored:
             self._changed.set()
@@ -63,20 +64,20 @@ class StreamConsumer:
             self._consumer.change(stream)
 
     def observe(self, body: Body) -> None:
-        """The stream as the watch shows it.
+        """The watch shows the stream: write the condition again where others have written one that is not true.
 
-        Others say that no bridge lives, and do not say when one does; a bridge of another version beside this one, that
-        it does not understand the stream; one without partitions, that it waits for some, and not when that is over.
+        A controller may have written that no bridge lives, a bridge of another version that it does not understand the
+        stream, and a replica without partitions that it waits to join the group. None of them takes that back.
         """
         self._status.observe(body)
-        told = condition(body.get("status") or {}, "Consuming")
+        known = condition(body.get("status") or {}, "Consuming")
         reads = self._consumer is not None and self._consumer.reads
-        if told and (told["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and told["reason"] == JOINING)):
+        if known and (known["reason"] in (NO_BRIDGE, UNREADABLE) or (reads and known["reason"] == JOINING)):
             self.verify()
 
-    def miss_controllers(self, missing: Callable[[UpdateStream], Missing | None]) -> None:
-        """Say that no controller works on it, where that is so. Who does says so again by themselves."""
-        if (self._writing is None or self._writing.done()) and (found := missing(self._stream)):
+    def check_controllers(self, controllers: Controllers) -> None:
+        """Write the condition Processing where no controller works on the stream. One that does will write its own."""
+        if (self._writing is None or self._writing.done()) and (found := controllers.missing(self._stream)):
             change = partial(without_controller, self._stream, found)
             if self._status.would_change(change):
                 self._writing = asyncio.create_task(self._write(change))
@@ -88,14 +89,14 @@ class StreamConsumer:
             logs.retrying(logger, "Condition not written", error, stream=self._label)
 
     def verify(self) -> None:
-        """The API server was lost sight of: it may have been restored from a snapshot."""
+        """The watch began anew: the API server may have been restored from a snapshot."""
         if self._consumer is not None:
             self._consumer.verify()
 
-    def tell_deleted(self) -> None:
-        """Say what becomes of the records that wait in backlogs, now that the stream was deleted.
+    def report_deleted(self) -> None:
+        """Report what becomes of the records that wait in backlogs, now that the stream was deleted.
 
-        Who consumes knows of those of its partitions. Where nothing is consumed, as without Kafka, the status knows.
+        A running consumer knows those of its partitions. Where there is none, as without Kafka, the status knows.
         """
         users, records = self._consumer.put_aside if self._consumer is not None else self._status.put_aside
         if not records:
@@ -112,7 +113,7 @@ class StreamConsumer:
         self._bridge.recorder.event(regarding, "Warning", "RecordsWaiting", "Deleting", note)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         try:
             await self._run()
         finally:
@@ -147,7 +148,7 @@ class StreamConsumer:
         await adopt(self._bridge.cluster, self._stream)
         secrets = await self._secrets()
         config = kafka.client_config(self._stream.kafka, secrets)
-        lookup = kafka.TopicLookup(self._reach(config), self._stream.kafka.topic)
+        lookup = kafka.TopicLookup(self._admin_for(config), self._stream.kafka.topic)
         topic = await lookup.describe()
         self._consumer = TopicConsumer(
             ConsumerContext(
@@ -155,7 +156,7 @@ class StreamConsumer:
             )
         )
         running = asyncio.create_task(self._consumer.run())
-        change = asyncio.create_task(self._new_way(secrets))
+        change = asyncio.create_task(self._configuration_changed(secrets))
         try:
             await asyncio.wait([running, change], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -166,16 +167,16 @@ class StreamConsumer:
         if not running.cancelled():
             running.result()
 
-    def _reach(self, config: dict[str, Any]) -> kafka.AdminClient:
-        """The admin client for that way to Kafka, in place of the one that this stream has had."""
+    def _admin_for(self, config: dict[str, Any]) -> kafka.AdminClient:
+        """The admin client for this configuration, in place of the one that this stream has had."""
         new, old = self._bridge.admins.acquire(config), self._admin
         self._admin = new
         if old is not None:
             self._bridge.admins.release(old)
         return new
 
-    async def _new_way(self, secrets: dict[str, str]) -> None:
-        """Return when the way to Kafka has changed: the spec's, or what its Secret holds."""
+    async def _configuration_changed(self, secrets: dict[str, str]) -> None:
+        """Return when `spec.kafka` has changed, or what its Secret holds."""
         while True:
             try:
                 await asyncio.wait_for(self._changed.wait(), SECRET_SECONDS)
@@ -186,7 +187,7 @@ class StreamConsumer:
                 if await self._secrets() != secrets:
                     return
             except (ApiError, kafka.KafkaError) as error:
-                # What works is not stopped for a Secret that is away.
+                # A consumer that works is not stopped because the Secret cannot be read.
                 logs.retrying(logger, "Secret not read again", error, stream=self._label)
 
     async def _secrets(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""All UpdateStreams: one StreamConsumer for each, begun, changed and ended as the objects are."""
+"""All UpdateStreams: each has a StreamConsumer, which begins, changes and ends with the object."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Key: TypeAlias = tuple[str, str, str]
 
 
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
-    """Until `stop` is set; then all partitions are let go, with what is in flight acknowledged."""
+    """Run until `stop` is set. Then wait for the creates in flight, and give all partitions back to their groups."""
     async with Cluster.connect() as cluster:
         process_lease = ProcessLease(cluster, "bridge", settings.identity)
         context = BridgeContext(
@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
             ObjectCounts(cluster, REJECTED, settings.scope),
         )
         streams = Streams(context, settings.scope)
-        health.pending, health.untrusted = streams.unsettled, lambda: cluster.trust.lost
+        health.pending, health.untrusted = streams.not_ready, lambda: cluster.trust.lost
         works = [asyncio.create_task(work) for work in (process_lease.run(), *streams.works(health))]
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -70,12 +70,12 @@ class Streams:
         self._controllers = Controllers(context.cluster, scope)
         self._running: dict[Key, tuple[StreamConsumer, asyncio.Task[None]]] = {}
         self._ending: dict[asyncio.Task[None], Key] = {}
-        #: The generation of each stream that this version does not understand: nothing is consumed for it.
+        #: The generation of each stream that this version does not understand, and so does not consume.
         self._unreadable: dict[Key, int] = {}
         self._reports: set[asyncio.Task[None]] = set()
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
-        """All that is to run."""
+        """What is to run until the process stops."""
         context = self._context
         orphans = release_orphans(context, self._exists)
         controllers = self._controllers.follow(self._look_for_controllers)
@@ -110,12 +110,12 @@ class Streams:
             if key in there:
                 consumer.verify()
 
-    def unsettled(self) -> list[str]:
-        """Streams that are not assigned yet, for no reason that is known."""
+    def not_ready(self) -> list[str]:
+        """Streams that have no assignment yet, and no condition that says why."""
         return [
             names.namespaced_name(namespace, name)
             for (namespace, name, _), (consumer, _) in self._running.items()
-            if not consumer.settled
+            if not consumer.ready
         ]
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class Streams:
             await asyncio.wait(self._ending)
 
     def _exists(self, stream: tuple[str, str]) -> bool:
-        """Whether there is such a stream; while its namespace cannot be read there may be."""
+        """Whether there is such a stream, or may be, as its namespace cannot be read."""
         there = (*self._running, *self._unreadable)
         return not self._namespaces.reads(stream[0]) or any(key[:2] == stream for key in there)
 
@@ -151,16 +151,20 @@ class Streams:
         self._context.streams = len(self._running)
 
     def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
-        """Stop work on the stream: by its earlier spec something might be consumed that the new one forbids.
+        """Stop work on a stream that this version does not understand: its spec may forbid what the one before allowed.
 
-        That is reported once for each spec, and where others say that no bridge lives: a newer bridge may work on the
-        stream beside this one and report otherwise.
+        Report it once for each spec, and again where the controller says that no bridge lives: a newer bridge may work
+        on the stream beside this one, and its condition stays.
         """
         generation = body["metadata"].get("generation", 0)
         known, self._unreadable[key] = self._unreadable.get(key), generation
         self._end_all(key)
-        told = condition(body.get("status") or {}, "Consuming")
-        unseen = told is not None and told["reason"] == NO_BRIDGE and not self._context.process_lease.trouble
+        known_condition = condition(body.get("status") or {}, "Consuming")
+        unseen = (
+            known_condition is not None
+            and known_condition["reason"] == NO_BRIDGE
+            and not self._context.process_lease.trouble
+        )
         if known != generation or unseen:
             namespace, name, _ = key
             logger.error(
@@ -174,7 +178,7 @@ class Streams:
 
     async def _report_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
         if before := self._tasks_ending(key):
-            await asyncio.wait(before)  # they may have something to tell too, which is over then
+            await asyncio.wait(before)  # so that what they still report comes before this
         try:
             with contextlib.suppress(NotFound):
                 await report_unreadable(self._context.cluster, self._context.recorder, "Consuming", body, error)
@@ -182,17 +186,17 @@ class Streams:
             self._forget_refusals(key)
 
     def _look_for_controllers(self, namespace: str | None) -> None:
-        """Of the streams in the namespace that was looked at: who is back in another one may not have been seen yet."""
+        """Check the streams of the namespace whose Leases were read just now: those of others may be out of date."""
         for key, (consumer, _) in self._running.items():
             if self._scope.of(key[0]) == namespace:
-                consumer.miss_controllers(self._controllers.missing)
+                consumer.check_controllers(self._controllers)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         namespace, name, _ = self._ending.pop(task)
-        metrics.forget(namespace, name)  # before another one of its name has any, which waits for this end
+        metrics.forget(namespace, name)  # a stream of the same name waits for this end before it has any
 
     def _forget_refusals(self, key: Key) -> None:
-        """What was counted for a stream that was not understood, and is gone."""
+        """Remove the metrics of a stream that was not understood and is gone."""
         there = (*self._running, *self._unreadable, *self._ending.values())
         if not any(other[:2] == key[:2] for other in there):
             metrics.forget(*key[:2])
@@ -201,21 +205,21 @@ class Streams:
         """The stream was deleted."""
         self._unreadable.pop(key, None)
         if key in self._running:
-            self._running[key][0].tell_deleted()
+            self._running[key][0].report_deleted()
         self._end(key)
         self._forget_refusals(key)
 
     def _tasks_ending(self, key: Key) -> list[asyncio.Task[None]]:
-        """Of all streams that have had that name."""
+        """The tasks of all streams that have had that name."""
         return [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
 
     def _end_all(self, key: Key) -> None:
-        """All streams that have had that name."""
+        """End all streams that have had that name."""
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
 
     def _end(self, key: Key) -> None:
-        """Objects stay: updates without their stream wait for it."""
+        """End one stream. Its objects stay: updates wait for their stream."""
         if key not in self._running:
             return
         _, task = self._running.pop(key)
@@ -233,7 +237,7 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 async def _run_after(before: list[asyncio.Task[None]], consumer: StreamConsumer) -> None:
-    """A stream made anew has the group member's name of the one before it, which leaves first."""
+    """Run once the streams of the same name have ended: their member of the group has the same name."""
     if before:
         await asyncio.wait(before)
     await consumer.run()

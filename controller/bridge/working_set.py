@@ -1,50 +1,74 @@
-"""Who may have the next UserUpdate: fair slots for the unfinished ones of a stream.
+"""The stream's unfinished UserUpdates: whose they are, who may have the next one, and after which one it comes.
 
-Pure. A user's first unfinished update may take any of `maxObjects` slots; the second to `maxPerUser`-th only while
-fewer than half are taken; a freed slot goes to the user who has waited longest. Counted are all unfinished updates of
-the stream, those of other replicas and hand-made ones too, as the watch shows them, and the bridge's own that the watch
-has not shown yet.
+Pure. A user's first unfinished update may take any of `maxObjects` places; the second to `maxPerUser`-th only while
+fewer than half are taken; a freed place goes to the user who has waited longest. All unfinished updates of the stream
+count, those of other replicas and hand-made ones too, as the watch shows them, and the bridge's own that the watch has
+not shown yet.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from controller.api import names
 from controller.api.update_stream import Limits
+from controller.core.records import UpdateEvent
 
 #: Entries of users who were served meanwhile that a queue may hold, beside as many as there are users waiting.
 STALE = 100
 
+#: Topic id, partition, user: within it updates come after each other by offset.
+SourceKey: TypeAlias = tuple[str, int, str]
 
-class Slots:
-    """Users are known by any string that tells them apart; '' stands for objects whose user is not known."""
+
+@dataclass(slots=True)
+class WorkingSetEntry:
+    """An unfinished update."""
+
+    #: The user's label; '' where the object has none.
+    label: str
+    #: The object was there at this version.
+    version: int
+    #: The watch or a list has shown it.
+    seen: bool
+    #: Where it came from, as far as that is known; None for hand-made ones, and those that only the watch has shown.
+    key: SourceKey | None = None
+    offset: int = -1
+
+
+class WorkingSet:
+    """Users are known by their label, or any string that tells them apart."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._updates: dict[str, WorkingSetEntry] = {}
+        #: Names of updates by offset: when the last one is skipped, the one before it is the last.
+        self._names: dict[SourceKey, dict[int, str]] = {}
+        self._unseen = 0
+        #: Updates and reserved places of each user, and places that are reserved for one.
         self._count: Counter[str] = Counter()
-        #: Unfinished objects that the watch has shown, and whose they are.
-        self._seen: dict[str, str] = {}
-        #: The bridge's own creates that the watch has not shown: user, and the version they were created at.
-        self._unseen: dict[str, tuple[str, int]] = {}
         self._reserved: Counter[str] = Counter()
         self._total = 0
         self._version = 0
-        self._clock = 0
+        #: Users who wait, each with the number of their turn, and the two queues in which they do.
         self._waiting: dict[str, int] = {}
+        self._turn = 0
         self._first: list[tuple[int, str]] = []
         self._more: list[tuple[int, str]] = []
 
     @property
     def taken(self) -> int:
-        """Slots in use: seen, created and reserved."""
+        """Places in use: seen, created and reserved."""
         return self._total
 
     @property
-    def unsettled(self) -> int:
+    def unseen(self) -> int:
         """Reserved, or created and not seen yet: what other replicas cannot know of."""
-        return len(self._unseen) + self._reserved.total()
+        return self._unseen + self._reserved.total()
 
     @property
     def full(self) -> bool:
@@ -52,16 +76,27 @@ class Slots:
 
     @property
     def starving(self) -> bool:
-        """All slots are taken while a user waits for a first one."""
+        """All places are taken while a user waits for a first one."""
         self._drop_stale(self._first, first=True)
         return self.full and bool(self._first)
 
     def of(self, user: str) -> int:
-        """Slots that this user has."""
+        """Places that this user has."""
         return self._count[user]
 
+    def after(self, event: UpdateEvent) -> str | None:
+        """The user's last update below this record, of the same topic and partition, that is not known to be finished.
+
+        Never one of another source or a hand-made one: across sources an update could wait for one that waits for it.
+        Nor one that comes later in the source: a record is read again where somebody has deleted its update, and must
+        not wait for those that wait for it.
+        """
+        offsets = self._names.get(_key(event), {})
+        last = max((offset for offset in offsets if offset < event.source.offset), default=None)
+        return offsets[last] if last is not None else None
+
     def limit(self, limits: Limits) -> None:
-        """New limits act on the next grant; what has a slot keeps it."""
+        """New limits act on the next grant; what has a place keeps it."""
         if limits == self._limits:
             return
         self._limits = limits
@@ -71,8 +106,8 @@ class Slots:
     def want(self, user: str) -> None:
         """The user waits from now on, if not already."""
         if user not in self._waiting:
-            self._clock += 1
-            self._waiting[user] = self._clock
+            self._turn += 1
+            self._waiting[user] = self._turn
             self._queue(user)
 
     def unwant(self, user: str) -> None:
@@ -80,7 +115,7 @@ class Slots:
         self._waiting.pop(user, None)
 
     def grant(self) -> str | None:
-        """Reserve a slot for the user who has waited longest of those who may have one; None: nobody may."""
+        """Reserve a place for the user who has waited longest of those who may have one; None: nobody may."""
         queue = self._eligible()
         if queue is None:
             return None
@@ -91,50 +126,80 @@ class Slots:
         return user
 
     def release(self, user: str) -> None:
-        """A reserved slot was not needed."""
+        """A reserved place was not needed."""
         self._unreserve(user)
         self._add(user, -1)
 
-    def created(self, user: str, name: str, version: int) -> bool:
-        """The reserved slot has its object, at that version. False where the watch has shown its end already."""
-        if name in self._seen or name in self._unseen or version <= self._version:
-            self.release(user)
-            return name in self._seen or name in self._unseen
-        self._unreserve(user)
-        self._unseen[name] = (user, version)
-        return True
+    def created(self, user: str, event: UpdateEvent, name: str, version: int) -> bool:
+        """The place that was granted to the user has its object, at that version.
 
-    def seen(self, user: str, name: str, version: int) -> None:
-        """The watch shows an unfinished object."""
+        False where the watch, which may be faster than the answer, has shown its end already.
+        """
+        entry = self._updates.get(name)
+        if entry is None and version > self._version:
+            self._unreserve(user)
+            entry = self._updates[name] = WorkingSetEntry(user, version, seen=False)
+            self._unseen += 1
+        else:
+            self.release(user)
+        if entry is not None:
+            self._place(name, entry, _key(event), event.source.offset)
+        return entry is not None
+
+    def shown(self, user: str, name: str, version: int) -> None:
+        """The watch shows an unfinished update, and its label."""
         self._version = max(self._version, version)
-        if name in self._seen:
-            return
-        if name in self._unseen:
-            self._add(self._unseen.pop(name)[0], -1)
-        self._seen[name] = user
-        self._add(user, 1)
+        entry = self._updates.get(name)
+        if entry is None:
+            self._updates[name] = WorkingSetEntry(user, version, seen=True)
+            self._add(user, 1)
+        elif not entry.seen:
+            self._add(entry.label, -1)
+            self._add(user, 1)
+            entry.label, entry.seen = user, True
+            self._unseen -= 1
 
     def gone(self, name: str, version: int) -> None:
-        """The watch shows that an object is finished or deleted."""
+        """The watch shows that an update is finished or deleted."""
         self._version = max(self._version, version)
-        if (user := self._seen.pop(name, None)) is not None:
-            self._add(user, -1)
-        elif name in self._unseen and self._unseen[name][1] <= version:
-            self._add(self._unseen.pop(name)[0], -1)
-
-    def listed(self, users: Mapping[str, str], version: int) -> None:
-        """All unfinished objects (name: user) at that version."""
-        for name in self._seen.keys() - users.keys():
-            self.gone(name, version)
-        for name, user in users.items():
-            self.seen(user, name, version)
-        for name in [name for name, (_, created) in self._unseen.items() if created <= version]:
-            self._add(self._unseen.pop(name)[0], -1)
-        self._version = version
+        entry = self._updates.get(name)
+        if entry is not None and (entry.seen or entry.version <= version):
+            self._remove(name, entry)
 
     def reached(self, version: int) -> None:
         """The watch has shown everything up to that version."""
         self._version = max(self._version, version)
+
+    def listed(self, updates: Iterable[Mapping[str, Any]], version: int) -> None:
+        """All unfinished updates at that version, as whole objects."""
+        bodies = {update["metadata"]["name"]: update["spec"] for update in updates}
+        self.listed_labels({name: names.user_label(spec["user"]) for name, spec in bodies.items()}, version)
+        for name, spec in bodies.items():
+            if source := spec.get("source"):
+                key = (source["topicId"], source["partition"], spec["user"])
+                self._place(name, self._updates[name], key, source["offset"])
+
+    def listed_labels(self, labels: Mapping[str, str], version: int) -> None:
+        """All unfinished updates at that version: the user's label by name. What was created later is kept."""
+        for name, entry in list(self._updates.items()):
+            if name not in labels and (entry.seen or entry.version <= version):
+                self._remove(name, entry)
+        for name, label in labels.items():
+            self.shown(label, name, version)
+        self._version = version
+
+    def _place(self, name: str, entry: WorkingSetEntry, key: SourceKey, offset: int) -> None:
+        entry.key, entry.offset = key, offset
+        self._names.setdefault(key, {})[offset] = name
+
+    def _remove(self, name: str, entry: WorkingSetEntry) -> None:
+        del self._updates[name]
+        self._unseen -= not entry.seen
+        self._add(entry.label, -1)
+        if entry.key is not None:
+            del self._names[entry.key][entry.offset]
+            if not self._names[entry.key]:
+                del self._names[entry.key]
 
     def _eligible(self) -> list[tuple[int, str]] | None:
         if self.full:
@@ -152,16 +217,16 @@ class Slots:
             heapq.heappop(queue)
 
     def _stands(self, entry: tuple[int, str], first: bool) -> bool:
-        since, user = entry
+        turn, user = entry
         count = self._count[user]
-        return self._waiting.get(user) == since and (count == 0 if first else 0 < count < self._limits.max_per_user)
+        return self._waiting.get(user) == turn and (count == 0 if first else 0 < count < self._limits.max_per_user)
 
     def _queue(self, user: str) -> None:
-        since, count = self._waiting[user], self._count[user]
+        turn, count = self._waiting[user], self._count[user]
         if count == 0:
-            self._push(self._first, (since, user), first=True)
+            self._push(self._first, (turn, user), first=True)
         elif count < self._limits.max_per_user:
-            self._push(self._more, (since, user), first=False)
+            self._push(self._more, (turn, user), first=False)
 
     def _push(self, queue: list[tuple[int, str]], entry: tuple[int, str], *, first: bool) -> None:
         heapq.heappush(queue, entry)
@@ -181,3 +246,7 @@ class Slots:
                 del self._count[user]
         if user in self._waiting:
             self._queue(user)
+
+
+def _key(event: UpdateEvent) -> SourceKey:
+    return event.source.topic_id, event.source.partition, event.user

@@ -1,21 +1,21 @@
 """How fast the API server is asked to write, and which writes it refuses.
 
-Who refuses a write (a quota, a policy, a webhook, a schema, an overloaded server) may do so to all of them, or to one
-object for what is in it. The answer's code does not tell, and no answer is final. What tells is whether other writes
-work beside it:
+The API server may refuse a write because of what is in the object, or refuse all writes: by a quota, a policy, a
+webhook, a schema, or because it is overloaded. The answer's code does not tell which, and no answer is final. What
+tells is whether other writes work at the same time:
 
-- A write that is refused waits by itself, ever longer, and takes no place meanwhile. So one that is refused for what is
-  in it slows down nothing but itself.
-- The others are slowed down by writes that are refused for the first time, until one works: there may be thousands, and
-  a quota refuses all of them. And by every answer of a server in trouble (429, 5xx, none at all), until the same
-  object has got one so often while others worked that it is the object.
-- Where nothing has worked since the first one was refused, it is an outage. The first write that works then lets two of
-  the others try at once, each of which does so again: what comes back is found out in no time, and what does not is not
-  run down.
+- A refused write waits by itself, longer each time, and takes no place meanwhile. So a write that is refused for what
+  is in it slows down nothing but itself.
+- Writes that are refused for the first time slow down the others until one works: there may be thousands of them, and
+  a quota refuses all. So does every answer of a server in trouble (429, 5xx, none at all), until the same object has
+  got such answers TROUBLED_TRIES times while others worked: then the object is the cause.
+- Where nothing has worked since the first refusal, it is an outage. The first write that works then lets two of the
+  others try at once, each of which does so again. So writes that work again are found at once, and the server is not
+  overrun with those that do not.
 
-A pause alone would not do for an overloaded server: where it takes one write and refuses the thirty beside it, they
-would all pause and come back together. So each of its refusals also halves the window of those under way at a time, and
-each write that works widens it a little: additive increase, multiplicative decrease, as TCP does it.
+A pause alone would not do for an overloaded server: where it takes one write and refuses the thirty beside it, all of
+them would pause and come back together. So each of its refusals also halves the window of writes that are under way at
+a time, and each write that works widens it a little: additive increase, multiplicative decrease, as in TCP.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from dataclasses import dataclass
 from controller.errors import ApiError
 
 FIRST_DELAY = 0.1
-#: Between writes to a server in trouble, and between tries of one object while nothing works.
+#: Most seconds between writes to a server in trouble, and between tries of one object while nothing works.
 MAX_DELAY = 5.0
-#: After one that is refused for the first time: some thirty a second are, where nothing works.
+#: Seconds after a write that is refused for the first time. Where nothing works, some thirty a second are tried.
 REFUSED_DELAY = 0.03
-#: Between tries of an object that is refused while others work.
+#: Most seconds between tries of an object that is refused while others work.
 MAX_OWN_DELAY = 30.0
-#: What the API server asks for is honoured up to here.
+#: Most seconds that the API server may ask for (Retry-After).
 MAX_ASKED = 60.0
-#: Tries of all refused objects together: where there are many, each comes less often.
+#: Tries of all refused objects together: where there are many, each is tried less often.
 TRIES_A_SECOND = 10
-#: So often an object may get an answer of a server in trouble while others work, before it is the object.
+#: Answers of a server in trouble that an object may get while others work, before the object counts as the cause.
 TROUBLED_TRIES = 5
-#: What a write that works adds to the window, by its size: to try for one more costs a pause where there is no room.
+#: What a write that works adds to the window, divided by its size: one more may cost a pause where there is no room.
 GROWTH = 0.1
-#: Refused ones that a write that works lets try before their time.
+#: Refused writes that may try before their time when another one works.
 WOKEN = 2
 
 
@@ -59,12 +59,12 @@ class Refusal:
     last: float
     tries: int = 0
     message: str = ""
-    #: Others have worked since it was refused first.
+    #: Others have worked since its first refusal: it is refused for a reason of its own.
     own: bool = False
 
 
-class Brake:
-    """Shared by all writes of a kind of a stream. Each is known by a key, from its first refusal until it works."""
+class WriteLimiter:
+    """Shared by all writes of one kind of a stream. A refused write is known by its key until it works."""
 
     def __init__(self, parallel: int = 1) -> None:
         """`parallel`: writes that are under way at a time at full speed."""
@@ -77,12 +77,12 @@ class Brake:
         self._worked = 0.0
         self._failing_since: float | None = None
         self._refusals: dict[Hashable, Refusal] = {}
-        #: Those that may be refused for no reason of their own, the oldest first. A set, in order.
+        #: Those that may be refused like all others, for no reason of their own, the oldest first. An ordered set.
         self._alike: dict[Hashable, None] = {}
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One attempt, begun when it may be made. `failed`, `worked` or `forget` says what became of it."""
+        """Wait until an attempt may be made, and make it within. Then call `failed`, `succeeded` or `forget`."""
         await self._enter()
         try:
             while (wait := self._until - time.monotonic()) > 0:
@@ -92,7 +92,7 @@ class Brake:
             self._leave()
 
     def failed(self, key: Hashable, error: ApiError, what: str) -> float:
-        """That write was refused: seconds until it is to be tried again."""
+        """The write was refused. Returns the seconds until it is to be tried again. `what` names it for people."""
         now = time.monotonic()
         refusal = self._refusals.setdefault(key, Refusal(what, now, now))
         refusal.what = what
@@ -101,7 +101,7 @@ class Brake:
         if others_work:
             refusal.own = True
             self._alike.pop(key, None)
-        if not refusal.own:  # where it is, that nothing else is written just now says nothing
+        if not refusal.own:  # else it says nothing about the others
             self._failing_since = self._failing_since or now
             self._alike[key] = None
         trouble = error.status in (0, 429) or error.status >= 500
@@ -109,8 +109,8 @@ class Brake:
             self._slow_down(trouble, error.retry_after)
         return self._next_try(refusal, error)
 
-    def worked(self, key: Hashable) -> list[Hashable]:
-        """It is written. Returns what was refused and may be tried at once."""
+    def succeeded(self, key: Hashable) -> list[Hashable]:
+        """The write worked. Returns the keys of refused writes that may be tried at once."""
         self._forget(key)
         self._worked = time.monotonic()
         self._failing_since = None
@@ -122,7 +122,7 @@ class Brake:
         return woken
 
     def forget(self, key: Hashable) -> None:
-        """Nobody has to write it any more."""
+        """The write is no longer needed."""
         self._forget(key)
         if not self._alike:
             self._failing_since = None
@@ -133,12 +133,12 @@ class Brake:
             self.forget(key)
 
     def tries(self, key: Hashable) -> int:
-        """How often in a row it was refused."""
+        """How often in a row the write was refused."""
         return self._refusals[key].tries if key in self._refusals else 0
 
     @property
     def oldest(self) -> Refusal | None:
-        """What has been refused for longest; None: nothing is."""
+        """The write that has been refused for longest; None: no write is refused."""
         return next(iter(self._refusals.values()), None)
 
     @property
@@ -147,7 +147,7 @@ class Brake:
         return len(self._refusals)
 
     def failing_for(self) -> float:
-        """Seconds since the first refusal after which nothing has worked; 0: something has, or nothing is refused."""
+        """Seconds since the first refusal after which no write has worked; 0: one has, or none is refused."""
         return time.monotonic() - self._failing_since if self._failing_since is not None else 0.0
 
     def _forget(self, key: Hashable) -> None:
@@ -155,7 +155,7 @@ class Brake:
         self._alike.pop(key, None)
 
     def _slow_down(self, trouble: bool, asked: float | None) -> None:
-        """All of them, but once for what is refused at the same time."""
+        """Slow all writes down, once for those that are refused at the same time."""
         now = time.monotonic()
         if now < self._until:
             return
@@ -172,7 +172,7 @@ class Brake:
         return max(delay, min(error.retry_after or 0.0, MAX_ASKED)) * random.uniform(1.0, 1.1)
 
     async def _enter(self) -> None:
-        """First come, first served: whoever leaves hands over."""
+        """First come, first served: a write that leaves wakes the next."""
         if not self._waiting and self._under_way < int(self._window):
             self._under_way += 1
             return

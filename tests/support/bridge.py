@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from controller.api.update_stream import UpdateStream
 from controller.bridge.context import BridgeContext, ConsumerContext
-from controller.bridge.metrics import Counted
+from controller.bridge.metrics import CountedRecords
 from controller.clients.cluster import Cluster
 from controller.kafka import Topic
 from tests.support.builders import make_stream
@@ -21,5 +21,5 @@ def make_consumer_context(
     """Without Kafka; without `cluster` also without an API server."""
     bridge = BridgeContext(cluster, "bridge-a", NOTHING, NOTHING, NOTHING, NOTHING)
     return ConsumerContext(
-        bridge, stream or make_stream(), NOTHING, NOTHING, {}, topic, "bridge-a.default.user-updates", Counted()
+        bridge, stream or make_stream(), NOTHING, NOTHING, {}, topic, "bridge-a.default.user-updates", CountedRecords()
     )

@@ -13,17 +13,18 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from controller.bridge.backlogs.cache import BacklogCache
+from controller.bridge import metrics
+from controller.bridge.backlogs.cache import BacklogCache, BacklogOffset
 from controller.bridge.backlogs.loader import BacklogLoader, DeletedTopicEntry
 from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.context import ConsumerContext
-from controller.bridge.dispatch import Dispatch
+from controller.bridge.dispatch import Dispatcher
 from controller.bridge.partitions import Partition
-from controller.bridge.pending import Waiting
-from controller.bridge.rejected_events import TOPIC_GONE, WAITED, Rejected, Rejecter
-from controller.bridge.write_limiter import Brake
-from controller.core.records import Record
-from controller.kafka import Fetcher, FetchResult, KafkaError, record_cost
+from controller.bridge.pending import PendingRecord
+from controller.bridge.rejected_events import TOPIC_GONE, WAITED, RejectedEvents, RejectedRecord
+from controller.bridge.write_limiter import WriteLimiter
+from controller.core.records import Record, Rejection, read_record
+from controller.kafka import Fetcher, FetchResult, KafkaError
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,12 @@ MOVED_AT_ONCE = 50
 class Backlogs:
     """All backlogs of one stream, as far as its partitions are assigned to this replica."""
 
-    def __init__(self, context: ConsumerContext, fetcher: Fetcher, dispatch: Dispatch, rejecter: Rejecter) -> None:
+    def __init__(
+        self, context: ConsumerContext, fetcher: Fetcher, dispatcher: Dispatcher, rejected_events: RejectedEvents
+    ) -> None:
         self._context = context
-        self._dispatch = dispatch
-        self._rejecter = rejecter
+        self._dispatcher = dispatcher
+        self._rejected_events = rejected_events
         self._fetcher = fetcher
         self._cache = BacklogCache()
         self._writer = BacklogWriter(context, self._cache)
@@ -78,9 +81,9 @@ class Backlogs:
         return self._cache.unwritten
 
     @property
-    def brake(self) -> Brake:
+    def limiter(self) -> WriteLimiter:
         """Of the writes of UserBacklogs."""
-        return self._writer.brake
+        return self._writer.limiter
 
     def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to run until the consumer ends. Each raises what ends the consumer."""
@@ -100,10 +103,6 @@ class Backlogs:
         the whole backlog.
         """
         return self._cache.append(user, partition, offset)
-
-    def remove(self, user: str, partition: Partition, offset: int) -> None:
-        """The UserUpdate or RejectedEvent of a record that was fetched again is acknowledged."""
-        self._cache.remove(user, partition, offset)
 
     # Partitions
 
@@ -128,40 +127,44 @@ class Backlogs:
 
     def make_room(self, wanted: int, now: float) -> None:
         """Free so many bytes of memory: move the users with the most waiting into backlogs."""
-        lanes = self._dispatch.lanes
-        idle = [lane for _, lane in self._dispatch.idle(now)]
-        by_cost = sorted(((sum(w.cost for w in lanes.get(lane) or ()), lane) for lane in idle), reverse=True)
-        for cost, lane in by_cost:
+        pending = self._dispatcher.pending
+        idle = [user for _, user in self._dispatcher.idle(now)]
+        by_cost = sorted(
+            ((sum(record.cost for record in pending.get(user) or ()), user) for user in idle), reverse=True
+        )
+        for cost, user in by_cost:
             if wanted <= 0:
                 return
-            wanted -= cost if self._move(lane, now) else 0
+            wanted -= cost if self._move(user, now) else 0
 
     def release_positions(self, now: float) -> None:
         """Where a position is stuck, move the users that are stuck too into backlogs, from the lowest offset on."""
         if not self._position_stuck(now):
             return
-        lanes = self._dispatch.lanes
-        stuck = [lane for seconds, lane in self._dispatch.idle(now) if seconds >= STUCK_SECONDS]
+        pending = self._dispatcher.pending
+        stuck = [user for seconds, user in self._dispatcher.idle(now) if seconds >= STUCK_SECONDS]
         moved = 0
-        for lane in sorted(stuck, key=lambda lane: next(iter(lanes.get(lane) or ())).record.offset):
+        for user in sorted(stuck, key=lambda user: next(iter(pending.get(user) or ())).offset):
             if moved >= MOVED_AT_ONCE:
                 return
-            moved += self._move(lane, now)
+            moved += self._move(user, now)
 
     def ignore(self, seconds: float) -> None:
         """An outage has held up every position: these seconds do not count as stuck."""
         self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
 
-    def _move(self, lane: str, now: float) -> bool:
-        """Move the records of that lane into backlogs, but for those that were fetched from a backlog."""
-        queue = self._dispatch.lanes.get(lane)
-        users = {waiting.user for waiting in queue or () if not waiting.from_backlog}
+    def _move(self, label: str, now: float) -> bool:
+        """Move the records of the users of that label into backlogs, but for those that were fetched from a backlog."""
+        queue = self._dispatcher.pending.get(label)
+        users = {record.user for record in queue or () if not record.origin.from_backlog}
         new = sum(user not in self._cache for user in users)
         if not users or new > self._may_begin or (new and not self._writer.may_begin(now)):
             return False
-        for waiting in self._dispatch.take_back(lane, lambda waiting: not waiting.from_backlog):
-            if not self.append(waiting.user, waiting.partition, waiting.record.offset):
-                self._dispatch.offer(waiting)
+        for record in self._dispatcher.take_back(label):
+            if self.append(record.user, record.partition, record.offset):
+                record.free()
+            else:
+                self._dispatcher.offer(record)
         return True
 
     @property
@@ -192,7 +195,7 @@ class Backlogs:
         """
         while True:
             for partition in self._context.partitions:
-                room = MAX_FETCHED * self._context.memory_share - self._dispatch.lanes.reread_cost
+                room = MAX_FETCHED * self._context.memory_share - self._context.read_ahead.reread
                 if partition.answers and room > 0 and (users := self._next_offsets(partition)):
                     await self._fetch_records(partition, users, int(room))
             if not len(self._cache):
@@ -221,31 +224,28 @@ class Backlogs:
             return
         now = time.monotonic()
         for record in result.records:
-            user = users.pop(record.offset)
-            self._dispatch.offer(Waiting(user, record, partition, record_cost(record), now, from_backlog=True))
-        self._dispatch.pump()
+            self._offer(record, BacklogOffset(self._cache, users.pop(record.offset), partition, record.offset), now)
+        self._dispatcher.pump()
         for offset in result.missing:
-            self._reject_missing(users.pop(offset), partition, offset)
+            self._reject_missing(BacklogOffset(self._cache, users.pop(offset), partition, offset))
         self._cache.not_fetched(users, partition)
 
-    def _reject_missing(self, user: str, partition: Partition, offset: int) -> None:
+    def _offer(self, record: Record, origin: BacklogOffset, now: float) -> None:
+        event = read_record(record, put_aside=True)
+        if isinstance(event, Rejection):  # another version of the bridge, or a person, has put it into the backlog
+            metrics.CREATES.labels(*self._context.stream_labels, "unusable").inc()
+            self._rejected_events.add(RejectedRecord.of(self._context.stream, record, event, origin))
+        else:
+            self._dispatcher.offer(PendingRecord(record, event, origin, self._context.read_ahead, now))
+
+    def _reject_missing(self, origin: BacklogOffset) -> None:
         """Kafka has removed a record while it waited."""
-        topic = self._context.topic
-        record = Record(topic.name, topic.id, partition.number, offset, -1, user.encode(), None)
-
-        def done() -> None:
-            self.remove(user, partition, offset)
-
-        self._rejecter.add(Rejected.expired(self._context.stream, record, offset, 1, WAITED, partition, done))
+        topic, offset = self._context.topic, origin.offset
+        record = Record(topic.name, topic.id, origin.partition.number, offset, -1, origin.user.encode(), None)
+        self._rejected_events.expire(record, offset, 1, WAITED, origin)
 
     def _reject_entry(self, entry: DeletedTopicEntry) -> None:
         """The topic was deleted while these records waited: one RejectedEvent for all."""
-        offsets, partition = entry.offsets, entry.partition
-        key = entry.backlog.user.encode()
+        offsets, key = entry.offsets, entry.backlog.user.encode()
         first = Record(self._context.topic.name, entry.topic_id, entry.number, offsets.first, -1, key, None)
-
-        def done() -> None:
-            entry.backlog.expired_written(partition)
-
-        stream = self._context.stream
-        self._rejecter.add(Rejected.expired(stream, first, offsets.last, len(offsets), TOPIC_GONE, partition, done))
+        self._rejected_events.expire(first, offsets.last, len(offsets), TOPIC_GONE, entry)

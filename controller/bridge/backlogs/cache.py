@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from controller.api.offset_queue import OffsetQueue
 from controller.api.user_backlog import MAX_CODE, MAX_OFFSETS
@@ -277,3 +277,17 @@ class BacklogCache:
             partition, offset = waiting.popleft()
             self._append(backlog, backlog.queues.setdefault(partition.number, PartitionQueue(partition)), offset)
         self._waiting.pop(user, None)
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogOffset:
+    """The origin of a record that was fetched from a backlog, or that Kafka has removed while it waited in one."""
+
+    from_backlog: ClassVar[bool] = True
+    cache: BacklogCache
+    user: str
+    partition: Partition
+    offset: int
+
+    def done(self) -> None:
+        self.cache.remove(self.user, self.partition, self.offset)

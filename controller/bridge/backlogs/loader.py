@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from controller.api.offset_queue import OffsetQueue
 from controller.api.user_backlog import read_entry
@@ -51,6 +51,11 @@ class DeletedTopicEntry:
     #: Of the deleted topic.
     number: int
     offsets: OffsetQueue
+    from_backlog: ClassVar[bool] = False
+
+    def done(self) -> None:
+        """Their RejectedEvent is acknowledged."""
+        self.backlog.expired_written(self.partition)
 
 
 class BacklogLoader:

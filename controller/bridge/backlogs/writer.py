@@ -19,7 +19,7 @@ from controller.bridge import metrics
 from controller.bridge.backlogs.cache import Backlog, BacklogCache, OtherReplicas, PartitionQueue
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Lost
-from controller.bridge.write_limiter import Brake
+from controller.bridge.write_limiter import WriteLimiter
 from controller.clients.cluster import BACKLOGS, Body
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
 from controller.kafka import Topic
@@ -52,7 +52,7 @@ class BacklogWriter:
         self._topic = context.topic
         self._partitions = context.partitions
         self._cache = cache
-        self.brake = Brake(PARALLEL)
+        self.limiter = WriteLimiter(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
         #: One for each write that is under way.
         self._writes: set[asyncio.Future[None]] = set()
@@ -61,7 +61,7 @@ class BacklogWriter:
 
     def may_begin(self, now: float) -> bool:
         """Whether a backlog of a further user may be begun at this time of the monotonic clock."""
-        if not self.brake.failing_for():
+        if not self.limiter.failing_for():
             return True
         if now - self._probed_at < PROBE_SECONDS:
             return False
@@ -72,7 +72,7 @@ class BacklogWriter:
         """Write what is due, until cancelled."""
         while True:
             now = time.monotonic()
-            self.brake.keep(lambda key: isinstance(key, Backlog) and self._cache.has(key))
+            self.limiter.keep(lambda key: isinstance(key, Backlog) and self._cache.has(key))
             for backlog in self._cache.due(now):
                 if len(self._tasks) >= PARALLEL or now < self._next_write_at:
                     break
@@ -109,7 +109,7 @@ class BacklogWriter:
     async def _write_once(self, backlog: Backlog) -> None:
         """`run` comes back to what is left of it, and to a refused write when its time has come."""
         try:
-            async with self.brake.turn():
+            async with self.limiter.turn():
                 if self._cache.has(backlog):
                     await self._try(backlog)
         finally:
@@ -120,11 +120,11 @@ class BacklogWriter:
             await self._retry_conflicts(backlog)
         except Lost:
             # The backlog may still be in the cache: the revocation takes it out.
-            self.brake.forget(backlog)
+            self.limiter.forget(backlog)
         except ApiError as error:
             name = self._name(backlog)
             retrying(logger, "UserBacklog not written", error, backlog=name)
-            backlog.retry_at = time.monotonic() + self.brake.failed(backlog, error, f"the UserBacklog {name}")
+            backlog.retry_at = time.monotonic() + self.limiter.failed(backlog, error, f"the UserBacklog {name}")
 
     async def _retry_conflicts(self, backlog: Backlog) -> None:
         """Where somebody else has changed the object, try again with what it is now. Raises Lost or ApiError."""
@@ -137,7 +137,7 @@ class BacklogWriter:
                 await self._read(backlog)
 
     def _worked(self, backlog: Backlog) -> None:
-        for other in self.brake.worked(backlog):
+        for other in self.limiter.succeeded(backlog):
             assert isinstance(other, Backlog)
             other.retry_at = 0.0
 

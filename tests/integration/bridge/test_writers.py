@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 
 from controller.api.rejected_event import RejectionReason
 from controller.api.update_stream import UpdateStream
-from controller.bridge import rejected_events
+from controller.bridge import rejected_events as module
 from controller.bridge.backlogs.cache import BacklogCache
 from controller.bridge.backlogs.writer import BacklogWriter
 from controller.bridge.partitions import Partition
-from controller.bridge.rejected_events import Rejected, Rejecter
+from controller.bridge.rejected_events import RejectedEvents, RejectedRecord
 from controller.clients.cluster import Cluster
 from controller.core.records import Record, Rejection
 from controller.kafka import Topic
@@ -40,14 +41,30 @@ def account(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(environment.account_kubeconfig("bridge")))
 
 
-def rejected(stream: UpdateStream, partition: Partition, offset: int, done: Callable[[], None]) -> Rejected:
+@dataclass(frozen=True)
+class Noted:
+    """An origin that writes down when it is told."""
+
+    from_backlog: ClassVar[bool] = False
+    partition: Partition
+    offset: int
+    told: list[tuple[Partition, int]]
+
+    def done(self) -> None:
+        self.told.append((self.partition, self.offset))
+
+
+def rejected(
+    stream: UpdateStream, partition: Partition, offset: int, done: list[tuple[Partition, int]]
+) -> RejectedRecord:
     record = Record(TOPIC.name, TOPIC.id, partition.number, offset, 0, b"ana", b"poison" * 500)
-    return Rejected.of(stream, record, Rejection(RejectionReason.NOT_JSON, "no JSON"), partition, done)
+    rejection = Rejection(RejectionReason.NOT_JSON, "no JSON")
+    return RejectedRecord.of(stream, record, rejection, Noted(partition, offset, done))
 
 
 @asynccontextmanager
-async def running(rejecter: Rejecter) -> AsyncIterator[None]:
-    task = asyncio.create_task(rejecter.run())
+async def running(rejected_events: RejectedEvents) -> AsyncIterator[None]:
+    task = asyncio.create_task(rejected_events.run())
     try:
         yield
     finally:
@@ -65,10 +82,10 @@ async def test_of_records_that_share_an_object_only_those_of_a_lost_partition_le
         context = make_consumer_context(cluster, stream, TOPIC)
         partitions = context.partitions
         (before,) = partitions.assign([0])
-        rejecter = Rejecter(context)
+        rejected_events = RejectedEvents(context)
 
         def add(partition: Partition, offset: int) -> None:
-            rejecter.add(rejected(stream, partition, offset, lambda: done.append((partition, offset))))
+            rejected_events.add(rejected(stream, partition, offset, done))
 
         for offset in range(101):  # each of the first hundred has an object of its own
             add(before, offset)
@@ -77,27 +94,27 @@ async def test_of_records_that_share_an_object_only_those_of_a_lost_partition_le
         partitions.committed({0: 0}, time.monotonic())
         for offset in range(250):
             add(again, offset)
-        async with running(rejecter):
+        async with running(rejected_events):
             await eventually_async(shown, 20)
     assert sorted(done, key=lambda each: each[1]) == [(again, offset) for offset in range(250)]
-    assert rejecter.cost == 0
+    assert context.read_ahead.total == 0
 
 
 async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Kube, stream: UpdateStream) -> None:
     """What counts towards the memory that pauses reading: it would be paused for ever in the end."""
-    done: list[int] = []
+    done: list[tuple[Partition, int]] = []
     async with Cluster.connect() as cluster:
         context = make_consumer_context(cluster, stream, TOPIC)
         partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
-        rejecter = Rejecter(context)
+        rejected_events = RejectedEvents(context)
         no_value = "!has(object.spec.value)"
         with policy(kube, stream.namespace, "rejectedevents", no_value, reason="RequestEntityTooLarge"):
             await asyncio.to_thread(_refuses_values, kube, stream.namespace)
             for offset in (5, 6):
-                rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
-            async with running(rejecter):
+                rejected_events.add(rejected(stream, partition, offset, done))
+            async with running(rejected_events):
 
                 async def shown() -> bool:
                     return len(done) == 2
@@ -106,33 +123,33 @@ async def test_what_is_shown_without_its_record_leaves_no_memory_behind(kube: Ku
     found = kube.list(stream.namespace, "rejectedevents")
     assert [body["spec"]["source"]["offset"] for body in found] == [5, 6]
     assert not any("value" in body["spec"] for body in found)
-    assert rejecter.cost == 0
+    assert context.read_ahead.total == 0
 
 
 async def test_rejected_events_that_may_not_be_deleted_do_not_pile_up(
     kube: Kube, stream: UpdateStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five are to be kept, and ten are too many: whatever comes then is shown by those that are there."""
-    monkeypatch.setattr(rejected_events, "KEPT", 5)
-    monkeypatch.setattr(rejected_events, "CROWDED", 10)
-    done: list[int] = []
+    monkeypatch.setattr(module, "KEPT", 5)
+    monkeypatch.setattr(module, "CROWDED", 10)
+    done: list[tuple[Partition, int]] = []
     count = 0
     async with Cluster.connect() as cluster:
         context = make_consumer_context(cluster, stream, TOPIC)
         partitions = context.partitions
         (partition,) = partitions.assign([0])
         partitions.committed({0: 0}, time.monotonic())
-        rejecter = Rejecter(context)
+        rejected_events = RejectedEvents(context)
 
         async def shown() -> bool:
             return len(done) == count
 
         with policy(kube, stream.namespace, "rejectedevents", operations=("DELETE",)):
             await asyncio.to_thread(_refuses_deletes, kube, stream.namespace)
-            async with running(rejecter):
+            async with running(rejected_events):
                 for offset in range(30):
                     count += 1
-                    rejecter.add(rejected(stream, partition, offset, lambda: done.append(1)))
+                    rejected_events.add(rejected(stream, partition, offset, done))
                     await eventually_async(shown, 20)
     probe = kube.path(stream.namespace, "rejectedevents", "probe")
     eventually(lambda: kube.client.delete(probe).is_success, 20)
@@ -173,7 +190,7 @@ async def test_a_backlog_whose_namespace_is_gone_is_not_asked_for_without_a_brea
         task = asyncio.create_task(writer.run())
 
         async def refused_for_a_while() -> bool:
-            oldest = writer.brake.oldest
+            oldest = writer.limiter.oldest
             return oldest is not None and time.monotonic() - oldest.since > 1.5
 
         await eventually_async(refused_for_a_while, 20)

@@ -110,15 +110,15 @@ async def test_all_partitions_are_held_at_the_moment_of_a_write() -> None:
 
 
 async def test_a_refused_write_whose_partition_is_lost_leaves_nothing_failing() -> None:
-    """Else the brake would count it as an outage for ever, and no user would be moved into a backlog."""
+    """Else the limiter would count it as an outage for ever, and no user would be moved into a backlog."""
     partitions, cache, backlog, writer = one_backlog()
-    backlog.retry_at = time.monotonic() + writer.brake.failed(backlog, Forbidden("no more"), "the UserBacklog")
-    assert writer.brake.failing_for() > 0
+    backlog.retry_at = time.monotonic() + writer.limiter.failed(backlog, Forbidden("no more"), "the UserBacklog")
+    assert writer.limiter.failing_for() > 0
     cache.revoke(partitions.revoke([0]))
     running = asyncio.create_task(writer.run())
 
     async def nothing_fails() -> bool:
-        return writer.brake.failing_for() == 0
+        return writer.limiter.failing_for() == 0
 
     await eventually_async(nothing_fails, within=5)
     running.cancel()

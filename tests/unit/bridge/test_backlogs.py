@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 from controller.bridge.backlogs import Backlogs
+from controller.bridge.backlogs.cache import BacklogOffset
 from controller.bridge.context import ConsumerContext
+from controller.bridge.dispatch import Dispatcher
 from controller.bridge.partitions import OffsetTracker
-from controller.bridge.pending import Lanes
+from controller.bridge.rejected_events import RejectedEvents
 from controller.kafka import FetchResult
-from tests.support.bridge import NOTHING, make_consumer_context
+from tests.support.bridge import make_consumer_context
 
 
 class Kafka:
@@ -31,8 +32,8 @@ class Kafka:
 
 
 def make_backlogs(context: ConsumerContext, kafka: Kafka) -> Backlogs:
-    dispatch = SimpleNamespace(lanes=Lanes())
-    return Backlogs(context, cast(Any, kafka), cast(Any, dispatch), NOTHING)
+    rejected_events = RejectedEvents(context)
+    return Backlogs(context, cast(Any, kafka), Dispatcher(context, rejected_events), rejected_events)
 
 
 async def first_asked(backlogs: Backlogs, kafka: Kafka) -> list[int]:
@@ -65,5 +66,5 @@ async def test_the_record_that_holds_a_position_up_is_read_again() -> None:
         backlogs.append("ana", partition, offset)
     context.position_held = True
     assert await first_asked(backlogs, kafka) == [5]
-    backlogs.remove("ana", partition, 5)
+    BacklogOffset(backlogs._cache, "ana", partition, 5).done()
     assert partition.position == 6, "it is a UserUpdate, written into a backlog or not"

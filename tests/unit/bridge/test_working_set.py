@@ -1,6 +1,8 @@
-"""Fair slots."""
+"""The working set: who may have the next update, and which update names which."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,152 +10,160 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from controller.api.update_stream import Limits
-from controller.bridge.working_set import STALE, Slots
+from controller.api.user_update import Source
+from controller.bridge.working_set import STALE, WorkingSet
+from controller.core.records import UpdateEvent
+from tests.support.builders import NOW
 
 USERS = st.sampled_from(["ana", "bo", "cy", "dan", "eve"])
 
 
-def make_slots(max_objects: int = 10, max_per_user: int = 5) -> Slots:
-    return Slots(Limits(max_objects, max_per_user))
+def make_working_set(max_objects: int = 10, max_per_user: int = 5) -> WorkingSet:
+    return WorkingSet(Limits(max_objects, max_per_user))
 
 
-def fill(slots: Slots, *users: str) -> None:
+def event(user: str, offset: int) -> UpdateEvent:
+    """Of a record of that user in the only partition."""
+    return UpdateEvent(user, "dev", "all", "all", Source("events", "id", 0, offset, NOW))
+
+
+def fill(working_set: WorkingSet, *users: str) -> None:
     """Each has an unfinished update more, seen by the watch."""
     for user in users:
-        number = slots.taken
-        slots.seen(user, f"{user}-{number}", number)
+        number = working_set.taken
+        working_set.shown(user, f"{user}-{number}", number)
 
 
-def granted(slots: Slots) -> list[str]:
+def granted(working_set: WorkingSet) -> list[str]:
     found = []
-    while (user := slots.grant()) is not None:
+    while (user := working_set.grant()) is not None:
         found.append(user)
     return found
 
 
-def serve(slots: Slots, version: int) -> str:
+def serve(working_set: WorkingSet, version: int) -> str:
     """Grant a slot; the object is created and seen at that version."""
-    user = slots.grant()
+    user = working_set.grant()
     assert user is not None
-    slots.created(user, f"new-{version}", version)
-    slots.seen(user, f"new-{version}", version)
+    working_set.created(user, event(user, version), f"new-{version}", version)
+    working_set.shown(user, f"new-{version}", version)
     return user
 
 
 def test_the_first_of_a_user_may_take_the_last_slot() -> None:
-    slots = make_slots(4)
-    fill(slots, "ana", "ana", "ana")
-    slots.want("ana")
-    slots.want("bo")
-    assert granted(slots) == ["bo"]
+    working_set = make_working_set(4)
+    fill(working_set, "ana", "ana", "ana")
+    working_set.want("ana")
+    working_set.want("bo")
+    assert granted(working_set) == ["bo"]
 
 
 def test_further_ones_only_while_fewer_than_half_are_taken() -> None:
-    slots = make_slots(4)
-    fill(slots, "ana")
-    slots.want("ana")
-    assert granted(slots) == ["ana"]
-    slots.want("ana")
-    assert granted(slots) == []
+    working_set = make_working_set(4)
+    fill(working_set, "ana")
+    working_set.want("ana")
+    assert granted(working_set) == ["ana"]
+    working_set.want("ana")
+    assert granted(working_set) == []
 
 
 @pytest.mark.parametrize(("per_user", "want"), [(1, 0), (2, 1), (3, 2)])
 def test_nobody_has_more_than_max_per_user(per_user: int, want: int) -> None:
-    slots = make_slots(100, per_user)
-    fill(slots, "ana")
+    working_set = make_working_set(100, per_user)
+    fill(working_set, "ana")
     got = 0
     for _ in range(5):
-        slots.want("ana")
-        got += len(granted(slots))
+        working_set.want("ana")
+        got += len(granted(working_set))
     assert got == want
 
 
 def test_who_has_waited_longest_is_next() -> None:
-    slots = make_slots(1)
-    fill(slots, "zoe")
+    working_set = make_working_set(1)
+    fill(working_set, "zoe")
     for user in ("ana", "bo", "cy"):
-        slots.want(user)
-    slots.want("ana")  # asking twice is not waiting longer
+        working_set.want(user)
+    working_set.want("ana")  # asking twice is not waiting longer
     order = []
     for version in range(3):
-        slots.gone(next(iter(slots._seen)), version + 10)
-        order.append(serve(slots, version + 100))
+        working_set.gone(next(iter(working_set._updates)), version + 10)
+        order.append(serve(working_set, version + 100))
     assert order == ["ana", "bo", "cy"]
 
 
 def test_who_was_served_goes_to_the_end() -> None:
-    slots = make_slots(100)
+    working_set = make_working_set(100)
     for user in ("ana", "bo"):
-        slots.want(user)
-    assert slots.grant() == "ana"
-    slots.want("ana")
-    assert [slots.grant(), slots.grant()] == ["bo", "ana"]
+        working_set.want(user)
+    assert working_set.grant() == "ana"
+    working_set.want("ana")
+    assert [working_set.grant(), working_set.grant()] == ["bo", "ana"]
 
 
 def test_a_user_whose_last_update_finishes_waits_for_a_first_slot_again() -> None:
-    slots = make_slots(3)
-    fill(slots, "ana", "bo", "cy")
-    slots.want("ana")
-    assert slots.grant() is None
-    slots.gone("ana-0", 10)
-    assert slots.grant() == "ana"
+    working_set = make_working_set(3)
+    fill(working_set, "ana", "bo", "cy")
+    working_set.want("ana")
+    assert working_set.grant() is None
+    working_set.gone("ana-0", 10)
+    assert working_set.grant() == "ana"
 
 
 def test_the_watch_may_be_faster_than_the_answer() -> None:
-    slots = make_slots(10)
-    slots.want("ana")
-    assert slots.grant() == "ana"
-    slots.seen("ana", "a", 7)
-    assert slots.created("ana", "a", 7)
-    assert slots.taken == 1
+    working_set = make_working_set(10)
+    working_set.want("ana")
+    assert working_set.grant() == "ana"
+    working_set.shown("ana", "a", 7)
+    assert working_set.created("ana", event("ana", 7), "a", 7)
+    assert working_set.taken == 1
 
 
 def test_an_end_that_was_seen_before_the_answer_is_an_end() -> None:
-    slots = make_slots(10)
-    slots.want("ana")
-    assert slots.grant() == "ana"
-    slots.seen("ana", "a", 7)
-    slots.gone("a", 8)
-    assert not slots.created("ana", "a", 7)
-    assert slots.taken == 0
+    working_set = make_working_set(10)
+    working_set.want("ana")
+    assert working_set.grant() == "ana"
+    working_set.shown("ana", "a", 7)
+    working_set.gone("a", 8)
+    assert not working_set.created("ana", event("ana", 7), "a", 7)
+    assert working_set.taken == 0
 
 
 def test_a_list_settles_what_it_could_have_shown() -> None:
-    slots = make_slots(10)
+    working_set = make_working_set(10)
     for user, version in (("ana", 5), ("bo", 9)):
-        slots.want(user)
-        slots.grant()
-        slots.created(user, user, version)
-    slots.listed({"hand": "eve"}, 7)
+        working_set.want(user)
+        working_set.grant()
+        working_set.created(user, event(user, version), user, version)
+    working_set.listed_labels({"hand": "eve"}, 7)
     # ana's was there at 5 and is not at 7; bo's is younger than the list.
-    assert (slots.of("ana"), slots.of("bo"), slots.of("eve"), slots.taken) == (0, 1, 1, 2)
+    assert (working_set.of("ana"), working_set.of("bo"), working_set.of("eve"), working_set.taken) == (0, 1, 1, 2)
 
 
 def test_objects_of_unknown_users_take_slots() -> None:
-    slots = make_slots(1)
-    slots.seen("", "by-hand", 1)
-    slots.want("ana")
-    assert slots.grant() is None
-    assert slots.starving
+    working_set = make_working_set(1)
+    working_set.shown("", "by-hand", 1)
+    working_set.want("ana")
+    assert working_set.grant() is None
+    assert working_set.starving
 
 
 def test_new_limits_act() -> None:
-    slots = make_slots(1)
-    fill(slots, "zoe")
-    slots.want("ana")
-    assert slots.grant() is None
-    slots.limit(Limits(2, 5))
-    assert slots.grant() == "ana"
+    working_set = make_working_set(1)
+    fill(working_set, "zoe")
+    working_set.want("ana")
+    assert working_set.grant() is None
+    working_set.limit(Limits(2, 5))
+    assert working_set.grant() == "ana"
 
 
 def test_queues_do_not_grow_with_what_happens() -> None:
-    slots = make_slots(2)
-    fill(slots, "zoe")
-    slots.want("ana")
+    working_set = make_working_set(2)
+    fill(working_set, "zoe")
+    working_set.want("ana")
     for number in range(10_000):
-        slots.seen("ana", f"a{number}", number)
-        slots.gone(f"a{number}", number)
-    assert len(slots._first) + len(slots._more) < 4 * STALE
+        working_set.shown("ana", f"a{number}", number)
+        working_set.gone(f"a{number}", number)
+    assert len(working_set._first) + len(working_set._more) < 4 * STALE
 
 
 class Watched(RuleBasedStateMachine):
@@ -161,7 +171,7 @@ class Watched(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = make_slots(6, 3)
+        self.working_set = make_working_set(6, 3)
         self.waiting: set[str] = set()
         self.reserved: list[str] = []
         self.version = 0
@@ -170,13 +180,13 @@ class Watched(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def want(self, user: str) -> None:
-        self.slots.want(user)
+        self.working_set.want(user)
         self.waiting.add(user)
 
     @rule()
     def grant(self) -> None:
-        before, counts = self.slots.taken, {user: self.count(user) for user in self.waiting}
-        user = self.slots.grant()
+        before, counts = self.working_set.taken, {user: self.count(user) for user in self.waiting}
+        user = self.working_set.grant()
         first = [one for one, count in counts.items() if count == 0]
         if user is None:
             assert before >= 6 or (not first and (before >= 3 or all(count >= 3 for count in counts.values())))
@@ -193,14 +203,14 @@ class Watched(RuleBasedStateMachine):
         self.version += 1
         name = f"{user}-{self.version}"
         if seen_first:
-            self.slots.seen(user, name, self.version)
-        assert self.slots.created(user, name, self.version)
+            self.working_set.shown(user, name, self.version)
+        assert self.working_set.created(user, event(user, self.version), name, self.version)
         self.objects[name] = user, seen_first
 
     @precondition(lambda self: self.reserved)
     @rule()
     def give_up(self) -> None:
-        self.slots.release(self.reserved.pop())
+        self.working_set.release(self.reserved.pop())
 
     @precondition(lambda self: self.objects)
     @rule(data=st.data())
@@ -208,21 +218,21 @@ class Watched(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.objects)))
         user, seen = self.objects.pop(name)
         if not seen:
-            self.slots.seen(user, name, self.version)
+            self.working_set.shown(user, name, self.version)
         self.version += 1
-        self.slots.gone(name, self.version)
+        self.working_set.gone(name, self.version)
 
     @rule()
     def relist(self) -> None:
         self.version += 1
-        self.slots.listed({name: user for name, (user, _) in self.objects.items()}, self.version)
+        self.working_set.listed_labels({name: user for name, (user, _) in self.objects.items()}, self.version)
         self.objects = {name: (user, True) for name, (user, _) in self.objects.items()}
 
     @invariant()
     def sums_are_right(self) -> None:
-        assert self.slots.taken == len(self.objects) + len(self.reserved)
+        assert self.working_set.taken == len(self.objects) + len(self.reserved)
         for user in ("ana", "bo", "cy", "dan", "eve"):
-            assert self.slots.of(user) == self.count(user)
+            assert self.working_set.of(user) == self.count(user)
 
     def count(self, user: str) -> int:
         return sum(owner == user for owner, _ in self.objects.values()) + self.reserved.count(user)
@@ -233,12 +243,72 @@ TestWatched = Watched.TestCase
 
 @given(st.lists(USERS, max_size=60))
 def test_every_user_who_waits_is_served_when_slots_come_free(users: list[str]) -> None:
-    slots = make_slots(2, 1)
+    working_set = make_working_set(2, 1)
     served: list[str] = []
     for user in users:
-        slots.want(user)
+        working_set.want(user)
     waiting = set(users)
     for version in range(len(waiting)):
-        served.append(serve(slots, 2 * version + 1))
-        slots.gone(f"new-{2 * version + 1}", 2 * version + 2)
+        served.append(serve(working_set, 2 * version + 1))
+        working_set.gone(f"new-{2 * version + 1}", 2 * version + 2)
     assert set(served) == waiting
+
+
+def create(working_set: WorkingSet, offset: int, name: str, version: int, user: str = "ana") -> None:
+    """That user's record at that offset gets a place and its update."""
+    working_set.want(user)
+    assert working_set.grant() == user
+    assert working_set.created(user, event(user, offset), name, version)
+
+
+def listed(name: str, offset: int, user: str = "ana") -> dict[str, Any]:
+    source = {"topicId": "id", "partition": 0, "offset": offset}
+    return {"metadata": {"name": name}, "spec": {"user": user, "source": source}}
+
+
+def test_the_last_unfinished_one_is_named() -> None:
+    working_set = make_working_set(100)
+    create(working_set, 1, "one", 1)
+    create(working_set, 2, "two", 2)
+    assert working_set.after(event("ana", 3)) == "two"
+    working_set.gone("one", 9)
+    assert working_set.after(event("ana", 3)) == "two"
+    working_set.gone("two", 9)
+    assert working_set.after(event("ana", 3)) is None
+
+
+def test_when_the_last_one_is_cancelled_the_one_before_it_is_the_last() -> None:
+    working_set = make_working_set(100)
+    create(working_set, 1, "one", 1)
+    create(working_set, 2, "two", 2)
+    working_set.gone("two", 9)
+    assert working_set.after(event("ana", 3)) == "one"
+
+
+def test_an_older_one_does_not_take_the_place_of_a_later_one() -> None:
+    working_set = make_working_set(100)
+    create(working_set, 2, "two", 2)
+    create(working_set, 1, "one", 3)
+    assert working_set.after(event("ana", 3)) == "two"
+
+
+def test_a_record_that_is_read_again_comes_after_what_is_below_it() -> None:
+    """Its update was deleted by a person; those above it wait for it, so it must not wait for them."""
+    working_set = make_working_set(100)
+    for offset, name in ((5, "five"), (20, "twenty"), (50, "fifty")):
+        create(working_set, offset, name, offset)
+    assert working_set.after(event("ana", 10)) == "five"
+    assert working_set.after(event("ana", 5)) is None
+    assert working_set.after(event("ana", 50)) == "twenty"
+
+
+def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
+    working_set = make_working_set(100)
+    create(working_set, 1, "over", 5)
+    create(working_set, 2, "newer", 9, user="bo")
+    hand_made = {"metadata": {"name": "hand"}, "spec": {"user": "cy"}}
+    working_set.listed([listed("there", 7, "dan"), listed("first", 3, "dan"), hand_made], version=7)
+    assert working_set.after(event("ana", 99)) is None
+    assert working_set.after(event("bo", 99)) == "newer"
+    assert working_set.after(event("dan", 99)) == "there"
+    assert working_set.after(event("cy", 99)) is None

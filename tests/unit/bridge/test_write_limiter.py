@@ -8,7 +8,7 @@ import time
 import pytest
 
 from controller.bridge import write_limiter as module
-from controller.bridge.write_limiter import Brake
+from controller.bridge.write_limiter import WriteLimiter
 from controller.errors import ApiError, Forbidden, Unavailable
 
 
@@ -49,49 +49,49 @@ class Server:
             self.under_way -= 1
 
 
-async def insist(brake: Brake, server: Server) -> None:
+async def insist(limiter: WriteLimiter, server: Server) -> None:
     """One write, tried until it works, each time when it is to be tried."""
     again = asyncio.Event()
     key = object()
     while True:
-        async with brake.turn():
+        async with limiter.turn():
             try:
                 await server.write()
             except Unavailable as error:
-                asyncio.get_running_loop().call_later(brake.failed(key, error, "a write"), again.set)
+                asyncio.get_running_loop().call_later(limiter.failed(key, error, "a write"), again.set)
             else:
-                brake.worked(key)
+                limiter.succeeded(key)
                 return
         await again.wait()
         again.clear()
 
 
 async def test_at_full_speed_all_are_under_way() -> None:
-    brake, server = Brake(32), Server(32)
-    await asyncio.gather(*(insist(brake, server) for _ in range(100)))
+    limiter, server = WriteLimiter(32), Server(32)
+    await asyncio.gather(*(insist(limiter, server) for _ in range(100)))
     assert (server.most, server.refused) == (32, 0)
 
 
 async def test_a_server_with_room_for_one_is_not_run_down() -> None:
     """With a pause alone, 31 of 32 would be refused each time: thousands of refusals."""
-    brake, server = Brake(32), Server(1)
-    await asyncio.gather(*(insist(brake, server) for _ in range(400)))
+    limiter, server = WriteLimiter(32), Server(1)
+    await asyncio.gather(*(insist(limiter, server) for _ in range(400)))
     assert server.refused < 100
 
 
 async def test_room_that_comes_back_is_used() -> None:
-    brake, server = Brake(8), Server(1)
-    await asyncio.gather(*(insist(brake, server) for _ in range(100)))
+    limiter, server = WriteLimiter(8), Server(1)
+    await asyncio.gather(*(insist(limiter, server) for _ in range(100)))
     server.room, server.most = 8, 0
-    await asyncio.gather(*(insist(brake, server) for _ in range(500)))
+    await asyncio.gather(*(insist(limiter, server) for _ in range(500)))
     assert server.most == 8
 
 
 async def test_what_is_cancelled_while_it_waits_leaves_its_turn_to_the_next() -> None:
-    brake, entered, leave = Brake(1), asyncio.Event(), asyncio.Event()
+    limiter, entered, leave = WriteLimiter(1), asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with brake.turn():
+        async with limiter.turn():
             entered.set()
             await leave.wait()
 
@@ -119,91 +119,91 @@ REFUSED = Forbidden("not this one", status=403)
 TROUBLE = Unavailable("broken", status=500)
 
 
-async def refused(brake: Brake, key: str, error: ApiError = REFUSED) -> float:
+async def refused(limiter: WriteLimiter, key: str, error: ApiError = REFUSED) -> float:
     """One attempt that is refused: seconds until the next one."""
-    async with brake.turn():
-        return brake.failed(key, error, f"the write {key}")
+    async with limiter.turn():
+        return limiter.failed(key, error, f"the write {key}")
 
 
-async def works(brake: Brake, key: str) -> list[object]:
-    async with brake.turn():
-        return list(brake.worked(key))
+async def works(limiter: WriteLimiter, key: str) -> list[object]:
+    async with limiter.turn():
+        return list(limiter.succeeded(key))
 
 
 @pytest.mark.parametrize("error", [REFUSED, TROUBLE], ids=["403", "500"])
 async def test_what_is_refused_for_what_is_in_it_slows_nothing_but_itself(error: ApiError) -> None:
-    brake = Brake(32)
+    limiter = WriteLimiter(32)
     delays = []
     for number in range(40):
-        await works(brake, f"good-{number}")
-        delays.append(await refused(brake, "bad", error))
+        await works(limiter, f"good-{number}")
+        delays.append(await refused(limiter, "bad", error))
     assert 30 <= max(delays) <= 33
     # By now the others are not delayed by it, whether any of them has worked since or not.
     for good in ("good", None):
         if good:
-            await works(brake, good)
-        before = brake._until, brake._window
-        await refused(brake, "bad", error)
-        assert (brake._until, brake._window) == before
-        assert brake.failing_for() == 0
-    assert brake.oldest is not None and brake.oldest.what == "the write bad"
+            await works(limiter, good)
+        before = limiter._until, limiter._window
+        await refused(limiter, "bad", error)
+        assert (limiter._until, limiter._window) == before
+        assert limiter.failing_for() == 0
+    assert limiter.oldest is not None and limiter.oldest.what == "the write bad"
 
 
 async def test_a_crowd_that_is_refused_lets_an_other_one_through() -> None:
     """Thousands are refused for what is in them, each tried for the first time; what comes behind them works soon."""
-    brake = Brake(32)
-    tries = [asyncio.create_task(refused(brake, f"bad-{number}")) for number in range(1000)]
-    assert len(await asyncio.wait_for(works(brake, "good"), 10)) == module.WOKEN
+    limiter = WriteLimiter(32)
+    tries = [asyncio.create_task(refused(limiter, f"bad-{number}")) for number in range(1000)]
+    assert len(await asyncio.wait_for(works(limiter, "good"), 10)) == module.WOKEN
     await asyncio.wait(tries)
-    assert brake.refused == 1000
-    assert brake._window == 32, "they take no place from others"
+    assert limiter.refused == 1000
+    assert limiter._window == 32, "they take no place from others"
 
 
 async def test_where_nothing_works_it_is_asked_more_slowly() -> None:
-    brake, began = Brake(32), time.monotonic()
-    await asyncio.gather(*(refused(brake, f"bad-{number}") for number in range(200)))
+    limiter, began = WriteLimiter(32), time.monotonic()
+    await asyncio.gather(*(refused(limiter, f"bad-{number}") for number in range(200)))
     assert time.monotonic() - began > (200 - 32) * module.REFUSED_DELAY
-    assert brake.failing_for() > 0
+    assert limiter.failing_for() > 0
 
 
 async def test_of_many_that_are_refused_each_is_tried_less_often() -> None:
-    brake = Brake(2000)
-    brake._until = float("inf")  # all at the same time
-    delays = [brake.failed(number, REFUSED, "a write") for _ in range(20) for number in range(1000)]
+    limiter = WriteLimiter(2000)
+    limiter._until = float("inf")  # all at the same time
+    delays = [limiter.failed(number, REFUSED, "a write") for _ in range(20) for number in range(1000)]
     a_second = 1000 / (sum(delays[-1000:]) / 1000)
     assert a_second <= module.TRIES_A_SECOND
 
 
 async def test_what_works_lets_two_of_the_others_try_at_once() -> None:
-    brake = Brake(32)
+    limiter = WriteLimiter(32)
     for number in range(5):
-        await refused(brake, f"same-{number}")
-    assert await works(brake, "same-0") == ["same-1", "same-2"]
+        await refused(limiter, f"same-{number}")
+    assert await works(limiter, "same-0") == ["same-1", "same-2"]
     # One that is refused again although another one worked is not tried at once.
-    await refused(brake, "same-1")
-    assert await works(brake, "same-2") == ["same-3", "same-4"]
-    assert await works(brake, "good") == []
-    assert brake.oldest is not None and brake.oldest.what == "the write same-1"
+    await refused(limiter, "same-1")
+    assert await works(limiter, "same-2") == ["same-3", "same-4"]
+    assert await works(limiter, "good") == []
+    assert limiter.oldest is not None and limiter.oldest.what == "the write same-1"
 
 
 async def test_nothing_fails_when_nobody_has_anything_left_to_write() -> None:
     """Their partitions are another replica's: their refusals must not count as an outage any more."""
-    brake = Brake(8)
-    await refused(brake, "one")
-    await refused(brake, "two")
-    brake.forget("one")
-    assert brake.failing_for() > 0
-    brake.forget("two")
-    assert brake.failing_for() == 0
-    assert brake.oldest is None
+    limiter = WriteLimiter(8)
+    await refused(limiter, "one")
+    await refused(limiter, "two")
+    limiter.forget("one")
+    assert limiter.failing_for() > 0
+    limiter.forget("two")
+    assert limiter.failing_for() == 0
+    assert limiter.oldest is None
     # Nor where all that is left is refused for reasons of its own.
-    await refused(brake, "own")
-    await works(brake, "good")
-    await refused(brake, "own")
-    await refused(brake, "three")
-    assert brake.failing_for() > 0
-    brake.forget("three")
-    assert brake.failing_for() == 0
-    await refused(brake, "three")
-    brake.keep(lambda key: False)
-    assert brake.failing_for() == 0
+    await refused(limiter, "own")
+    await works(limiter, "good")
+    await refused(limiter, "own")
+    await refused(limiter, "three")
+    assert limiter.failing_for() > 0
+    limiter.forget("three")
+    assert limiter.failing_for() == 0
+    await refused(limiter, "three")
+    limiter.keep(lambda key: False)
+    assert limiter.failing_for() == 0

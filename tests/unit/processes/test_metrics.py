@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import controller.bridge.metrics
 import controller.reconciler.metrics
-from controller.bridge.metrics import Counted
+from controller.bridge.metrics import CountedRecords
 from controller.clients.stream_status import REFUSED
 
 BRIDGE, CONTROLLER = controller.bridge.metrics, controller.reconciler.metrics
@@ -39,7 +39,7 @@ def test_the_labels_of_a_stream_are_the_same_in_both_processes(module: ModuleTyp
 
 
 def test_a_record_is_counted_once_however_often_it_is_read() -> None:
-    counted = Counted()
+    counted = CountedRecords()
     assert [counted.is_new("first", 0, offset) for offset in (5, 6, 9)] == [True] * 3
     assert [counted.is_new("first", 0, offset) for offset in (5, 6, 9, 12)] == [False] * 3 + [True]
     assert counted.is_new("first", 1, 5), "another partition"

@@ -1,46 +1,40 @@
-"""The stream's unfinished UserUpdates, as the API server shows them: other replicas' and hand-made ones too.
+"""Keeps the working set as the API server has it: updates of other replicas and hand-made ones too.
 
-A consistent LIST of whole objects says which links and slots are taken; from there a watch of metadata alone follows:
-what leaves the selector is finished or gone.
+A consistent LIST of whole objects says which updates are unfinished; from there a watch of metadata alone follows: what
+leaves the selector is finished or gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
 from typing import Any
 
 from controller.api import names
 from controller.api.user_update import unfinished_selector
 from controller.bridge.context import ConsumerContext
-from controller.bridge.links import Links
-from controller.bridge.working_set import Slots
+from controller.bridge.dispatch import Dispatcher
+from controller.bridge.pausing import Pausing
 from controller.clients.cluster import UPDATES, Listing, WatchEvent
 from controller.clients.reflector import reflect
 
-logger = logging.getLogger(__name__)
 
+class WorkingSetReflector:
+    """Tells the dispatcher and what pauses reading whenever a place may have become free."""
 
-class Unfinished:
-    """Keeps `slots` and `links` true; calls `freed` whenever a slot may have become free."""
-
-    def __init__(self, context: ConsumerContext, slots: Slots, links: Links, freed: Callable[[], None]) -> None:
+    def __init__(self, context: ConsumerContext, dispatcher: Dispatcher, pausing: Pausing) -> None:
         self._context = context
-        self._cluster = context.cluster
         self._namespace = context.stream.namespace
         self._selector = unfinished_selector(context.stream.name)
-        self._slots = slots
-        self._links = links
-        self._freed = freed
+        self._working_set = dispatcher.working_set
+        self._dispatcher = dispatcher
+        self._pausing = pausing
         self._watch: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
         """A LIST now, and the watch from there on. Raises ApiError."""
-        listing = await self._cluster.list(UPDATES, self._namespace, field_selector=self._selector)
-        self._links.listed(listing.items, listing.resource_version)
-        users = {_name(body): names.user_label(body["spec"]["user"]) for body in listing.items}
-        self._slots.listed(users, listing.resource_version)
+        cluster = self._context.cluster
+        listing = await cluster.list(UPDATES, self._namespace, field_selector=self._selector)
+        self._working_set.listed(listing.items, listing.resource_version)
         self.stop()
         self._watch = asyncio.create_task(self._follow(listing))
         self._watch.add_done_callback(self._ended)
@@ -56,7 +50,7 @@ class Unfinished:
 
     async def _follow(self, begin: Listing) -> None:
         async for change in reflect(
-            self._cluster,
+            self._context.cluster,
             UPDATES,
             self._namespace,
             field_selector=self._selector,
@@ -64,26 +58,25 @@ class Unfinished:
             begin=Listing([], begin.resource_version),
         ):
             if isinstance(change, Listing):
-                self._listed(change)
+                labels = {_name(body): _label(body) for body in change.items}
+                self._working_set.listed_labels(labels, change.resource_version)
+                self._freed()
             else:
                 self._changed(change)
-
-    def _listed(self, listing: Listing) -> None:
-        users = {_name(body): _lane(body) for body in listing.items}
-        self._links.keep(users, listing.resource_version)
-        self._slots.listed(users, listing.resource_version)
-        self._freed()
 
     def _changed(self, event: WatchEvent) -> None:
         match event.type:
             case "ADDED" | "MODIFIED":
-                self._slots.seen(_lane(event.object), _name(event.object), event.resource_version)
+                self._working_set.shown(_label(event.object), _name(event.object), event.resource_version)
             case "DELETED":
-                self._links.drop(_name(event.object))
-                self._slots.gone(_name(event.object), event.resource_version)
+                self._working_set.gone(_name(event.object), event.resource_version)
                 self._freed()
             case _:
-                self._slots.reached(event.resource_version)
+                self._working_set.reached(event.resource_version)
+
+    def _freed(self) -> None:
+        self._dispatcher.pump()
+        self._pausing.resume()
 
 
 def _name(body: dict[str, Any]) -> str:
@@ -91,6 +84,6 @@ def _name(body: dict[str, Any]) -> str:
     return name
 
 
-def _lane(body: dict[str, Any]) -> str:
+def _label(body: dict[str, Any]) -> str:
     label: str = (body["metadata"].get("labels") or {}).get(names.USER_LABEL, "")
     return label
