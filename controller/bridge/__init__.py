@@ -1,8 +1,23 @@
 """`python -m controller bridge`: Kafka records become UserUpdates, for every UpdateStream of the cluster.
 
-To read it: `context` (what the parts share), `stream` (one stream's way to Kafka), `consumer` (one topic, one group
-member), `dispatch` (a record's way to its UserUpdate), then the nouns they use: `working_set`, `pending`, `links`,
-`tracker`, `partitions`, `positions`.
+The order in which to read it. First who consumes:
+
+1. `context`: what all streams share, and what all parts share that consume one topic.
+2. `streams`: all UpdateStreams. `stream`: one of them, with its Secret and its topic. `consumer`: its topic, as one
+   member of its consumer group.
+3. `assignment`: what is done with a partition when it is assigned or revoked. `partitions`: those that are assigned.
+   `positions`: where reading begins.
+
+Then the way of a record, from the consumer to its UserUpdate:
+
+4. `pending`: records in memory, each user's in order. `dispatch`: creates their UserUpdates, by `creator`, as fast as
+   `write_limiter` allows. `working_set`: who may have the next one, and after which one it comes.
+5. `rejected_events`: records that can never become a UserUpdate.
+6. `backlogs`: users with more records than fit into memory.
+7. `pausing`: how much is read ahead.
+
+Last what is reported: `membership`, `consuming` (the condition), `stream_report` (the status), `object_counts`,
+`controllers`, `metrics`.
 """
 
 from controller.bridge.streams import run

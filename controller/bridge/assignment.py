@@ -24,7 +24,7 @@ from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import OffsetTracker, Partition
 from controller.bridge.pending import PartitionOffset
 from controller.bridge.rejected_events import UNREAD, RejectedEvents
-from controller.bridge.stream_report import Reporter
+from controller.bridge.stream_report import StreamReporter
 from controller.bridge.working_set_reflector import WorkingSetReflector
 from controller.clients.event_recorder import reference
 from controller.core.records import Record
@@ -52,7 +52,7 @@ class Assignment:
         reflector: WorkingSetReflector,
         rejected_events: RejectedEvents,
         backlogs: Backlogs,
-        reporter: Reporter,
+        reporter: StreamReporter,
     ) -> None:
         self._context = context
         self._topic = context.topic

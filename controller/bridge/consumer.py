@@ -1,7 +1,7 @@
-"""One topic consumed by one group member: assignment, start, records, positions; until one of them changes for good.
+"""Consumes one topic as one member of the stream's group, until the topic or the member is no longer the same.
 
-The order is the guarantee: LIST, status entry and commit before the first create; a record's topic id checked before
-the record is used; `position` in the status before the commit that mirrors it.
+The guarantees depend on an order. Before the first create come a LIST, the entry in the status and an accepted commit;
+before a record is used its topic's id is checked; before a commit the same position is in the status.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
 from controller.bridge.backlogs import Backlogs
+from controller.bridge.consuming import ConsumerHealth
 from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import GroupMembership
@@ -25,18 +26,18 @@ from controller.bridge.partitions import Partition
 from controller.bridge.pausing import Pausing
 from controller.bridge.pending import PartitionOffset, PendingRecord
 from controller.bridge.rejected_events import RejectedEvents, RejectedRecord
-from controller.bridge.stream_report import Consuming, Reporter, unless_unseen
+from controller.bridge.stream_report import StreamReporter
 from controller.bridge.working_set_reflector import WorkingSetReflector
 from controller.core.records import Record, Rejection, read_record
 
 logger = logging.getLogger(__name__)
 
-#: The topic is looked at so often, and before each batch of records.
+#: Seconds between looks at the topic, which is also looked at before each batch of records.
 TOPIC_SECONDS = 2.0
-#: At most so often, however many batches come: a record that comes alone is not kept waiting.
+#: Seconds between looks where batches come fast. It is short, so that a record that comes alone need not wait.
 LOOK_SECONDS = 0.005
 COMMIT_SECONDS = 1.0
-STEER_SECONDS = 0.5
+OBSERVE_SECONDS = 0.5
 RETRY_SECONDS = 0.5
 
 
@@ -55,11 +56,10 @@ class TopicConsumer:
             config, topic, group, context.instance, self._on_event, lambda: context.memory_share
         )
         self._membership = GroupMembership(context, self._member)
-        self._pausing = Pausing(
-            context, self._dispatcher, self._rejected_events, self._backlogs, self._member, self._membership
-        )
+        self._pausing = Pausing(context, self._dispatcher, self._backlogs, self._member, self._membership)
         self._reflector = WorkingSetReflector(context, self._dispatcher, self._pausing)
-        self._reporter = Reporter(context, self._condition)
+        self._health = ConsumerHealth(context, self._backlogs, self._pausing, self._membership)
+        self._reporter = StreamReporter(context, self._health)
         self._assignment = Assignment(
             context, self._member, self._reflector, self._rejected_events, self._backlogs, self._reporter
         )
@@ -70,8 +70,8 @@ class TopicConsumer:
 
     @property
     def ready(self) -> bool:
-        """The group has given this member its partitions, if only none, or the condition says why it does not."""
-        return self._membership.joined or self._pausing.condition() is not None
+        """The group has given this member its partitions, if any, or the condition says why it has not."""
+        return self._membership.joined or self._health.condition() is not None
 
     @property
     def reads(self) -> bool:
@@ -80,18 +80,18 @@ class TopicConsumer:
 
     @property
     def put_aside(self) -> tuple[int, int]:
-        """Users with a backlog of partitions that are this replica's, and the records in these."""
+        """How many users have a backlog in this replica's partitions, and how many records these list."""
         return len(self._backlogs), self._backlogs.records
 
     def change(self, stream: UpdateStream) -> None:
-        """A new spec that needs no new consumer: limits and suspensions act at once."""
+        """The stream has a new spec that needs no new consumer: limits and suspensions act at once."""
         self._context.stream = stream
         self._dispatcher.working_set.limit(stream.limits)
-        self._pausing.steer()
+        self._pausing.update()
         self._dispatcher.pump()
 
     def verify(self) -> None:
-        """See whether the status still knows what was written to it."""
+        """Read the status soon, to see whether it still has what was written to it."""
         self._reporter.verify()
 
     async def run(self) -> None:
@@ -102,7 +102,7 @@ class TopicConsumer:
             self._check_topic(),
             self._commit(),
             *self._membership.works(),
-            self._look(),
+            self._observe(),
         ):
             self._spawn(work)
         try:
@@ -111,7 +111,7 @@ class TopicConsumer:
             await self._close()
 
     async def _close(self) -> None:
-        """Stop reading; what is being created is acknowledged before the partitions are let go."""
+        """Stop reading. Creates under way are acknowledged before the partitions are given back."""
         self._dispatcher.close()
         await self._member.close()
         for part in (self._dispatcher, self._reflector, self._backlogs):
@@ -120,7 +120,7 @@ class TopicConsumer:
             task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task whose error ends the consumer."""
+        """Run it as a task whose error ends the consumer."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -169,7 +169,7 @@ class TopicConsumer:
                 self._context.fail(kafka.KafkaError(reason, message))
 
     async def _check_topic(self) -> None:
-        """Admit records once the topic is known to be the same: one made again starts at 0 and goes on from there."""
+        """Take up records once the topic is known to be the same: one that was made again has other records there."""
         looked = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
@@ -192,10 +192,6 @@ class TopicConsumer:
                 self._admit(fetched)
                 self._member.consumed(size)
 
-    def _condition(self) -> Consuming | None:
-        consuming = self._pausing.condition()
-        return consuming and unless_unseen(consuming, self._context.bridge.process_lease)
-
     def _admit(self, fetched: list[tuple[Partition, Record | kafka.PartitionEnd]]) -> None:
         now, new = time.monotonic(), 0
         for partition, item in fetched:
@@ -205,26 +201,27 @@ class TopicConsumer:
                 partition.tracker.reach(item.offset)
             elif partition.tracker.begin(item.offset):
                 new += self._context.counted.is_new(item.topic_id, item.partition, item.offset)
-                self._judge(partition, item, now)
+                self._take_up(partition, item, now)
         metrics.RECORDS.labels(*self._context.stream_labels).inc(new)
         self._dispatcher.pump()
-        self._pausing.steer()
+        self._pausing.update()
 
-    def _judge(self, partition: Partition, record: Record, now: float) -> None:
+    def _take_up(self, partition: Partition, record: Record, now: float) -> None:
         event, origin = read_record(record), PartitionOffset(partition, record.offset)
         if isinstance(event, Rejection):
             self._rejected_events.add(RejectedRecord.of(self._context.stream, record, event, origin))
         elif event.user not in self._backlogs or not self._backlogs.append(event.user, partition, record.offset):
             self._dispatcher.offer(PendingRecord(record, event, origin, self._context.read_ahead, now))
 
-    async def _look(self) -> None:
+    async def _observe(self) -> None:
         while True:
-            self._pausing.look()
+            self._health.observe()
+            self._pausing.observe()
             self._show_metrics()
-            await asyncio.sleep(STEER_SECONDS)
+            await asyncio.sleep(OBSERVE_SECONDS)
 
     async def _commit(self) -> None:
-        """Every second, moved or not: an accepted commit is what holds the assignment."""
+        """Commit every second, whether positions have moved or not: an accepted commit holds the assignment."""
         while True:
             if recorded := self._partitions.recorded:
                 self._member.commit(recorded)

@@ -12,6 +12,7 @@ from controller.bridge.metrics import CountedRecords
 from controller.bridge.object_counts import ObjectCounts, StreamCounts
 from controller.bridge.partitions import Partition, Partitions
 from controller.bridge.pending import ReadAhead
+from controller.bridge.write_limiter import WriteLimiter
 from controller.clients.cluster import Cluster
 from controller.clients.event_recorder import EventRecorder
 from controller.clients.process_lease import ProcessLease
@@ -74,6 +75,8 @@ class ConsumerContext:
     #: Outlives this consumer.
     counted: CountedRecords
     partitions: Partitions = field(default_factory=Partitions)
+    #: One for each kind of object that is written.
+    limiters: list[WriteLimiter] = field(default_factory=list)
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
     #: Partitions that the topic has now.
     partition_count: int = field(init=False)
@@ -161,6 +164,11 @@ class ConsumerContext:
     def count_replicas(self) -> None:
         """Partitions were assigned or revoked, or the topic has more."""
         self.alone = len(self.held) == self.partition_count
+
+    def write_limiter(self, parallel: int = 1) -> WriteLimiter:
+        """A new limiter of so many writes at a time, among `limiters`."""
+        self.limiters.append(limiter := WriteLimiter(parallel))
+        return limiter
 
     def fail(self, error: BaseException) -> None:
         """End the consumer with this error; the first one counts."""

@@ -1,8 +1,8 @@
-"""From a pending record to its UserUpdate: place in the working set, create, acknowledgement.
+"""From a pending record to its UserUpdate: a slot in the working set, the create, its acknowledgement.
 
-Per user one create at a time, in order; users in parallel. A record is done for its partition's tracker when its
-UserUpdate is acknowledged. One whose create is refused is the first of its user again, gives its place to others, and
-wants one anew when its time has come.
+Each user has one create at a time, in order; users are served in parallel. A record is done when its UserUpdate is
+acknowledged. One whose create is refused becomes the first of its user again, gives its slot to others, and wants
+another one when it is to be tried again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from controller.bridge.partitions import Lost, Partition
 from controller.bridge.pending import PendingRecord, PendingRecords
 from controller.bridge.rejected_events import RejectedEvents, RejectedRecord
 from controller.bridge.working_set import WorkingSet
-from controller.bridge.write_limiter import WriteLimiter
 from controller.core.records import Rejection, user_update_manifest
 from controller.errors import ApiError
 
@@ -41,26 +40,26 @@ class Dispatcher:
         self._rejected_events = rejected_events
         self.pending = PendingRecords()
         self.working_set = WorkingSet(context.stream.limits)
-        self.limiter = WriteLimiter(PARALLEL)
-        #: Nothing is created while this is set.
+        self.limiter = context.write_limiter(PARALLEL)
+        #: No create begins while this is set.
         self.halted = False
         self._closed = False
         self._creating: dict[str, PendingRecord] = {}
-        #: Users whose first record was refused, until it is tried again.
+        #: Users whose first record was refused, each with the timer that tries it again.
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_grant = time.monotonic()
         self._granted: dict[str, float] = {}
 
     def offer(self, record: PendingRecord) -> None:
-        """A good record waits for its place from now on; `pump` starts what may start."""
+        """A good record waits for its slot from now on; `pump` starts what may start."""
         user = record.label
         self.pending.append(record)
         if user not in self._creating and user not in self._later:
             self.working_set.want(user)
 
     def idle(self, now: float) -> list[tuple[float, str]]:
-        """Users without a create under way: for how many seconds nothing of theirs has moved, and who they are."""
+        """The users without a create under way, each after the seconds for which none of their records has moved."""
         return [
             (now - max(queue[0].since, self._granted.get(user, 0.0)), user)
             for user, queue in self.pending
@@ -108,11 +107,11 @@ class Dispatcher:
             task.add_done_callback(self._tasks.discard)
 
     def starving(self, seconds: float) -> bool:
-        """Users wait for a first place, and for so long there was none for anybody."""
+        """Whether users wait for a first slot, and nobody was given one for so many seconds."""
         return time.monotonic() - self._last_grant >= seconds and self.working_set.starving
 
     def close(self) -> None:
-        """Begin no more creates; those under way go on."""
+        """Begin no more creates. Those under way go on."""
         self._closed = True
 
     def stop(self) -> None:
@@ -151,7 +150,7 @@ class Dispatcher:
             self._end(user, record, again)
 
     async def _attempt(self, user: str, record: PendingRecord) -> Answer:
-        """Raises ApiError where it is refused."""
+        """Raises ApiError where the create is refused."""
         manifest = user_update_manifest(self._context.stream, record.event, self.working_set.after(record.event))
         failpoints.evaluate("bridge.create")
         answer = await create(self._context.cluster, manifest)
@@ -179,7 +178,7 @@ class Dispatcher:
         self.limiter.forget(user)
 
     def _end(self, user: str, record: PendingRecord, again: float | None) -> None:
-        """`again`: seconds until it is tried anew; None where that is over."""
+        """A create has ended. `again`: seconds until it is to be tried again; None: it is not."""
         del self._creating[user]
         self._context.partitions.create_ended(record.partition)
         if again is not None and not record.partition.revoked:
@@ -199,7 +198,7 @@ class Dispatcher:
         self.pump()
 
     def _want(self, user: str) -> None:
-        """Its time has come, or it need not wait for it."""
+        """The user's refused record is to be tried again now."""
         if timer := self._later.pop(user, None):
             timer.cancel()
             self.working_set.want(user)

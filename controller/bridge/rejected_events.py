@@ -24,7 +24,6 @@ from controller.bridge import metrics
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Lost, Partition
 from controller.bridge.pending import Origin
-from controller.bridge.write_limiter import WriteLimiter
 from controller.clients.cluster import REJECTED, Body
 from controller.core.records import Record, Rejection, rejected_event_manifest
 from controller.errors import AlreadyExists, ApiError, Invalid, NotFound
@@ -40,7 +39,7 @@ CROWDED = 2 * KEPT
 SLACK = 100
 #: Records that one write takes in at most.
 BATCH = 5000
-#: Tries after which one that is called invalid goes without what came from outside.
+#: Tries after which one that is called invalid is written without what a producer has written.
 BARE_AFTER = 3
 #: Seconds for which an object takes further records, and RejectedEvents of a single record in so many seconds.
 MINUTE = 60.0
@@ -171,7 +170,7 @@ class RejectedRecord:
         return MANIFEST_OVERHEAD + len(spec.get("key", "")) + len(spec.get("value", ""))
 
     def begin_later(self) -> None:
-        """Of several records without a key leave out the first: it is shown for another reason."""
+        """Leave out the first of several records: it has a RejectedEvent for another reason."""
         spec, source = self.manifest["spec"], self._source
         source["offset"] += 1
         spec["count"] -= 1
@@ -180,7 +179,7 @@ class RejectedRecord:
         )
 
     def bare(self) -> None:
-        """Leave out what came from outside."""
+        """Leave out what a producer has written."""
         for field in ("key", "value", "pointer"):
             self.manifest["spec"].pop(field, None)
         self.manifest["metadata"]["labels"].pop(USER_LABEL, None)
@@ -228,8 +227,8 @@ class RejectedEventWrite:
 class RejectedEvents:
     """Writes the RejectedEvents of one stream, one after the other.
 
-    One that is refused is tried again for as long as its records are this replica's, whatever the answer: `position`
-    waits for it. It keeps no other one waiting.
+    A refused one is tried again for as long as its records are this replica's, whatever the answer, as `position` waits
+    for it. It keeps no other one waiting.
     """
 
     def __init__(self, context: ConsumerContext) -> None:
@@ -238,7 +237,7 @@ class RejectedEvents:
         self._stream = context.stream
         self._partitions = context.partitions
         self._aggregator = Aggregator()
-        self.limiter = WriteLimiter()
+        self.limiter = context.write_limiter()
         self._queue: list[RejectedRecord] = []
         self._refused: list[RejectedEventWrite] = []
         self._filled = asyncio.Event()
@@ -256,11 +255,11 @@ class RejectedEvents:
     def forget(self) -> None:
         """Partitions are another replica's now: it shows their records."""
         for write in self._refused:
-            self._leave(write)
+            self._drop_revoked(write)
         self._refused = [write for write in self._refused if write.group]
 
     async def refresh(self) -> None:
-        """Read what is shown already: a flood's records share objects that no name leads to. Raises ApiError."""
+        """Read which records are shown already: a shared object has the name of its first record. Raises ApiError."""
         listing = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=self._selector)
         self._kept = len(listing.items)
         self._aggregator.forget_known()
@@ -300,7 +299,7 @@ class RejectedEvents:
         self._filled.clear()
 
     def _sorted(self, batch: list[RejectedRecord]) -> list[RejectedEventWrite]:
-        """Each its own object while there may be more; the rest by kind, one write for each."""
+        """One write for each record while it may have its own object, then one for each kind."""
         own: list[RejectedEventWrite] = []
         shared: dict[Kind, RejectedEventWrite] = {write.group[0].kind: write for write in self._refused if write.shared}
         new: list[RejectedEventWrite] = []
@@ -319,7 +318,7 @@ class RejectedEvents:
         return own + new
 
     async def _try(self, write: RejectedEventWrite) -> None:
-        """Once. What is refused comes again when its time has come."""
+        """Try it once. If it is refused, it is tried again later."""
         if write in self._refused:
             self._refused.remove(write)
         async with self.limiter.turn():
@@ -340,13 +339,13 @@ class RejectedEvents:
 
     def _put_off(self, write: RejectedEventWrite, error: ApiError) -> None:
         retrying(logger, "RejectedEvent not written", error, stream=self._stream.namespaced_name)
-        self._leave(write)
+        self._drop_revoked(write)
         if not write.group:
             return
         seconds = self.limiter.failed(write, error, str(write))
         first = write.group[0]
         if isinstance(error, Invalid) and self.limiter.tries(write) >= BARE_AFTER:
-            # Better one without its record than none.
+            # A RejectedEvent without its record is better than none.
             before = first.cost
             first.bare()
             self._context.read_ahead.total += first.cost - before
@@ -354,9 +353,9 @@ class RejectedEvents:
         self._refused.append(write)
 
     async def _hold(self, write: RejectedEventWrite) -> None:
-        """Until it is certain that what is left of it is this replica's."""
+        """Wait until it is certain that the records which are left are this replica's."""
         while True:
-            self._leave(write)
+            self._drop_revoked(write)
             try:
                 for partition in {rejected.partition for rejected in write.group}:
                     await self._partitions.hold(partition)
@@ -364,8 +363,8 @@ class RejectedEvents:
                 continue
             return
 
-    def _leave(self, write: RejectedEventWrite) -> None:
-        """Each record has its own partition: one whose partition was lost leaves, the others stay."""
+    def _drop_revoked(self, write: RejectedEventWrite) -> None:
+        """Take out the records whose partitions were revoked. The others stay."""
         for rejected in write.group:
             if rejected.partition.revoked:
                 self._context.read_ahead.total -= rejected.cost
@@ -380,14 +379,14 @@ class RejectedEvents:
         except AlreadyExists:
             # Made before a restart: a record's RejectedEvent has the record's name.
             if aggregate.count > 1:
-                return await self._meet(group, aggregate)
+                return await self._extend(group, aggregate)
         else:
             self._kept += 1
             self._count(group, aggregate.count)
         self._aggregator.put(group[0].kind, aggregate)
 
-    async def _meet(self, group: list[RejectedRecord], aggregate: Aggregate) -> None:
-        """There is one of the first record: it shows fewer of them, or that record alone, for a reason of its own."""
+    async def _extend(self, group: list[RejectedRecord], aggregate: Aggregate) -> None:
+        """There is an object of the first record's name. It may show fewer records, or another reason."""
         selector = f"metadata.name={aggregate.name}"  # listed: there is no right to get one
         found = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=selector)
         if not found.items:  # someone has dealt with it and deleted it
@@ -421,11 +420,11 @@ class RejectedEvents:
         self._aggregator.put(first.kind, aggregate)
 
     def _count(self, group: list[RejectedRecord], records: int) -> None:
-        """Records that are shown for the first time: what is read again after a restart adds nothing."""
+        """Count records that are shown for the first time, not those that are read again after a restart."""
         metrics.rejected(self._stream, group[0].kind[0], records)
 
     async def _grow(self, aggregate: Aggregate) -> None:
-        """The object stands for more than the record that its message is about."""
+        """Write that the object stands for more records than before."""
         spec = {
             "source": {"lastOffset": aggregate.last_offset},
             "count": aggregate.count,
@@ -435,7 +434,7 @@ class RejectedEvents:
         await self._cluster.patch(REJECTED, self._stream.namespace, aggregate.name, patch)
 
     async def _prune(self, slack: int = 0) -> None:
-        """Delete the oldest of too many; another replica may have been faster."""
+        """Delete the oldest where there are too many. Another replica may do so at the same time."""
         if self._kept <= KEPT + slack:
             return
         try:

@@ -15,11 +15,11 @@ from controller.api import names, secret_data
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.consumer import TopicConsumer
+from controller.bridge.consuming import Consuming, unless_no_bridge
 from controller.bridge.context import BridgeContext, ConsumerContext, TopicChanged
 from controller.bridge.controllers import Controllers, without_controller
 from controller.bridge.membership import JOINING
 from controller.bridge.positions import Outdated
-from controller.bridge.stream_report import Consuming, unless_unseen
 from controller.clients.adoption import RESTORED, RESTORED_MESSAGE, adopt
 from controller.clients.cluster import SECRETS, Body
 from controller.clients.event_recorder import reference
@@ -207,7 +207,7 @@ class StreamConsumer:
 
     async def _report(self, reason: str, message: str) -> None:
         self._refused = True
-        consuming = unless_unseen(
+        consuming = unless_no_bridge(
             Consuming(False, reason, message, self._stream.generation), self._bridge.process_lease
         )
         if not self._status.would_change(consuming.write):

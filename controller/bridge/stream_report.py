@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from controller import failpoints
 from controller.bridge import positions
+from controller.bridge.consuming import ConsumerHealth
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Partition
 from controller.bridge.positions import Entry
-from controller.clients.process_lease import ProcessLease
-from controller.clients.stream_status import NO_BRIDGE, condition, with_condition
 from controller.errors import ApiError, NotFound
 
 #: What has changed is written within this time, at most once a second.
@@ -26,49 +24,14 @@ BACKLOG_SECONDS = 5.0
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Consuming:
-    """The condition, as computed from that generation of the spec."""
-
-    ok: bool | None
-    reason: str
-    message: str
-    generation: int
-
-    def write(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        known = condition(status, "Consuming")
-        if self.reason == NO_BRIDGE and known and known["reason"] == NO_BRIDGE:
-            return dict(status)  # somebody else has said so, in their words
-        return with_condition(
-            status,
-            "Consuming",
-            self.ok,
-            self.reason,
-            self.message,
-            generation=self.generation,
-            now=datetime.now(UTC),
-        )
-
-
-def unless_unseen(consuming: Consuming, process_lease: ProcessLease) -> Consuming:
-    """The condition; NoBridge where controllers may write that too, so that nobody overwrites the other in turns."""
-    trouble = process_lease.trouble
-    return Consuming(None, NO_BRIDGE, trouble, consuming.generation) if trouble else consuming
-
-
-class Reporter:
+class StreamReporter:
     """One topic's entries, those of this replica's partitions only."""
 
-    def __init__(
-        self,
-        context: ConsumerContext,
-        condition: Callable[[], Consuming | None],
-    ) -> None:
+    def __init__(self, context: ConsumerContext, health: ConsumerHealth) -> None:
         self._context = context
         self._topic = context.topic
         self._partitions = context.partitions
-        #: None: another replica's to tell.
-        self._condition = condition
+        self._health = health
         self._written: object = None
         #: Records of each partition that are listed in backlogs, and when they were counted, by the monotonic clock.
         self._backlog: dict[Partition, int] = {}
@@ -128,7 +91,7 @@ class Reporter:
     async def _report_refused(self, error: ApiError) -> None:
         """A condition is taken where a list of positions is not."""
         message = f"the API server refuses the positions, so that none is committed: {error}"
-        if condition := self._condition():
+        if condition := self._health.condition():
             refused = replace(condition, ok=False, reason="StatusRefused", message=message)
             try:
                 await self._context.status.apply(refused.write)
@@ -141,7 +104,7 @@ class Reporter:
         entries = [self._entry(partition, position) for partition, position in proposed.items()]
         status = positions.with_entries(status, self._topic.id, entries, certain=self._context.topic_is_certain)
         status = self._context.counts.write(positions.with_backlog(status, self._topic.id))
-        condition = self._condition()
+        condition = self._health.condition()
         return condition.write(status) if condition else status
 
     def _entry(self, partition: Partition, position: int) -> Entry:
@@ -154,4 +117,4 @@ class Reporter:
         if (now := time.monotonic()) - self._backlog_at >= BACKLOG_SECONDS:
             self._backlog_at, self._backlog = now, {p: p.backlog for p in self._partitions.known if not p.revoked}
         entries = [self._entry(partition, partition.position) for partition in self._partitions.known]
-        return entries, self._condition(), self._context.counts, self._context.topic_is_certain
+        return entries, self._health.condition(), self._context.counts, self._context.topic_is_certain

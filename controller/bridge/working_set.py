@@ -1,7 +1,7 @@
 """The stream's unfinished UserUpdates: whose they are, who may have the next one, and after which one it comes.
 
-Pure. A user's first unfinished update may take any of `maxObjects` places; the second to `maxPerUser`-th only while
-fewer than half are taken; a freed place goes to the user who has waited longest. All unfinished updates of the stream
+Pure. A user's first unfinished update may take any of `maxObjects` slots; the second to `maxPerUser`-th only while
+fewer than half are taken; a freed slot goes to the user who has waited longest. All unfinished updates of the stream
 count, those of other replicas and hand-made ones too, as the watch shows them, and the bridge's own that the watch has
 not shown yet.
 """
@@ -49,7 +49,7 @@ class WorkingSet:
         #: Names of updates by offset: when the last one is skipped, the one before it is the last.
         self._names: dict[SourceKey, dict[int, str]] = {}
         self._unseen = 0
-        #: Updates and reserved places of each user, and places that are reserved for one.
+        #: Updates and reserved slots of each user, and slots that are reserved for one.
         self._count: Counter[str] = Counter()
         self._reserved: Counter[str] = Counter()
         self._total = 0
@@ -76,7 +76,7 @@ class WorkingSet:
 
     @property
     def starving(self) -> bool:
-        """All places are taken while a user waits for a first one."""
+        """All slots are taken while a user waits for a first one."""
         self._drop_stale(self._first, first=True)
         return self.full and bool(self._first)
 
@@ -96,7 +96,7 @@ class WorkingSet:
         return offsets[last] if last is not None else None
 
     def limit(self, limits: Limits) -> None:
-        """New limits act on the next grant; what has a place keeps it."""
+        """New limits act on the next grant; what has a slot keeps it."""
         if limits == self._limits:
             return
         self._limits = limits
@@ -115,7 +115,7 @@ class WorkingSet:
         self._waiting.pop(user, None)
 
     def grant(self) -> str | None:
-        """Reserve a place for the user who has waited longest of those who may have one; None: nobody may."""
+        """Reserve a slot for the user who has waited longest of those who may have one; None: nobody may."""
         queue = self._eligible()
         if queue is None:
             return None
@@ -126,12 +126,12 @@ class WorkingSet:
         return user
 
     def release(self, user: str) -> None:
-        """A reserved place was not needed."""
+        """A reserved slot was not needed."""
         self._unreserve(user)
         self._add(user, -1)
 
     def created(self, user: str, event: UpdateEvent, name: str, version: int) -> bool:
-        """The place that was granted to the user has its object, at that version.
+        """The slot that was granted to the user has its object, at that version.
 
         False where the watch, which may be faster than the answer, has shown its end already.
         """

@@ -19,7 +19,7 @@ from controller.clients.reflector import reflect
 
 
 class WorkingSetReflector:
-    """Tells the dispatcher and what pauses reading whenever a place may have become free."""
+    """Tells the dispatcher and what pauses reading whenever a slot may have become free."""
 
     def __init__(self, context: ConsumerContext, dispatcher: Dispatcher, pausing: Pausing) -> None:
         self._context = context
@@ -76,7 +76,7 @@ class WorkingSetReflector:
 
     def _freed(self) -> None:
         self._dispatcher.pump()
-        self._pausing.resume()
+        self._pausing.slot_freed()
 
 
 def _name(body: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ The API server may refuse a write because of what is in the object, or refuse al
 webhook, a schema, or because it is overloaded. The answer's code does not tell which, and no answer is final. What
 tells is whether other writes work at the same time:
 
-- A refused write waits by itself, longer each time, and takes no place meanwhile. So a write that is refused for what
+- A refused write waits by itself, longer each time, and takes no slot meanwhile. So a write that is refused for what
   is in it slows down nothing but itself.
 - Writes that are refused for the first time slow down the others until one works: there may be thousands of them, and
   a quota refuses all. So does every answer of a server in trouble (429, 5xx, none at all), until the same object has
@@ -24,7 +24,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Collection, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -127,9 +127,9 @@ class WriteLimiter:
         if not self._alike:
             self._failing_since = None
 
-    def keep(self, wanted: Callable[[Hashable], bool]) -> None:
+    def keep(self, keys: Collection[Hashable]) -> None:
         """Forget all others."""
-        for key in [key for key in self._refusals if not wanted(key)]:
+        for key in [key for key in self._refusals if key not in keys]:
             self.forget(key)
 
     def tries(self, key: Hashable) -> int:

@@ -22,7 +22,6 @@ from controller.bridge.dispatch import Dispatcher
 from controller.bridge.partitions import Partition
 from controller.bridge.pending import PendingRecord
 from controller.bridge.rejected_events import TOPIC_GONE, WAITED, RejectedEvents, RejectedRecord
-from controller.bridge.write_limiter import WriteLimiter
 from controller.core.records import Record, Rejection, read_record
 from controller.kafka import Fetcher, FetchResult, KafkaError
 
@@ -79,11 +78,6 @@ class Backlogs:
     def unwritten(self) -> int:
         """Offsets that no UserBacklog in the API server lists yet."""
         return self._cache.unwritten
-
-    @property
-    def limiter(self) -> WriteLimiter:
-        """Of the writes of UserBacklogs."""
-        return self._writer.limiter
 
     def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What is to run until the consumer ends. Each raises what ends the consumer."""

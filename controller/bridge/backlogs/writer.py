@@ -19,7 +19,6 @@ from controller.bridge import metrics
 from controller.bridge.backlogs.cache import Backlog, BacklogCache, OtherReplicas, PartitionQueue
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Lost
-from controller.bridge.write_limiter import WriteLimiter
 from controller.clients.cluster import BACKLOGS, Body
 from controller.errors import AlreadyExists, ApiError, Conflict, NotFound
 from controller.kafka import Topic
@@ -52,7 +51,7 @@ class BacklogWriter:
         self._topic = context.topic
         self._partitions = context.partitions
         self._cache = cache
-        self.limiter = WriteLimiter(PARALLEL)
+        self.limiter = context.write_limiter(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
         #: One for each write that is under way.
         self._writes: set[asyncio.Future[None]] = set()
@@ -72,7 +71,7 @@ class BacklogWriter:
         """Write what is due, until cancelled."""
         while True:
             now = time.monotonic()
-            self.limiter.keep(lambda key: isinstance(key, Backlog) and self._cache.has(key))
+            self.limiter.keep(set(self._cache))
             for backlog in self._cache.due(now):
                 if len(self._tasks) >= PARALLEL or now < self._next_write_at:
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.api.user_backlog import OffsetQueue
+from controller.api.offset_queue import OffsetQueue
 from controller.bridge.backlogs.cache import BacklogCache, BacklogOffset, PartitionQueue
 from controller.bridge.partitions import OffsetTracker, Partition
 from controller.bridge.pending import Origin, PartitionOffset, PendingRecord, PendingRecords, ReadAhead

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from controller.bridge.consuming import Consuming
 from controller.bridge.membership import JOINING
-from controller.bridge.stream_report import Consuming
 from controller.clients.stream_status import NO_BRIDGE, condition
 
 
