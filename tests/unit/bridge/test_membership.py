@@ -5,14 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-import confluent_kafka as ck
 import pytest
 
 from controller.bridge import membership
 from controller.bridge.context import ConsumerContext
 from controller.bridge.membership import GroupMembership
 from controller.kafka import GroupDescription, KafkaError
-from controller.kafka.admin import explain
 from tests.support.bridge import make_consumer_context
 from tests.support.builders import make_stream
 
@@ -97,25 +95,3 @@ def test_a_group_that_cannot_be_seen_is_told_of_by_who_has_no_partition() -> Non
     assert member.error(without_partitions=False) is None, "its commits tell"
     member.described(group(other={0}))
     assert member.error(without_partitions=True) is None
-
-
-@pytest.mark.parametrize(
-    ("code", "group", "reason", "word"),
-    [
-        (ck.KafkaError.COORDINATOR_NOT_AVAILABLE, "g", "CoordinatorUnavailable", "group g"),
-        (ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS, "g", "CoordinatorUnavailable", "__consumer_offsets"),
-        (ck.KafkaError._TIMED_OUT, "g", "CoordinatorUnavailable", "Timed out"),
-        (ck.KafkaError._TIMED_OUT, "", "BrokerUnreachable", "Timed out"),
-        (ck.KafkaError._TRANSPORT, "g", "BrokerUnreachable", "spec.kafka"),
-        (ck.KafkaError.GROUP_AUTHORIZATION_FAILED, "g", "NotAuthorized", "Group authorization failed"),
-        (ck.KafkaError.INVALID_SESSION_TIMEOUT, "g", "GroupRefused", "Invalid session timeout"),
-        (ck.KafkaError.INCONSISTENT_GROUP_PROTOCOL, "g", "GroupRefused", "Inconsistent group protocol"),
-        (ck.KafkaError.GROUP_MAX_SIZE_REACHED, "g", "GroupRefused", "size"),
-        (ck.KafkaError.INVALID_GROUP_ID, "g", "GroupRefused", "Invalid group.id"),
-        (ck.KafkaError.UNKNOWN, "g", "BrokerRefused", "see the brokers' logs"),
-    ],
-)
-def test_every_error_has_a_reason_and_its_words(code: int, group: str, reason: str, word: str) -> None:
-    told = explain(ck.KafkaError(code), "events", group)
-    assert told.reason == reason
-    assert word.lower() in str(told).lower()

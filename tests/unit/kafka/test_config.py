@@ -9,7 +9,6 @@ import pytest
 
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import KafkaError, client_config
-from controller.kafka.admin import explain
 from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, create_client, queue_kbytes
 from tests.support.schemas import schema
 
@@ -88,25 +87,6 @@ def test_the_crd_has_the_same_list() -> None:
         assert str(least) in text and str(most) in text, name
     for name, words in WORDS.items():
         assert all(word in explained[name] for word in words), name
-
-
-@pytest.mark.parametrize(
-    "attempt",
-    ["", " (after 302ms in state AUTH_REQ)", " (after 2ms in state AUTH_REQ, 7 identical error(s) suppressed)"],
-)
-def test_a_condition_does_not_change_with_each_attempt_to_connect(attempt: str) -> None:
-    told = explain(ck.KafkaError(ck.KafkaError._AUTHENTICATION, f"b:9092: wrong password{attempt}"), "events")
-    assert (told.reason, str(told)) == ("NotAuthenticated", "b:9092: wrong password: see spec.kafka and its Secret")
-
-
-def test_an_address_of_something_else_is_told_of_as_that() -> None:
-    """By librdkafka's words one would raise a limit; the size is HTTP, as a number."""
-    words = "Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes"
-    told = explain(ck.KafkaError(ck.KafkaError._TRANSPORT, f"b:80/bootstrap: {words}"), "events")
-    assert told.reason == "BrokerUnreachable"
-    assert str(told).startswith(
-        "b:80/bootstrap: Receive failed: what answers there does not speak Kafka: see spec.kafka"
-    )
 
 
 @pytest.mark.parametrize(("share", "want"), [(1.0, 4096), (0.25, 1024), (0.001, 64)])
