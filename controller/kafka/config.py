@@ -14,7 +14,7 @@ from controller.errors import ControllerError
 #: Numeric properties that a stream may set, with the least and the largest value. librdkafka's own bounds are wider.
 #: Within these every stream is read in time and within its memory, also beside others, and librdkafka accepts every
 #: combination.
-NUMBERS: Mapping[str, tuple[int, int]] = {
+NUMERIC_PROPERTIES: Mapping[str, tuple[int, int]] = {
     # With a larger one every request would only wait for fetch.wait.max.ms to pass.
     "fetch.min.bytes": (1, 1_000_000),
     # The least is the default of message.max.bytes. Kafka sends a batch that is larger all the same.
@@ -33,7 +33,7 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
     "socket.blocking.max.ms": (1, 60_000),
 }
 #: Properties that a stream may set to one of these values.
-WORDS: Mapping[str, tuple[str, ...]] = {
+ENUM_PROPERTIES: Mapping[str, tuple[str, ...]] = {
     "auto.offset.reset": ("earliest", "latest"),
     "isolation.level": ("read_committed", "read_uncommitted"),
     "security.protocol": ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
@@ -42,9 +42,9 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "socket.nagle.disable": ("true", "false"),
 }
 #: All properties that a stream may set. The others run commands, read files, or are set by the bridge.
-CONFIGURABLE = frozenset({*NUMBERS, *WORDS, "client.rack"})
+STREAM_PROPERTIES = frozenset({*NUMERIC_PROPERTIES, *ENUM_PROPERTIES, "client.rack"})
 #: Properties that the stream's Secret may set.
-SECRETS = frozenset(
+SECRET_PROPERTIES = frozenset(
     {
         "sasl.username",
         "sasl.password",
@@ -118,27 +118,27 @@ def client_config(spec: KafkaSpec, secrets: Mapping[str, str]) -> dict[str, Any]
         raise KafkaError("ConfigRefused", refused)
     config = {key: value for key, value in spec.config.items() if key != "auto.offset.reset"}
     # Without leading zeros, as librdkafka would read an octal number.
-    config |= {name: str(int(config[name])) for name in config.keys() & NUMBERS.keys()}
+    config |= {name: str(int(config[name])) for name in config.keys() & NUMERIC_PROPERTIES.keys()}
     return _CLIENT_CONFIG | config | dict(secrets) | {"bootstrap.servers": spec.bootstrap_servers}
 
 
 def _refused(spec: KafkaSpec) -> str:
     """What is wrong in the spec, for people; empty: nothing. The CRD refuses the same when an object is applied."""
     for name, value in sorted(spec.config.items()):
-        if name not in CONFIGURABLE:
+        if name not in STREAM_PROPERTIES:
             return (
                 f"spec.kafka.config: {name} may not be set: only the properties listed by"
                 " `kubectl explain us.spec.kafka.config` may. Remove it"
             )
-        if name in NUMBERS:
-            least, most = NUMBERS[name]
+        if name in NUMERIC_PROPERTIES:
+            least, most = NUMERIC_PROPERTIES[name]
             if not (_NUMBER.fullmatch(value) and least <= int(value) <= most):
                 return f"spec.kafka.config: {name} must be a whole number from {least} to {most}, and is {value!r}"
         # librdkafka ignores case; the CRD has one spelling of each.
-        if name in WORDS and value.lower() not in (word.lower() for word in WORDS[name]):
-            return f"spec.kafka.config: {name} must be one of {', '.join(WORDS[name])}, and is {value!r}"
+        if name in ENUM_PROPERTIES and value.lower() not in (word.lower() for word in ENUM_PROPERTIES[name]):
+            return f"spec.kafka.config: {name} must be one of {', '.join(ENUM_PROPERTIES[name])}, and is {value!r}"
     if spec.config.get("security.protocol", "").lower().startswith("sasl_") and "sasl.mechanism" not in spec.config:
-        return f"spec.kafka.config: sasl.mechanism is missing, one of {', '.join(WORDS['sasl.mechanism'])}"
+        return f"spec.kafka.config: sasl.mechanism is missing, one of {', '.join(ENUM_PROPERTIES['sasl.mechanism'])}"
     for broker in spec.bootstrap_servers.split(","):
         port = broker.rpartition(":")[2]
         if not (_NUMBER.fullmatch(port) and 0 < int(port) < 65536):  # librdkafka would use another port
@@ -147,8 +147,8 @@ def _refused(spec: KafkaSpec) -> str:
 
 
 def _refused_secret(spec: KafkaSpec, secrets: Mapping[str, str]) -> str:
-    for name in sorted(secrets.keys() - SECRETS):
-        return f"Secret {spec.secret_name}: {name} is not one of {', '.join(sorted(SECRETS))}. Remove it"
+    for name in sorted(secrets.keys() - SECRET_PROPERTIES):
+        return f"Secret {spec.secret_name}: {name} is not one of {', '.join(sorted(SECRET_PROPERTIES))}. Remove it"
     return ""
 
 

@@ -13,7 +13,13 @@ from confluent_kafka import Consumer
 from controller.api.names import UID_ANNOTATION
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import KafkaError, client_config
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, FETCH_DEFAULTS, NUMBERS, WORDS
+from controller.kafka.config import (
+    BRIDGE_CONFIG,
+    ENUM_PROPERTIES,
+    FETCH_DEFAULTS,
+    NUMERIC_PROPERTIES,
+    STREAM_PROPERTIES,
+)
 from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.manifests import ABSENT, SOURCE, STREAM, Applier, Refused
@@ -216,16 +222,17 @@ def without_rules(kube: Kube) -> Iterator[None]:
 def test_every_value_within_the_bounds_of_a_property_passes_and_none_beyond(api: Applier) -> None:
     """The API server and the bridge draw the same line."""
     login = {"sasl.mechanism": "PLAIN"}  # goes with any protocol
-    within: dict[str, tuple[str, ...]] = {name: tuple(map(str, bounds)) for name, bounds in NUMBERS.items()}
-    within |= WORDS
-    assert within.keys() | {"client.rack"} == CONFIGURABLE
+    within: dict[str, tuple[str, ...]] = {name: tuple(map(str, bounds)) for name, bounds in NUMERIC_PROPERTIES.items()}
+    within |= ENUM_PROPERTIES
+    assert within.keys() | {"client.rack"} == STREAM_PROPERTIES
     for name, value in ((name, value) for name, values in within.items() for value in values):
         assert api.tried(STREAM, {CONFIG: login | {name: value}})
         client_config(spec(login | {name: value}), {})
     beyond: dict[str, tuple[str, ...]] = {
-        name: (str(least - 1), str(most + 1), "0x10", "+10", "10 ", "ten") for name, (least, most) in NUMBERS.items()
+        name: (str(least - 1), str(most + 1), "0x10", "+10", "10 ", "ten")
+        for name, (least, most) in NUMERIC_PROPERTIES.items()
     }
-    beyond |= dict.fromkeys(WORDS, ("maybe",))
+    beyond |= dict.fromkeys(ENUM_PROPERTIES, ("maybe",))
     for name, value in ((name, value) for name, values in beyond.items() for value in values):
         with pytest.raises(Refused, match=rf"{name} must be "):
             api.tried(STREAM, {CONFIG: login | {name: value}})
@@ -235,9 +242,13 @@ def test_every_value_within_the_bounds_of_a_property_passes_and_none_beyond(api:
 
 
 def test_librdkafka_takes_every_combination_of_bounds() -> None:
-    lowest = {name: str(least) for name, (least, _) in NUMBERS.items()}
-    highest = {name: str(most) for name, (_, most) in NUMBERS.items()}
-    mixed = [one | {name: other[name]} for one, other in ((lowest, highest), (highest, lowest)) for name in NUMBERS]
+    lowest = {name: str(least) for name, (least, _) in NUMERIC_PROPERTIES.items()}
+    highest = {name: str(most) for name, (_, most) in NUMERIC_PROPERTIES.items()}
+    mixed = [
+        one | {name: other[name]}
+        for one, other in ((lowest, highest), (highest, lowest))
+        for name in NUMERIC_PROPERTIES
+    ]
     for config in (lowest, highest, *mixed):
         words = {"socket.keepalive.enable": "true", "socket.nagle.disable": "true", "client.rack": "a"}
         whole = FETCH_DEFAULTS | client_config(spec(config | words), {}) | BRIDGE_CONFIG

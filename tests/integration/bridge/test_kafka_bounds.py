@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from controller.kafka.config import NUMBERS
+from controller.kafka.config import NUMERIC_PROPERTIES
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.bridge_stream import BridgeStream, good
@@ -31,7 +31,7 @@ def test_a_stream_at_the_bounds_is_read(
     ingested.produce(good(f"user{number}" for number in range(300)))
     ingested.produce([("big", secrets.token_bytes((8 << 20) - 1000))])
     ingested.produce(good(["ana"]))
-    config = {name: str(bounds[bound]) for name, bounds in NUMBERS.items()} | dict.fromkeys(SWITCHES, switch)
+    config = {name: str(bounds[bound]) for name, bounds in NUMERIC_PROPERTIES.items()} | dict.fromkeys(SWITCHES, switch)
     start_bridge()
     ingested.apply(kafka={"config": {**config, "client.rack": "a"}})
     ingested.positioned(302, 30)

@@ -9,7 +9,15 @@ import pytest
 
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import KafkaError, client_config
-from controller.kafka.config import BRIDGE_CONFIG, CONFIGURABLE, NUMBERS, SECRETS, WORDS, create_client, queue_kbytes
+from controller.kafka.config import (
+    BRIDGE_CONFIG,
+    ENUM_PROPERTIES,
+    NUMERIC_PROPERTIES,
+    SECRET_PROPERTIES,
+    STREAM_PROPERTIES,
+    create_client,
+    queue_kbytes,
+)
 from tests.support.schemas import schema
 
 
@@ -47,8 +55,8 @@ def test_other_properties_are_refused_by_name(name: str) -> None:
 
 
 def test_a_stream_cannot_change_what_the_bridge_rests_on() -> None:
-    assert not CONFIGURABLE & (BRIDGE_CONFIG.keys() - {"auto.offset.reset"})
-    assert not CONFIGURABLE & SECRETS
+    assert not STREAM_PROPERTIES & (BRIDGE_CONFIG.keys() - {"auto.offset.reset"})
+    assert not STREAM_PROPERTIES & SECRET_PROPERTIES
 
 
 @pytest.mark.parametrize(
@@ -77,15 +85,15 @@ def test_brokers_without_a_port_are_refused(servers: str) -> None:
 def test_the_crd_has_the_same_list() -> None:
     config = schema("updatestreams")["properties"]["spec"]["properties"]["kafka"]["properties"]["config"]
     rule = config["x-kubernetes-validations"][0]["rule"]
-    assert all(f"'{name}'" in rule for name in CONFIGURABLE)
-    assert rule.count("'") == 2 * len(CONFIGURABLE)
+    assert all(f"'{name}'" in rule for name in STREAM_PROPERTIES)
+    assert rule.count("'") == 2 * len(STREAM_PROPERTIES)
     explained = dict(
         line.split(": ", 1) for line in config["description"].splitlines() if re.match(r"[a-z.]+[.:,]", line)
     )
-    for name, (least, most) in NUMBERS.items():
+    for name, (least, most) in NUMERIC_PROPERTIES.items():
         (text,) = (text for names, text in explained.items() if name in names.split(", "))
         assert str(least) in text and str(most) in text, name
-    for name, words in WORDS.items():
+    for name, words in ENUM_PROPERTIES.items():
         assert all(word in explained[name] for word in words), name
 
 
