@@ -1,4 +1,4 @@
-"""Who may refuse what is written: admission policies, and a webhook, as real clusters have them."""
+"""Admission policies and a webhook that refuse objects, as real clusters have them."""
 
 from __future__ import annotations
 

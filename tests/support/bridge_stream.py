@@ -1,4 +1,4 @@
-"""Records in, UserUpdates out: what the bridge's tests produce and look at."""
+"""A stream for tests of the bridge: they produce records to its topic and look at what the bridge makes of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOWHERE = "http://127.0.0.1:9/none"
 
 @dataclass(frozen=True, slots=True)
 class BridgeStream:
-    """One stream, its topic and its namespace, with the rights of an administrator."""
+    """One stream, its topic and its namespace. Has an administrator's rights."""
 
     kube: Kube
     bootstrap: str
@@ -141,23 +141,23 @@ class BridgeStream:
 
 
 def good(users: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """A good record for each."""
+    """A record with a GOOD value for each user."""
     for user in users:
         yield user, GOOD
 
 
 def users(count: int, each: int) -> list[str]:
-    """So many users in turn, each of them so often."""
+    """The users of `each` records for each of `count` users, in turns."""
     return [f"user{number}" for _ in range(each) for number in range(count)]
 
 
 def first_offsets(count: int, partition: int = 0) -> list[tuple[int, int]]:
-    """Partition and offset of the first records, none left out."""
+    """(partition, offset) of the first `count` records."""
     return [(partition, offset) for offset in range(count)]
 
 
 def check_links(updates: Iterable[dict[str, Any]]) -> None:
-    """Each update of a user names the one before it, as none was finished."""
+    """Assert that each update of a user names the one before it in `after`, as where none was finished."""
     last: dict[tuple[str, int, str], str] = {}
     for update in sorted(updates, key=lambda item: item["spec"]["source"]["offset"]):
         source = update["spec"]["source"]

@@ -1,4 +1,4 @@
-"""Updates made by hand, a real controller, the sample downstream: what the controller's tests do and look at.
+"""A stream for tests of the controller: its updates are made by hand, and its downstream is the sample.
 
 No bridge is needed: an administrator may create updates with a `spec.source` too, linked by `after` as the bridge links
 them. Each test has a stream name of its own, since the downstream's journal knows no namespaces.
@@ -28,13 +28,13 @@ from tests.support.records import GOOD, TOPIC_ID
 
 REQUEST = names.REQUEST_ANNOTATION
 FINISHED = ("Succeeded", "Failed", "Skipped", "Cancelled")
-#: For tests that are to hold however the stream checkpoints.
+#: For tests that have to pass with either way of checkpointing.
 both_checkpoints = pytest.mark.parametrize("checkpoints", ["EveryStep", "Coalesced"])
 
 
 @dataclass(frozen=True, slots=True)
 class ControllerStream:
-    """One stream, its updates, and what the downstream was asked on their behalf."""
+    """One stream, its updates, and the calls that the downstream got for them. Has an administrator's rights."""
 
     kube: Kube
     environment: Environment
@@ -260,14 +260,14 @@ def steps(calls: Iterable[Call]) -> list[tuple[str, int | None, str]]:
 
 
 def all_steps(user: str, *sequences: int) -> list[tuple[str, int | None, str]]:
-    """What `steps` is for updates of a user that run one after the other without a hitch."""
+    """What `steps` returns when a user's updates run one after the other and no call is repeated."""
     return [(user, sequence, step) for sequence in sequences for step in STEPS]
 
 
 def make_controller_stream(
     kube: Kube, environment: Environment, namespace: str, checkpoints: str = "EveryStep"
 ) -> ControllerStream:
-    """For a test of its own: the journal begins anew and all rules are gone."""
+    """A stream for one test. Clears the downstream's journal and its rules."""
     for path in ("journal", "control/rules"):
         httpx.delete(f"{environment.downstream_url}/{path}", timeout=30, trust_env=False).raise_for_status()
     return ControllerStream(kube, environment, namespace, namespace.replace("test", "stream"), checkpoints)

@@ -1,4 +1,4 @@
-"""Objects of each kind, applied to a real API server with changes, and its refusals."""
+"""A manifest of each kind, and an Applier that applies it with changes to a real API server."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Refused(Exception):
 
 
 class Applier:
-    """Objects of ours in one namespace, and kubectl for it."""
+    """Applies objects of our kinds in one namespace, and runs kubectl there."""
 
     def __init__(self, kube: Kube, kubectl: Kubectl, namespace: str) -> None:
         self._kube = kube

@@ -100,7 +100,7 @@ class Pipeline:
 
 
 def make_pipeline(kube: Kube, environment: Environment, namespace: str, topic: str) -> Pipeline:
-    """For a test of its own: the topic lends the stream its name, so that the journal can tell it from others."""
+    """A pipeline for one test. The stream has the topic's name, so that the journal can tell it from others."""
     served = make_controller_stream(kube, environment, namespace)
     inside = environment.inside.bootstrap_servers
     ingested = BridgeStream(kube, environment.bootstrap_servers, namespace, topic, name=served.stream, inside=inside)

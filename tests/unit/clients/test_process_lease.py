@@ -1,4 +1,4 @@
-"""Signs of life: when a Lease was renewed last, for how long it was not, and what is not known."""
+"""Heartbeats: when a Lease was renewed last, for how long it was not, and when neither is known."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_who_was_there_at_the_first_look_may_be_long_dead() -> None:
     found.observe({"old": "2", "new": "1"}, 45)
     assert not found.alive("new", 45, within=25)
     found.observe({"new": "1"}, 46)
-    assert not found.alive("old", 46, within=25), "it has taken its sign of life back"
+    assert not found.alive("old", 46, within=25), "it has deleted its Lease"
 
 
 def test_what_is_long_gone_is_forgotten() -> None:
