@@ -1,4 +1,4 @@
-"""The whole way: records through Kafka, a real bridge and a real controller, down to the sample downstream."""
+"""A stream with both processes: from records in Kafka to calls of the sample downstream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Skipped
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One stream from its topic to its downstream; `ingested` looks at the one end, `processing` at the other."""
+    """One stream from its topic (`ingested`) to its downstream (`processing`)."""
 
     ingested: BridgeStream
     processing: ControllerStream
