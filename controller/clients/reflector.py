@@ -38,7 +38,7 @@ async def reflect(
     list succeeds.
     """
     delay = FIRST_DELAY
-    told = ""
+    logged = ""
     version = begin.resource_version if begin else None
     while True:
         try:
@@ -50,7 +50,7 @@ async def reflect(
                     label_selector=label_selector,
                     metadata_only=metadata_only,
                 )
-                version, told = listing.resource_version, ""
+                version, logged = listing.resource_version, ""
                 yield listing
             async for event in cluster.watch(
                 resource,
@@ -67,9 +67,9 @@ async def reflect(
             version = None
             await asyncio.sleep(FIRST_DELAY)
         except ApiError as error:
-            if (cause := str(error)) != told:
+            if (cause := str(error)) != logged:
                 retrying(logger, "Watch broke", error, kind=resource.plural, namespace=namespace)
-            told = cause
+            logged = cause
             if failed:
                 failed(error)
             version = None

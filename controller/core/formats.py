@@ -89,7 +89,7 @@ def description(data: bytes) -> str | None:
 
     None where the format is not recognised.
     """
-    beginning = next((told for beginning, told in _BEGINNINGS if data.startswith(beginning)), None)
+    beginning = next((text for beginning, text in _BEGINNINGS if data.startswith(beginning)), None)
     return beginning or _number(data) or _registered(data) or _wide_text(data) or _binary(data)
 
 
