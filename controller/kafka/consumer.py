@@ -2,8 +2,9 @@
 
 The thread boundary: librdkafka's consumer blocks, so one thread makes every call to it. The event loop asks the thread
 for something by a method of `GroupMember`, which puts a command into a queue and returns at once. The thread answers
-by a `Notification`, which it delivers on the event loop. Neither side reads the other's state, with two exceptions:
-the bytes that are not consumed yet, guarded by a lock, and `last_error`, a string.
+by a `Notification`, which it delivers on the event loop. Neither side reads the other's state, but for three values:
+the bytes that are not consumed yet, guarded by a lock; `last_error`, a string that the thread sets; and the number that
+`share` returns to the thread.
 """
 
 from __future__ import annotations
