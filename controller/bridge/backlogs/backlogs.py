@@ -80,11 +80,11 @@ class Backlogs:
         return self._cache.unwritten
 
     def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What is to run until the consumer ends. Each raises what ends the consumer."""
+        """What is to run until the consumer ends: writes of the cache, and fetches. Raises TopicChanged."""
         return self._writer.run(), self._fetch()
 
     def stop(self) -> None:
-        """End what is under way, and the fetcher."""
+        """Cancel the writes that are under way, and end the fetcher."""
         self._writer.stop()
         self._fetcher.close()
 
@@ -144,7 +144,7 @@ class Backlogs:
             moved += self._move(user, now)
 
     def ignore(self, seconds: float) -> None:
-        """An outage has held up every position: these seconds do not count as stuck."""
+        """Count the last seconds not as stuck: an outage has held up every position."""
         self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
 
     def _move(self, label: str, now: float) -> bool:
@@ -152,7 +152,7 @@ class Backlogs:
         queue = self._dispatcher.pending.get(label)
         users = {record.user for record in queue or () if not record.origin.from_backlog}
         new = sum(user not in self._cache for user in users)
-        if not users or new > self._may_begin or (new and not self._writer.may_begin(now)):
+        if not users or new > self._backlogs_left or (new and not self._writer.may_begin(now)):
             return False
         for record in self._dispatcher.take_back(label):
             if self.append(record.user, record.partition, record.offset):
@@ -162,7 +162,7 @@ class Backlogs:
         return True
 
     @property
-    def _may_begin(self) -> int:
+    def _backlogs_left(self) -> int:
         """How many backlogs may still be begun. Those of other replicas count too, as the API server shows them."""
         there = max(len(self._cache), self._context.counts.overflowing or 0)
         return self._context.stream.limits.max_objects - there
