@@ -1,20 +1,26 @@
-"""The rules by which the sample downstream misbehaves: read from JSON, matched in order, used up by user and step.
+"""How the sample downstream misbehaves: rules read from JSON.
 
-A rules document is a list of rules, or `{"latencySeconds": 0.01, "rules": [...]}`. A rule is flat:
+PUT /control/rules takes a list of rules, or `{"latencySeconds": 0.01, "rules": [...]}`; DELETE removes them. A rule:
 `{"name": "…", "user": "userid*", "step": "profile", "stream": "*", "sequence": 3, "action": "busy", "count": 2}`.
-The first rule that matches and is not used up decides. Each user and step uses up `count` and `forSeconds` (from the
-first use on) by itself. `user` and `stream` are names or globs. Pure: time is passed in.
+`user` and `stream` are names or globs. The first rule that matches a call and is not used up decides. A rule is used up
+after `count` calls, or `forSeconds` after its first use; each user and step counts for itself. Pure: time is passed in.
 
-busy        `status` 429, 503 (default) or 2xx with NOT_READY; `retryAfter` is sent as it is
-fail        `status` (500), `retryAfter`          slow        answers after `seconds`
-reject      `status` (422)                        drip        a byte every `intervalSeconds`
-redirect    `status` (302), `location`            reset       `at` the answer or in the middle of its body (default)
-hang        for `seconds`, or for ever            huge        an answer of so many `bytes` more
-gzip        compressed, without being asked to    notJson, wrongTypes, missingId: a 200 without its id
-answer      `status`, `headers`, `body` as given
+action      what the downstream does, and the rule's further fields (with their defaults)
+busy        answers `status` 429, 503 (default), or 2xx with NOT_READY; `retryAfter` is sent as it is
+fail        answers `status` (500), with `retryAfter` where it is given
+reject      answers `status` (422)
+redirect    answers `status` (302) with `location`
+hang        does not answer for `seconds`, or for ever
+answer      answers `status`, `headers` and `body` as given
+slow *      answers after `seconds`
+drip *      sends a byte every `intervalSeconds`
+reset *     resets the connection `at` the answer, or in the middle of its body (default)
+huge *      sends `bytes` more than the answer
+gzip *      compresses the answer, which nobody asked for
+notJson *   answers 200 with a body that is not JSON; wrongTypes *: values of other types; missingId *: without the id
 
-Where `applied` is true (the default in the right column, and of gzip) the call takes effect all the same, and a repeat
-of its key gets the good answer once the rule is used up.
+With `applied: true`, the default of the actions with a star, the call takes effect all the same, and a repeat of its
+key gets the good answer once the rule is used up.
 """
 
 from __future__ import annotations
