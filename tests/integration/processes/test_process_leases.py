@@ -79,7 +79,7 @@ def test_who_is_not_heard_of_for_a_minute_is_unknown_and_is_back_when_it_is(
             silent = time.monotonic()
             frozen.freeze()
             link.hold()
-            says(here, TOLD_WITHIN, ControllerStream=("Unknown", "NoController"), Ready=("Unknown", "NoController"))
+            says(here, TOLD_WITHIN, Processing=("Unknown", "NoController"), Ready=("Unknown", "NoController"))
             says(there, TOLD_WITHIN, Consuming=("Unknown", "NoBridge"), Ready=("Unknown", "NoBridge"))
             assert time.monotonic() - silent > LEASE_SECONDS - 15, "no sooner than what was heard of last is old"
             assert conditions(here)["Consuming"] == WELL["Consuming"]
