@@ -1,13 +1,32 @@
-"""`python -m controller run`: kopf watches, an engine for each UpdateStream works.
+"""The controller, `python -m controller run`: applies each user's updates in order and checkpoints every step.
 
-handlers (kopf) → engines → parts → engine (Lease, list) → registry → lane (decide, call, checkpoint) → the next in line
+From a watch event to a written status:
+
+1. `handlers`: kopf watches UpdateStreams and UserUpdates on a thread of its own, and hands each event to our event
+   loop.
+2. `manager` passes the event on by stream, `stream_worker` by shard. The manager starts and stops the streams' workers.
+3. `shard_worker` holds the shard's `lease` and has listed all unfinished updates. It parses the object
+   (`update_reader`) and merges it into the `cache`, which ignores what is older than what it has.
+4. The cache puts the update into its user's queue (`core.user_queue`) and wakes that user's worker.
+5. `user_worker` takes the head of the queue and asks `core.decisions.decide` what to do with it.
+6. To run a step, it waits for one of the step's slots (`calls`), checks the Lease, and calls the downstream
+   (`clients.downstream`) with the headers of the step's Secret (`step_secrets`).
+7. `core.decisions.record` makes a status of the outcome, and `checkpoints` writes it with the update's resourceVersion.
+8. The worker puts what was written into its queue and decides again: the next step, or the user's next update. A
+   finished update goes to `retention`, which deletes it when its time has come.
+
+Read the modules in that order; then, as far as you need them:
+
+- `process_context` and `context`: what all work of the process, of a stream and of a shard has in common.
+- `resync` wakes all workers of a shard; `refusal_writer` answers requests to finished updates; `label_writer` sets
+  labels that are missing; `orphans` marks updates without a stream; `metadata_watch` shows what kopf's watch does not.
+- `lease_watch`, `lease_balancer`, `lease_gc`, `process_watch`: the Leases of all streams, and how replicas share them.
+- `stream_report`, `update_events`, `metrics`: what people see.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from controller.clients.cluster import Cluster
@@ -16,41 +35,28 @@ from controller.clients.process_lease import ProcessLease
 from controller.config import Settings
 from controller.health import Health
 from controller.reconciler import handlers
-from controller.reconciler.shards import Engines
-
-logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = 1.0
+from controller.reconciler.manager import Manager
+from controller.reconciler.supervisor import keep_running
 
 
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     """Work on the streams of the scope until `stop`. Raises ConfigError where there is no way to the API server."""
     async with Cluster.connect() as cluster, Downstream() as downstream:
         process_lease = ProcessLease(cluster, "controller", settings.identity)
-        engines = Engines(cluster, downstream, settings.identity, process_lease.namespace, settings.scope)
-        health.pending, health.untrusted = engines.unsettled, lambda: cluster.trust.lost
-        beside = [asyncio.create_task(_for_ever(work)) for work in (process_lease.run, *engines.works())]
+        manager = Manager(cluster, downstream, settings.identity, process_lease.namespace, settings.scope)
+        health.pending, health.untrusted = manager.pending, lambda: cluster.trust.lost
+        background = [asyncio.create_task(keep_running(work)) for work in (process_lease.run, *manager.background())]
         try:
             async with asyncio.TaskGroup() as group:
-                on_ready = partial(_get_ready, engines, health)
-                group.create_task(handlers.watch(cluster, engines, stop, on_ready, engines.namespaces))
-                group.create_task(engines.run(stop))
+                on_ready = partial(_get_ready, manager, health)
+                group.create_task(handlers.watch(cluster, manager, stop, on_ready, manager.namespaces))
+                group.create_task(manager.run(stop))
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
             await process_lease.release()
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """An unexpected error is logged, and tried again: the Leases that are held are kept by others than these."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            logger.exception("Unexpected error, trying again")
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _get_ready(engines: Engines, health: Health) -> None:
-    await engines.begin()
+async def _get_ready(manager: Manager, health: Health) -> None:
+    await manager.begin()
     health.ready = True

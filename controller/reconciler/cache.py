@@ -1,7 +1,8 @@
-"""All unfinished updates of a stream that this controller knows, a lane for each user; where watch and list meet.
+"""The unfinished updates of a shard that this controller knows, with a worker for each user: list and watch meet here.
 
-The watch may lag behind the list and repeat what was, so every object is taken by its resourceVersion (versions of
-one resource can be compared: KEP-5504), and what a list did not show any more is not revived by an older event.
+The watch may be behind a list and repeat what is past. So an object is taken in only if its resourceVersion is newer
+than what is known (versions of one resource can be compared: KEP-5504), and an older event does not bring back an
+update that a list did not show any more.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Set
 
 from controller.api.user_update import UserUpdate
-from controller.reconciler.user_worker import Lane
+from controller.reconciler.user_worker import UserWorker
 
 
-class Registry:
-    def __init__(self, new_lane: Callable[[], Lane]) -> None:
-        self._new_lane = new_lane
-        self._lanes: dict[str, Lane] = {}
-        #: Version of the newest list: an older event about an unknown update is of the past.
+class Cache:
+    """The workers of a shard's users, each with its user's queue."""
+
+    def __init__(self, new_worker: Callable[[], UserWorker]) -> None:
+        self._new_worker = new_worker
+        self._workers: dict[str, UserWorker] = {}
+        #: Version of the newest list: an older event of an unknown update is past.
         self._listed = 0
-        #: Updates finished here since that list, with the version of their end: their echoes are of the past too.
+        #: Updates finished here since that list, with the version of their end: older events of them are past, too.
         self._finished: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[UserUpdate]:
-        return (update for lane in self._lanes.values() for update in lane.queue)
+        return (update for worker in self._workers.values() for update in worker.queue)
 
     @property
     def listed(self) -> int:
@@ -30,20 +33,20 @@ class Registry:
         return self._listed
 
     @property
-    def lanes(self) -> list[Lane]:
-        return list(self._lanes.values())
+    def workers(self) -> list[UserWorker]:
+        return list(self._workers.values())
 
-    def lane(self, user: str) -> Lane | None:
-        return self._lanes.get(user)
+    def worker(self, user: str) -> UserWorker | None:
+        return self._workers.get(user)
 
     def merge(self, update: UserUpdate) -> None:
-        """Take in what a watch, or a look at the object, has shown."""
-        lane = self._lanes.get(update.spec.user)
-        known = lane.queue.get(update.name) if lane else None
+        """Take in an update that was read, or that the watch has shown."""
+        worker = self._workers.get(update.spec.user)
+        known = worker.queue.get(update.name) if worker else None
         newest = known.resource_version if known else max(self._listed, self._finished.get(update.name, 0))
         if update.resource_version <= newest:
             return
-        if lane and lane.has_in_hand(update):
+        if worker and worker.has_in_hand(update):
             return
         if update.status.finished or update.deleted:
             self.forget(update)
@@ -51,59 +54,59 @@ class Registry:
             self._put(update)
 
     def knows(self, user: str, name: str, version: int) -> bool:
-        """Whether an update is here as it was at that version, or newer."""
-        lane = self._lanes.get(user)
-        known = lane.queue.get(name) if lane else None
+        """Whether an update is here in that version or a newer one."""
+        worker = self._workers.get(user)
+        known = worker.queue.get(name) if worker else None
         return known is not None and known.resource_version >= version
 
     def merge_list(
         self, listed: Set[str], updates: list[UserUpdate], version: int, on_missing: Callable[[UserUpdate], None]
     ) -> None:
-        """Take in a consistent list of unfinished updates: their names, and those of them that were not known so.
+        """Take in a consistent list of unfinished updates: all names, and the updates that were not known as listed.
 
-        `on_missing`: for what the list misses and is not newer.
+        `on_missing` gets each known update that is not in the list and not newer than it.
         """
         if version < self._listed:
-            self._finished = {}  # the API server was restored from the past: what was finished may be to do again
+            self._finished = {}  # the API server was restored from a backup: what was finished may be unfinished again
         for known in list(self):
             if known.name not in listed and known.resource_version <= version:
                 on_missing(known)
-        self._listed = 0  # what the list shows exists, whatever an earlier one said
+        self._listed = 0  # what this list shows exists, whatever an earlier one has shown
         for update in updates:
             self.merge(update)
         self._listed = version
         self._finished = {name: at for name, at in self._finished.items() if at > version}
 
     def has(self, update: UserUpdate) -> bool:
-        """Whether that very update is unfinished still."""
-        lane = self._lanes.get(update.spec.user)
-        known = lane.queue.get(update.name) if lane else None
+        """Whether that very update is still unfinished."""
+        worker = self._workers.get(update.spec.user)
+        known = worker.queue.get(update.name) if worker else None
         return known is not None and known.uid == update.uid
 
     def forget(self, update: UserUpdate) -> None:
-        """An update that is gone. One in hand is left to its lane, which finds out by its next write."""
-        lane = self._lanes.get(update.spec.user)
-        if lane and not lane.has_in_hand(update):
-            lane.gone(update)
-            lane.wake()
+        """Remove an update that is gone. The worker finds out by itself, by its next write, where it works on it."""
+        worker = self._workers.get(update.spec.user)
+        if worker and not worker.has_in_hand(update):
+            worker.gone(update)
+            worker.wake()
 
     def finish(self, update: UserUpdate) -> None:
-        """An update that its lane has finished and written."""
+        """Remember that a worker has written the end of an update."""
         self._finished[update.name] = update.resource_version
 
     def prune(self) -> None:
-        """Let go of the lanes of users for whom nothing is left."""
-        self._lanes = {user: lane for user, lane in self._lanes.items() if len(lane.queue) or lane.busy}
+        """Remove the workers of users that have no update left."""
+        self._workers = {user: worker for user, worker in self._workers.items() if len(worker.queue) or worker.busy}
 
     def clear(self) -> None:
-        """Somebody else may have worked on the stream: nothing that is known here counts any more."""
-        for lane in self._lanes.values():
-            lane.drop()
-        self._lanes, self._listed, self._finished = {}, 0, {}
+        """Forget everything: another controller may have worked on the stream."""
+        for worker in self._workers.values():
+            worker.drop()
+        self._workers, self._listed, self._finished = {}, 0, {}
 
     def _put(self, update: UserUpdate) -> None:
-        lane = self._lanes.get(update.spec.user)
-        if lane is None:
-            lane = self._lanes[update.spec.user] = self._new_lane()
-        lane.queue.push(update)
-        lane.wake()
+        worker = self._workers.get(update.spec.user)
+        if worker is None:
+            worker = self._workers[update.spec.user] = self._new_worker()
+        worker.queue.push(update)
+        worker.wake()

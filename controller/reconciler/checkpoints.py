@@ -1,7 +1,11 @@
-"""Writing what was decided or answered to an update's status; resourceVersion fences every write.
+"""Checkpoints: writes of what was decided, or answered by a downstream, to an update's status.
 
-Between `lane`, which has an outcome in hand, and the API server. An outcome is never discarded: a Conflict is read
-again and recorded anew, an outage is waited out, and what somebody else has recorded already is left as it is.
+resourceVersion fences every write. An outcome is never discarded: after a Conflict the update is read again and the
+outcome recorded anew, an outage is waited out, and what somebody else has recorded already is left as it is.
+
+With `checkpoints: EveryStep` each outcome is written before the next call. With `Coalesced` the outcome of a finished
+step may be written while the next step is called, and outcomes that have gathered by then go in one write. A crash
+repeats at most these steps, with their idempotency keys (docs/decisions/0051-coalesced-checkpoints.md).
 """
 
 from __future__ import annotations
@@ -11,41 +15,53 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
+from functools import reduce
 from typing import TypeAlias
 
 from controller import errors, failpoints
 from controller.api import names
+from controller.api.update_stream import UpdateStream
 from controller.api.user_update import UserUpdate
 from controller.api.user_update_status import Status
 from controller.clients.cluster import UPDATES
+from controller.core.outcomes import Done, Outcome
+from controller.core.steps import STEPS
 from controller.logs import retrying
 from controller.reconciler import metrics
-from controller.reconciler.context import StreamContext
-from controller.reconciler.parsing import read
+from controller.reconciler.context import ShardContext
+from controller.reconciler.update_reader import read
 
 logger = logging.getLogger(__name__)
 
-#: What an outcome makes of a status; it may be asked again, for another one.
+#: What an outcome makes of a status; it may be asked again, for another status.
 Record: TypeAlias = Callable[[Status], Status]
 
 #: Seconds between tries to write an outcome while the API server refuses or is away.
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 #: Seconds between looks at an object that is not understood, and that an outcome is to be written to.
 UNREADABLE_SECONDS = 2.0
+#: Seconds for which a finished step's outcome waits for those of the next steps before it is written on its own.
+LINGER_SECONDS = 0.25
+#: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
+#: and finds what a person has changed meanwhile.
+QUICK_SECONDS = 0.5
+#: Writes of a stream for the sake of one finished step, at a time: under load most outcomes wait, and are merged.
+EARLY_WRITES = 1
 
 
-class Gone(Exception):
+class UpdateGone(Exception):
     """The update was deleted, or deleted and made again: what was to be written has no place any more."""
 
 
 class Superseded(Exception):
-    """Another controller has held the stream since: it has done, or will do, this itself."""
+    """Another controller has held the Lease since: it has done, or will do, this itself."""
 
 
-async def write_outcome(context: StreamContext, update: UserUpdate, record: Record, tenure: int) -> UserUpdate:
+async def write_outcome(context: ShardContext, update: UserUpdate, record: Record, tenure: int) -> UserUpdate:
     """Record an outcome that was answered in that tenure of the Lease, however long it takes.
 
-    Raises Gone or Superseded.
+    Raises UpdateGone or Superseded.
     """
     tries = 0
     run, done = update.status.run, len(update.status.steps)
@@ -66,7 +82,7 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Reco
                 # begun; or the API server has gone back in time: the outcome is of a step that is not in hand any more.
                 return update
         except errors.NotFound as error:
-            raise Gone from error
+            raise UpdateGone from error
         except Superseded:
             raise
         except Exception as error:  # whatever it is: an outcome in hand is not given up
@@ -75,10 +91,10 @@ async def write_outcome(context: StreamContext, update: UserUpdate, record: Reco
             tries += 1
 
 
-async def write_status(context: StreamContext, update: UserUpdate, status: Status) -> UserUpdate:
+async def write_status(context: ShardContext, update: UserUpdate, status: Status) -> UserUpdate:
     """Write a status that was decided on, or read the update again where that is out of date: then decide anew.
 
-    Raises Gone, Superseded or errors.ApiError.
+    Raises UpdateGone, Superseded or errors.ApiError.
     """
     try:
         return await _patch(context, update, status, context.lease.tenure)
@@ -86,10 +102,10 @@ async def write_status(context: StreamContext, update: UserUpdate, status: Statu
         metrics.CONFLICTS.labels(*context.stream_labels).inc()
         return await _read_again(context, update)
     except errors.NotFound as error:
-        raise Gone from error
+        raise UpdateGone from error
 
 
-async def _patch(context: StreamContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
+async def _patch(context: ShardContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
     """One try; the turn of a delay is for this try alone."""
     async with context.delay_write() if status.delayed else nullcontext():
         await context.lease.wait_held()
@@ -107,7 +123,7 @@ async def _patch(context: StreamContext, update: UserUpdate, status: Status, ten
     return update.with_status(status, int(body["metadata"]["resourceVersion"]))
 
 
-async def _read_until_understood(context: StreamContext, update: UserUpdate) -> UserUpdate:
+async def _read_until_understood(context: ShardContext, update: UserUpdate) -> UserUpdate:
     """Waits as long as the object is one that this version does not understand, with the outcome in hand."""
     try:
         while (found := await _read_again(context, update)).unreadable and not found.status.finished:
@@ -118,7 +134,7 @@ async def _read_until_understood(context: StreamContext, update: UserUpdate) -> 
     return found
 
 
-async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
+async def _read_again(context: ShardContext, update: UserUpdate) -> UserUpdate:
     while True:
         try:
             current = await read(context.cluster, update.namespace, update.name)
@@ -127,10 +143,125 @@ async def _read_again(context: StreamContext, update: UserUpdate) -> UserUpdate:
             await asyncio.sleep(RETRY_SECONDS[-1])
         else:
             if current is None or current.uid != update.uid:
-                raise Gone
+                raise UpdateGone
             return current
 
 
 def _complain(update: UserUpdate, error: Exception) -> None:
     stream = names.namespaced_name(update.namespace, update.spec.stream)
     retrying(logger, "Status not written, trying again", error, stream=stream, update=update.name)
+
+
+class PendingOutcomes:
+    """Outcomes of the update in hand that its status does not show yet, the oldest first.
+
+    A write of the first of them may be under way.
+    """
+
+    __slots__ = ("_context", "_records", "_tenure", "_timer", "_writing", "_written")
+
+    def __init__(self, context: ShardContext) -> None:
+        self._context = context
+        #: The update as the API server has it.
+        self._written: UserUpdate | None = None
+        self._records: tuple[Record, ...] = ()
+        #: The Lease's tenure in which they were answered.
+        self._tenure = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
+    @property
+    def update(self) -> UserUpdate | None:
+        """The one that outcomes wait for, as the API server has it; None where none waits."""
+        return self._written if self._records else None
+
+    @property
+    def ahead(self) -> UserUpdate:
+        """The update as it stands with all outcomes, at the version that the API server has."""
+        assert self._written
+        status = _after(self._records, self._written.status)
+        return self._written.with_status(status, self._written.resource_version)
+
+    def add(self, update: UserUpdate, record: Record) -> None:
+        """Keep an outcome."""
+        if not self._records:
+            self._tenure = self._context.lease.tenure
+            known = self._written
+            if known is None or known.uid != update.uid or known.resource_version < update.resource_version:
+                self._written = update
+        self._records = (*self._records, record)
+
+    async def write(self) -> UserUpdate:
+        """Return when everything is written: the update as the API server has it then.
+
+        Raises UpdateGone or Superseded; the outcomes are dropped then.
+        """
+        self._stop_waiting()
+        try:
+            if writing := self._writing:
+                await asyncio.wait([writing])
+                writing.result()
+            if self._records:
+                await self._write()
+            assert self._written
+            return self._written
+        finally:
+            self._written, self._writing = None, None
+            self._records = ()
+
+    def write_soon(self, on_written: Callable[[UserUpdate], object]) -> None:
+        """Begin a write in a while, unless `write` comes first.
+
+        `on_written` gets the update after it, with the outcomes that are not written yet laid over it.
+        """
+        if self._timer is None and self._writing is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._begin, on_written)
+
+    def drop(self) -> None:
+        """Write nothing more: somebody else works on the stream."""
+        self._stop_waiting()
+        if self._writing:
+            self._writing.cancel()
+
+    def _stop_waiting(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self, on_written: Callable[[UserUpdate], object]) -> None:
+        self._timer = None
+        if self._context.early_writes < EARLY_WRITES:
+            self._writing = asyncio.get_running_loop().create_task(self._write_early(on_written))
+        else:
+            self.write_soon(on_written)
+
+    async def _write_early(self, on_written: Callable[[UserUpdate], object]) -> None:
+        self._context.early_writes += 1
+        try:
+            await self._write()
+        finally:
+            self._context.early_writes -= 1
+        self._writing = None  # one that failed stays, for `write` to raise its error
+        on_written(self.ahead)
+
+    async def _write(self) -> None:
+        """All of them, in one write: a Conflict finds either none of them recorded or all."""
+        assert self._written
+        batch = self._records
+        self._written = await write_outcome(
+            self._context, self._written, lambda status: _after(batch, status), self._tenure
+        )
+        self._records = self._records[len(batch) :]
+
+
+def lingers(stream: UpdateStream, step: str, outcome: Outcome, duration: timedelta) -> bool:
+    """Whether the next step may be called before this outcome, of a call that took so long, is written."""
+    may_wait = stream.checkpoints == "Coalesced" and isinstance(outcome, Done) and step != STEPS[-1].name
+    return may_wait and duration.total_seconds() < QUICK_SECONDS
+
+
+def _after(records: tuple[Record, ...], status: Status) -> Status:
+    return reduce(lambda status, record: record(status), records, status)

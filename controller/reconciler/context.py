@@ -1,14 +1,15 @@
-"""What the lanes of one stream share."""
+"""What the workers of one stream, and of one of its shards, have in common."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from controller import errors
 from controller.api.update_stream import Retention, UpdateStream
 from controller.api.user_update import UserUpdate
 from controller.api.user_update_status import Reason, Status
@@ -20,105 +21,65 @@ from controller.core.sharding import Shard
 from controller.core.step_health import StepHealth
 from controller.core.steps import STEPS
 from controller.reconciler import metrics
-from controller.reconciler.announcing import Announcer
-from controller.reconciler.labelling import Labels
+from controller.reconciler.calls import Calls, CallSlots
+from controller.reconciler.label_writer import LabelWriter
 from controller.reconciler.lease import Lease
-from controller.reconciler.longcalls import LongCalls
-from controller.reconciler.sharing import Sharing
-from controller.reconciler.step_secrets import CallCredentials, Credentials
+from controller.reconciler.process_context import ProcessContext
+from controller.reconciler.step_secrets import CallCredentials, StepSecrets
+from controller.reconciler.update_events import UpdateEvents
 
-#: Writes of a stream that record a delay, at a time, and the seconds that one waits for its turn at most. Those after
-#: which a next call comes go past them: where a hundred calls time out together, others wait behind few writes.
+#: Writes of a shard that record a delay, at a time, and the seconds for which one waits for its turn at most. Other
+#: writes do not wait for a turn: where a hundred calls time out together, the writes of users whose next call comes are
+#: behind a few delays, not a hundred.
 DELAY_WRITES = 4
 DELAY_WRITE_PATIENCE = 0.5
-
-
-class CallSlots:
-    """A step's `concurrency`: the one place in which calls of users wait for each other, first come, first served.
-
-    Unlike asyncio.Semaphore its limit can change while it is in use.
-    """
-
-    def __init__(self) -> None:
-        #: Most calls at a time; None: no limit.
-        self._limit: int | None = None
-        self._used = 0
-        #: In the order in which they came.
-        self._waiting: dict[asyncio.Future[None], None] = {}
-
-    @contextmanager
-    def turn(self) -> Iterator[asyncio.Future[None]]:
-        """A place in the line: done as soon as a slot is ours, which it is until we leave."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = None
-        self._serve()
-        try:
-            yield turn
-        finally:
-            if turn in self._waiting:
-                del self._waiting[turn]
-            else:
-                self._used -= 1
-            self._serve()
-
-    def set_limit(self, limit: int | None) -> None:
-        self._limit = limit
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._waiting and (self._limit is None or self._used < self._limit):
-            turn = next(iter(self._waiting))
-            del self._waiting[turn]
-            self._used += 1
-            turn.set_result(None)
+#: Seconds between looks at the Secrets of steps whose calls are refused; a Secret is read less often than that.
+SECRETS_PERIOD = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What the shards of one stream that this process works on have in common."""
+class StreamContext:
+    """What the shards of one stream have in common in this process."""
 
-    cluster: Cluster
-    downstream: Downstream
-    identity: str
-    sharing: Sharing
-    #: What to say where no bridge lives; empty where one does.
-    no_bridge: Callable[[], str]
-    announcer: Announcer
-    credentials: Credentials
+    process: ProcessContext
+    events: UpdateEvents
+    secrets: StepSecrets
     status: StreamStatus
-    labels: Labels
-    siblings: list[Lease] = field(default_factory=list)
+    labels: LabelWriter
+    #: This process's Leases of the stream, held or waited for.
+    leases: list[Lease] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class StreamContext:
-    """The stream as it stands now, or one of its shards, and the means to act on it."""
+class ShardContext:
+    """A shard of a stream: the stream's spec as it stands now, the shard's Lease, and the means to act."""
 
-    shared: Shared
+    shared: StreamContext
     shard: Shard
     lease: Lease
     stream: UpdateStream
-    #: Called with each update that has been finished and written.
+    #: Called with each update whose end has been written.
     on_finished: Callable[[UserUpdate], None]
-    #: Placeholders for objects that are not understood, and that an outcome in hand is to be written to, by name.
+    #: Placeholders for objects that this version does not understand and that an outcome waits for, by name.
     in_doubt: dict[str, UserUpdate] = field(default_factory=dict)
-    #: Updates whose status the API server refuses to write, and what it says, by name; each until it is written.
+    #: Updates whose status the API server refuses to write, and its answer, by name; each until it is written.
     refusals: dict[str, tuple[UserUpdate, str]] = field(default_factory=dict)
     health: StepHealth = field(default_factory=StepHealth)
-    long_calls: LongCalls = field(init=False)
+    calls: Calls = field(init=False)
     #: When (monotonic) a step was given another url or Secret.
     moved: dict[str, float] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
-    #: Writes under way for the sake of one finished step of several: see `unwritten`.
+    #: Writes under way for the sake of one finished step: see `checkpoints.EARLY_WRITES`.
     early_writes: int = 0
     _delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
 
     def __post_init__(self) -> None:
-        self.long_calls = LongCalls(self.shared.cluster, self.lease)
+        self.calls = Calls(self.cluster, self.lease, self.shared.events)
 
     def reconfigure(self, stream: UpdateStream) -> None:
+        """Act by a changed spec from now on."""
         if self.lease.held and self.shard.index == 0:  # once, not once a shard
-            self.announcer.stream_changed(stream, self.stream)
+            self.events.stream_changed(stream, self.stream)
         for step, endpoint in stream.steps.items():
             if endpoint.target != self.stream.steps[step].target:
                 self.health.changed(step)
@@ -130,7 +91,7 @@ class StreamContext:
 
     @asynccontextmanager
     async def delay_write(self) -> AsyncIterator[None]:
-        """The turn of a write that records a delay."""
+        """Entered for a write that records a delay: wait for its turn, for a moment at most."""
         ours = False
         with suppress(TimeoutError):
             async with asyncio.timeout(DELAY_WRITE_PATIENCE):
@@ -143,19 +104,19 @@ class StreamContext:
 
     @property
     def cluster(self) -> Cluster:
-        return self.shared.cluster
+        return self.shared.process.cluster
 
     @property
     def downstream(self) -> Downstream:
-        return self.shared.downstream
+        return self.shared.process.downstream
 
     @property
-    def announcer(self) -> Announcer:
-        return self.shared.announcer
+    def events(self) -> UpdateEvents:
+        return self.shared.events
 
     @property
     def retention(self) -> Retention:
-        """What of the stream's finished updates is kept here."""
+        """The stream's retention, with this shard's share of `maxFinished`."""
         whole = self.stream.retention
         return replace(whole, max_finished=self.shard.share(whole.max_finished))
 
@@ -164,35 +125,55 @@ class StreamContext:
 
     @property
     def stream_labels(self) -> tuple[str, str]:
-        """The stream in metrics: namespace and stream."""
+        """The labels `namespace` and `stream` of metrics."""
         return self.stream.namespace, self.stream.name
 
     async def step_credentials(self, step: str) -> CallCredentials | NotCalled:
-        """What the step's Secret gives; NotCalled where that is missing or of no use. Raises errors.ApiError."""
+        """What the step's Secret holds; NotCalled where it is missing or unusable. Raises errors.ApiError."""
         if (secret := self.stream.steps[step].secret_name) is None:
             return CallCredentials()
-        found = await self.shared.credentials.read(secret)
+        found = await self.shared.secrets.read(secret)
         if found is None:
             return NotCalled(f"there is no Secret {secret} for {step}, or no right to read it")
         return NotCalled(f"{step} cannot be called: {found.message}") if isinstance(found, NotCalled) else found
 
     def mended(self, status: Status, called: float) -> Collection[Reason]:
-        """What need not be waited for any more at the step in hand, the last call having begun at `called` (monotonic).
+        """Reasons whose delays are over: what they blame was changed since the last call, made at `called` (monotonic).
 
-        Another url or Secret ends the delays of what failed with the one before, other entries of the Secret those of
-        what was refused. To be told busy is no failure: that delay stays. Forgotten by a crash, which leaves the delay.
+        Another url or Secret of the step ends delays after failures; other entries of its Secret end delays after
+        refusals. A busy answer is no failure: its delay stays. A crash forgets all this, and leaves the delays.
         """
         if status.step is None or status.next_attempt_time is None:
             return ()
         if called < self.moved.get(status.step, float("-inf")):
             return (Reason.STEP_MISCONFIGURED, Reason.BACKING_OFF)
         secret = self.stream.steps[status.step].secret_name
-        return (Reason.STEP_MISCONFIGURED,) if called < self.shared.credentials.changed_at(secret) else ()
+        return (Reason.STEP_MISCONFIGURED,) if called < self.shared.secrets.changed_at(secret) else ()
+
+    async def follow_secrets(self, wake_all: Callable[[], None]) -> None:
+        """For ever: read the Secrets of steps whose calls are refused, and call `wake_all` when a Secret has changed.
+
+        The watch of the streams shows a changed url. No watch shows a changed Secret: who may watch Secrets may list
+        them all.
+        """
+        woken = time.monotonic()
+        while True:
+            await asyncio.sleep(SECRETS_PERIOD)
+            await self.lease.wait_held()
+            for step, endpoint in self.stream.steps.items():
+                if endpoint.secret_name and self.health.refused(step):
+                    with suppress(errors.ApiError):
+                        await self.shared.secrets.read(endpoint.secret_name)
+            names = [endpoint.secret_name for endpoint in self.stream.steps.values()]
+            changed = max(map(self.shared.secrets.changed_at, names))
+            if changed > woken:
+                woken = changed
+                wake_all()
 
     def count_call(self, step: str, outcome: Outcome, before: UserUpdate, started: datetime, ended: datetime) -> None:
-        """`before` is the update as it was called."""
+        """Count a call in the metrics and in the step's health; `before` is the update as it was called."""
         self.health.answered(step, before.spec.user, outcome, time.monotonic())
         metrics.CALLS.labels(*self.stream_labels, step, type(outcome).__name__.lower()).inc()
         metrics.CALL_SECONDS.labels(*self.stream_labels, step).observe((ended - started).total_seconds())
-        if (due := before.status.next_attempt_time) and started >= due:  # else its delay was ended
+        if (due := before.status.next_attempt_time) and started >= due:  # else it did not wait for its delay
             metrics.LATENESS.labels(*self.stream_labels).observe((started - due).total_seconds())

@@ -1,6 +1,7 @@
-"""kopf: watches UpdateStreams and UserUpdates, and hands each event on at once. Nothing is decided here.
+"""kopf watches UpdateStreams and UserUpdates; its handlers hand each event on at once and decide nothing.
 
-Only `on.event` handlers: no finalizers, no annotations, no writes by kopf (docs/decisions/0002-kopf-for-intake.md).
+There are only `on.event` handlers: kopf sets no finalizers and no annotations, and writes nothing
+(docs/decisions/0002-kopf-for-intake.md).
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ from controller.logs import fields, retrying
 
 logger = logging.getLogger(__name__)
 
-#: Absent and Waiting: two events for an update instead of five, and what a person changes on a waiting one is seen.
+#: Updates without a phase, and Waiting ones: an update has two events then instead of five, and what a person changes
+#: of a waiting one is seen.
 WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
 RESTART_SECONDS = 1.0
-#: Seconds between looks at the API server whose only purpose is to see whether it is trusted.
+#: Seconds between requests that only find out whether the API server's certificate is trusted.
 PROBE_SECONDS = 10.0
-#: For kopf's peering, which is not used; else it asks for the name of the user, and in an image there is none.
+#: For kopf's peering, which is not used. Without it kopf asks for the name of the user, and an image has none.
 IDENTITY: Any = "userupdates"
 PLURALS = frozenset({"updatestreams", "userupdates"})
 
 
 class Intake(Protocol):
-    """Takes what the watch shows; `kind` is None for what was there before."""
+    """Takes events of the watch; `kind` is None for an object that existed before."""
 
     def observe_stream(self, kind: str | None, body: Body) -> None: ...
 
@@ -56,18 +58,18 @@ async def watch(
 ) -> None:
     """Run kopf until `stop`, on a thread and a loop of its own; `on_ready` is called when there is something to watch.
 
-    kopf is given the namespaces that can be read then. It would ask a refused one twice a second for ever, and cannot
-    be given another one while it runs: so it begins anew when these change.
+    kopf gets the namespaces that can be read then. It would ask a refused one twice a second for ever, and cannot be
+    given another one while it runs. So it is started again when they change.
 
-    When an operator ends, kopf cancels whatever else runs on its loop, and it takes the process's signals: neither
-    may happen to calls in flight.
+    When an operator ends, kopf cancels everything else on its loop, and it handles the process's signals. Neither must
+    happen to calls in flight, so that kopf has a loop of its own.
     """
     while not stop.is_set():
         try:
-            # Where they are missing when kopf starts, it would see nothing for ever.
+            # If the kinds are missing when kopf starts, it never watches them.
             if PLURALS <= await cluster.served(GROUP, VERSION):
                 await on_ready()
-                # The last one may have been refused since: kopf, which takes no names for all of the cluster, waits.
+                # The last namespace may have been refused since. kopf would take no namespaces for the whole cluster.
                 if not stop.is_set() and namespaces.readable:
                     await _one_run(cluster, intake, stop, namespaces)
             else:
@@ -80,9 +82,10 @@ async def watch(
 
 
 async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namespaces: Namespaces) -> None:
-    """Until `stop`; until kopf gives up, as it does on some answers of an API server in trouble; until other
-    namespaces can be read; or until the API server is trusted again: kopf keeps the authority that it began with, and
-    would go on refusing certificates.
+    """Run kopf until `stop`, or until it has to be started again.
+
+    It has to be where it gives up, as it does on some answers of an API server in trouble; where other namespaces can
+    be read; and where the API server is trusted again, as kopf keeps the authority that it began with.
     """
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
@@ -100,7 +103,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namesp
             with contextlib.suppress(RuntimeError):  # our loop may be closed by now
                 loop.call_soon_threadsafe(over.set)
 
-    # A daemon: kopf takes seconds to end, and has nothing to lose when the process does.
+    # A daemon thread: kopf takes seconds to end, and loses nothing when the process ends before.
     threading.Thread(target=run, name="kopf", daemon=True).start()
     waits: list[asyncio.Task[Any]]
     waits = [loop.create_task(event.wait()) for event in (over, stop, cluster.trust.regained, namespaces.changed)]
@@ -113,7 +116,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namesp
 
 
 async def _probe(cluster: Cluster) -> None:
-    """For ever: a controller without streams asks for nothing else, by which it would learn whom it trusts."""
+    """Ask for ever: a controller without streams sends no other request that shows whether it trusts the API server."""
     while True:
         await asyncio.sleep(PROBE_SECONDS)
         with contextlib.suppress(errors.ApiError):
@@ -121,17 +124,17 @@ async def _probe(cluster: Cluster) -> None:
 
 
 class _Operator:
-    """kopf's operator on a thread of its own, which another one may end."""
+    """kopf's operator on a thread of its own, which another thread may end."""
 
     def __init__(self, handover: Handover, namespaces: Collection[str | None]) -> None:
-        """`namespaces`: those to watch; None among them is all of the cluster."""
+        """`namespaces` are those to watch; None among them is the whole cluster."""
         self._handover = handover
         self._clusterwide, self._namespaces = None in namespaces, sorted(filter(None, namespaces))
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._ended = False
 
     async def run(self) -> None:
-        """Until it gives up, or is ended."""
+        """Run until it gives up or is ended."""
         work = kopf.operator(
             registry=_registry(self._handover),
             settings=_settings(),
@@ -143,12 +146,12 @@ class _Operator:
         )
         task = asyncio.ensure_future(work)
         self._running = asyncio.get_running_loop(), task
-        if self._ended:  # asked after the line above, as `end` does it the other way round
+        if self._ended:  # checked after the line above: `end` does both in the other order
             task.cancel()
         await task
 
     def end(self) -> None:
-        """Cancel it, where it still runs; that takes seconds, in which another one may begin."""
+        """Cancel it, where it still runs. It takes seconds to end, and another operator may begin meanwhile."""
         self._ended = True
         if self._running:
             loop, task = self._running
@@ -157,19 +160,19 @@ class _Operator:
 
 
 class Handover:
-    """From kopf's loop to ours, in order, many events for one wake-up."""
+    """Passes events from kopf's loop to ours, in order, many for one wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, intake: Intake) -> None:
         self._loop = loop
         self._intake = intake
-        # Ours: that of kopf's handler holds the object as kopf sees it, and what begins here, timers that wait for
-        # hours among it, would keep it for as long.
+        # The context of our loop. That of kopf's handler refers to kopf's object, and tasks and timers that begin here
+        # would keep that object in memory for hours.
         self._context = contextvars.copy_context()
         self._events: deque[tuple[bool, str | None, Body]] = deque()
 
     def put(self, event: Any, *, of_stream: bool) -> None:
         self._events.append((of_stream, event["type"], event["object"]))
-        if len(self._events) == 1:  # asked after the append: else the last event could be left lying
+        if len(self._events) == 1:  # checked after the append: else the last event might not be taken
             with contextlib.suppress(RuntimeError):  # our loop may be closed by now
                 self._loop.call_soon_threadsafe(self._take, context=self._context)
 
@@ -215,16 +218,16 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = _Backoffs()
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
-    # A worker that waits takes seven times the memory of an object without one, and most objects have two events.
+    # An object with a waiting worker of kopf's takes seven times the memory, and most objects have two events only.
     settings.queueing.idle_timeout = 0.1
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    settings.process.ultimate_exiting_timeout = None  # it would kill a living process after kopf has given up once
+    settings.process.ultimate_exiting_timeout = None  # else it kills the process some time after kopf has given up once
     return settings
 
 
 class _Backoffs(Collection[float]):
-    """Short, jittered, without end: kopf leaves the process when its backoffs are used up."""
+    """Short, jittered and endless: kopf ends the process when its backoffs are used up."""
 
     def __iter__(self) -> Iterator[float]:
         while True:
@@ -238,7 +241,7 @@ class _Backoffs(Collection[float]):
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Without handlers of changes there is nothing to compare with: half of kopf's CPU time an event."""
+    """Stores nothing: without handlers of changes there is nothing to compare. This halves kopf's CPU time an event."""
 
     def build(self, **_: Any) -> Any:
         return {}

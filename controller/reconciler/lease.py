@@ -1,11 +1,12 @@
-"""One controller works on a stream, or a shard of it, at a time: a coordination.k8s.io Lease, held by renewals.
+"""The Lease (coordination.k8s.io) of a stream, or of a shard of it: one controller works on it at a time.
 
-resourceVersion fences writes, the Lease fences calls: the holder checks a monotonic deadline right before each of
-them, and at the deadline it closes the connections of its calls in flight. The arithmetic is client-go's
-(leaderelection: lease duration > renew deadline > retry period), counted from when a renewal was *sent*.
+resourceVersion fences writes, the Lease fences calls. The holder checks a monotonic deadline right before each call,
+and at the deadline it closes the connections of its calls in flight. The arithmetic is client-go's (leaderelection:
+lease duration > renew deadline > retry period), counted from when a renewal was *sent*.
 
-Controllers may differ for a while in how many shards they see. So a Lease counts only once a list, asked for after it
-was acquired, shows none alive that divides the stream otherwise (docs/decisions/0005-shards.md).
+Controllers may see different numbers of shards for a while. So a Lease that was acquired is confirmed first: a list
+that was asked for after it was acquired must show no Lease in force that divides the stream otherwise
+(docs/decisions/0005-shards.md). Nothing is called before that.
 """
 
 from __future__ import annotations
@@ -18,73 +19,67 @@ from typing import Any
 
 from controller import errors, failpoints
 from controller.api import names, timestamps
-from controller.clients.cluster import LEASES, Body, Cluster
+from controller.api.update_stream import UpdateStream
+from controller.clients.cluster import LEASES, Body
 from controller.core.sharding import Shard
 from controller.logs import fields, retrying, sparingly
 from controller.reconciler.lease_watch import DURATION, POLL_PERIOD, TIMEOUT
-from controller.reconciler.sharing import Sharing
+from controller.reconciler.process_context import ProcessContext
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after the sending of the last good renewal at which the holder stops by itself.
+#: Seconds after the last successful renewal was sent at which the holder stops by itself.
 DEADLINE = 10.0
 RENEW_PERIOD = 2.0
-#: Seconds by which one who holds all but one of a stream's shards lets others go first where that one is free.
+#: Seconds for which a controller that holds all other shards of a stream leaves a free one to other controllers.
 SPREAD_SECONDS = 1.5
-#: Seconds between looks at one that is free and left to others for a moment: who has waited goes first.
+#: Seconds between looks at a Lease that is free and left to others for a moment.
 FREE_POLL_PERIOD = 0.05
 #: Seconds after which writes that fail are reported.
 REFUSED_SECONDS = 5.0
-#: Seconds for which one that was given away is left to others.
+#: Seconds for which a Lease that was handed over is left to others.
 YIELD_SECONDS = 2.0
 
 
 class Lease:
-    """Acquires, renews and reports one Lease. `tenure` is raised whenever somebody else may have worked there before.
+    """Acquires, renews and releases one Lease. `tenure` grows whenever another controller may have worked before.
 
-    `siblings`: this process's Leases of the stream, this one among them.
+    `siblings`, to which it adds itself, are the Leases of the stream that this process wants.
     """
 
     def __init__(
-        self,
-        cluster: Cluster,
-        sharing: Sharing,
-        namespace: str,
-        stream: str,
-        shard: Shard,
-        identity: str,
-        siblings: list[Lease],
+        self, process: ProcessContext, stream: UpdateStream, shard: Shard, siblings: list[Lease] | None = None
     ) -> None:
         self.tenure = 0
-        #: It, or one that divides the stream otherwise, has been seen in another's hands.
-        self.foreign = False
-        self._cluster = cluster
-        self._sharing = sharing
-        self._leases = sharing.leases
-        self._namespace = namespace
-        self._stream = stream
-        self._name = names.lease_name(stream, shard.index, shard.count)
-        self._shape = frozenset(names.lease_name(stream, index, shard.count) for index in range(shard.count))
-        self._identity = identity
-        self._siblings = siblings
-        siblings.append(self)
+        #: Another controller has been seen to hold it, or a Lease that divides the stream otherwise.
+        self.held_elsewhere = False
+        self._cluster = process.cluster
+        self._balancer = process.balancer
+        self._leases = process.balancer.leases
+        self._identity = process.identity
+        self._namespace = stream.namespace
+        self._stream = stream.name
+        self._name = names.lease_name(stream.name, shard.index, shard.count)
+        self._shape = frozenset(names.lease_name(stream.name, index, shard.count) for index in range(shard.count))
+        self._siblings = siblings if siblings is not None else []
+        self._siblings.append(self)
         self._body: Body | None = None
-        #: When (monotonic) it was renewed last, and reached for first.
+        #: When (monotonic) it was renewed last, and wanted first.
         self._renewed = float("-inf")
         self._wanted = time.monotonic()
-        self._reaching = False
-        #: Until when (monotonic) it is left to others, who are to have it.
+        self._acquiring = False
+        #: Until when (monotonic) it is left to others, after it was handed over.
         self._yielded = float("-inf")
-        #: Why the last attempt failed, empty if it did not; and since when (monotonic) attempts have failed.
+        #: Why the last attempt failed, empty if it succeeded; and since when (monotonic) attempts have failed.
         self._error = ""
         self._failing = 0.0
-        #: Whether it was the API server that said so.
+        #: Whether the API server has answered that attempt.
         self._answered = False
-        #: `acquireTime` of our tenure: tells our own Lease from that of an earlier process of the same identity.
+        #: `acquireTime` of our tenure. An earlier process of the same identity has another one.
         self._acquired = ""
-        #: It was acquired, and its tenure has not begun: that waits until it counts.
+        #: It was acquired, and is not confirmed yet: its tenure has not begun.
         self._new = False
-        #: Versions of the stream's other Leases when it counted last: another one tells of another controller's work.
+        #: Versions of the stream's other Leases when it was confirmed: another version shows that somebody has worked.
         self._others: dict[str, str] = {}
         self._deadline = 0.0
         self._held = asyncio.Event()
@@ -93,13 +88,13 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """True while nobody else may hold it, by this process's monotonic clock."""
+        """Whether calls may be made: nobody else can hold it, by this process's monotonic clock."""
         return time.monotonic() < self._deadline
 
     @property
     def taken(self) -> bool:
-        """The object is ours, or may be in a moment, whether it counts yet or not."""
-        return self._reaching or time.monotonic() < self._renewed + DURATION
+        """Whether the object names this controller, or may do so in a moment, confirmed or not."""
+        return self._acquiring or time.monotonic() < self._renewed + DURATION
 
     @property
     def key(self) -> tuple[str, str]:
@@ -107,8 +102,8 @@ class Lease:
         return self._namespace, self._name
 
     @property
-    def crowding(self) -> int:
-        """How many more of the stream's shards this process holds."""
+    def siblings_taken(self) -> int:
+        """How many other shards of the stream this process has."""
         return sum(lease.taken for lease in self._siblings if lease is not self)
 
     async def wait_held(self) -> None:
@@ -117,43 +112,43 @@ class Lease:
             await self._held.wait()
 
     async def wait_lapsed(self, tenure: int) -> None:
-        """Return when it is held no more, or by another tenure than that one."""
+        """Return when it is not held any more, or when another tenure has begun."""
         while self.held and self.tenure == tenure:
             await self._lapsed.wait()
 
     async def keep(self) -> None:
         """Acquire and renew for ever, whatever the API server answers."""
-        self._sharing.join(self)
+        self._balancer.add(self)
         await self._leases.synced(self._namespace)
         while True:
-            if self.taken or self._may_reach():
+            if self.taken or self._may_acquire():
                 await self._try()
                 await asyncio.sleep(RENEW_PERIOD if self.held or self.refused else POLL_PERIOD)
             else:
                 await asyncio.sleep(FREE_POLL_PERIOD if self._free else POLL_PERIOD)
 
     async def _try(self) -> None:
-        self._reaching = True
+        self._acquiring = True
         try:
             async with asyncio.timeout(TIMEOUT + 1):
                 await self._acquire_or_renew()
                 if self._body and not self.held:
-                    await self._make_it_count()
+                    await self._confirm()
         except errors.NotFound:
             self._body, self._renewed = None, float("-inf")
-            self._lapse_now()  # deleted: whoever makes it again holds it
+            self._lapse_now()  # deleted: whoever creates it again holds it
         except (errors.ApiError, TimeoutError) as error:
             self._body = None
             self._failed(error)
         else:
             self._error = ""
         finally:
-            self._reaching = False
+            self._acquiring = False
 
     def _failed(self, error: Exception) -> None:
-        """Log each cause once, held or not: a policy, a quota or a webhook may refuse the Lease for hours."""
+        """Log each cause once: a policy, a quota or a webhook may refuse the Lease for hours."""
         if isinstance(error, errors.Conflict | errors.AlreadyExists) and not self.held:
-            self._error = ""  # another one was faster
+            self._error = ""  # another controller was faster
             return
         answered = isinstance(error, errors.ApiError) and error.status > 0
         if not self._error or answered > self._answered:  # an API server that is away refuses nothing
@@ -166,45 +161,45 @@ class Lease:
 
     @property
     def refused(self) -> str:
-        """Why nobody can have it: what the API server has answered for a while. Empty where it gives no answer."""
+        """Why nobody can acquire it, as the API server has answered for a while. Empty where it gives no answer."""
         refused = self._error and self._answered and not self.held
         if not refused or time.monotonic() - self._failing < REFUSED_SECONDS:
             return ""
-        seen = self._leases.seen(self._namespace, self._name)
+        seen = self._leases.observed(self._namespace, self._name)
         if seen and not seen.free and seen.holder != self._identity:
             return ""
         return f"Lease {self._path} cannot be written, and without it nothing is called: {self._error}"
 
     @property
     def _free(self) -> bool:
-        """Nobody holds it, as far as is known."""
-        seen = self._leases.seen(self._namespace, self._name)
+        """Whether nobody holds it, as far as is known."""
+        seen = self._leases.observed(self._namespace, self._name)
         return seen is None or seen.free
 
-    def _may_reach(self) -> bool:
-        """Whether to read it, and to take it where it is free; who holds many, or more of the stream, waits."""
+    def _may_acquire(self) -> bool:
+        """Whether to try to acquire it. A controller that has many Leases, or other shards of the stream, waits."""
         now = time.monotonic()
         if now < self._yielded:
             return False
-        seen = self._leases.seen(self._namespace, self._name)
-        if seen and self._leases.there(self._namespace, self._name):
+        seen = self._leases.observed(self._namespace, self._name)
+        if seen and self._leases.exists(self._namespace, self._name):
             if seen.holder == self._identity:
                 return True
             if not seen.free:
-                self.foreign = True
+                self.held_elsewhere = True
                 return False
             since = seen.free_since
-        else:  # it is not there; or it is an earlier version's, without a label
+        else:  # it does not exist; or an earlier version made it, without a label
             since = self._wanted
-        return now - since >= max(self._sharing.patience, SPREAD_SECONDS * self.crowding / len(self._shape))
+        return now - since >= max(self._balancer.patience, SPREAD_SECONDS * self.siblings_taken / len(self._shape))
 
     def leave_to_others(self) -> None:
-        """Do not reach for it for a moment: it is given away for another one to take."""
+        """Do not try to acquire it for a moment: it was released for another controller."""
         self._yielded = time.monotonic() + YIELD_SECONDS
 
     async def release(self) -> None:
-        """Let a successor in at once. Best effort: without it the Lease runs out."""
-        self._sharing.leave(self)
+        """Let a successor acquire it at once. Where that fails, the Lease expires."""
+        self._balancer.remove(self)
         taken, self._deadline, self._renewed = self.taken, 0.0, float("-inf")
         self._body = None
         if self._lapse:
@@ -212,7 +207,7 @@ class Lease:
         if not taken:
             return
         try:
-            # Read anew: a renewal that was cut off may have been done.
+            # Read first: a renewal that was cut off may have been done.
             body = await self._cluster.get(LEASES, self._namespace, self._name, timeout=TIMEOUT)
             spec = body.get("spec", {})
             if self._ours(spec) and spec.get("acquireTime") == self._acquired:
@@ -232,11 +227,11 @@ class Lease:
             return
         spec = self._body.get("spec", {})
         if not self._ours(spec) and not self._leases.observe(self._body).free:
-            self.foreign, self._body = True, None
+            self.held_elsewhere, self._body = True, None
             return
         continued = self._ours(spec) and spec.get("acquireTime") == self._acquired
         if continued and sent < self._renewed + RENEW_PERIOD / 2:
-            return  # it does not count yet, which is looked at more often
+            return  # only its confirmation is tried again, which happens more often than a renewal
         now = timestamps.to_text(datetime.now(UTC))
         acquired = self._acquired if continued else now
         transitions = spec.get("leaseTransitions", 0) + (not self._ours(spec))
@@ -258,20 +253,23 @@ class Lease:
         if self.held:
             self._hold()
 
-    async def _make_it_count(self) -> None:
-        """Unless somebody who divides the stream otherwise may be at work: each acquires first, then looks."""
+    async def _confirm(self) -> None:
+        """Begin to hold it, unless a controller that divides the stream otherwise may be at work.
+
+        Each controller acquires its Lease first and looks then, so that one of two always sees the other.
+        """
         others = await self._leases.others(self._namespace, self._stream, self._shape)
         alive = sorted(name for name, seen in others.items() if not seen.free and seen.holder != self._identity)
         if alive:
-            if not self.foreign:
+            if not self.held_elsewhere:
                 logger.info("Waiting for shards of another number", extra=fields(lease=self._path, others=alive))
-            self.foreign = True
+            self.held_elsewhere = True
             return
         versions = {name: seen.version for name, seen in others.items()}
         if self._new or versions != self._others:
             self._new, self._others = False, versions
             self.tenure += 1
-            self._lapsed.set()  # for those who wait for the end of the tenure before
+            self._lapsed.set()  # for those that wait for the end of the tenure before
             logger.info("Lease acquired", extra=fields(lease=self._path, identity=self._identity))
         self._hold()
 
@@ -305,18 +303,18 @@ class Lease:
         return spec.get("holderIdentity") == self._identity
 
     async def _read_or_create(self) -> Body | None:
-        """None while one that somebody else held has been deleted under them: they may not know yet."""
+        """None where it was deleted while somebody else held it: that controller may not know yet."""
         try:
             return await self._cluster.get(LEASES, self._namespace, self._name, timeout=TIMEOUT)
         except errors.NotFound:
-            seen = self._leases.seen(self._namespace, self._name)
+            seen = self._leases.observed(self._namespace, self._name)
             if seen and not seen.free and seen.holder != self._identity:
                 return None
             manifest = {"metadata": {"name": self._name, "labels": self._labels}, "spec": {}}
             return await self._cluster.create(LEASES, self._namespace, manifest, timeout=TIMEOUT)
 
     async def _put(self, body: Body, spec: dict[str, Any]) -> Body:
-        """With the version that was read: of two who reach for it, one gets a Conflict."""
+        """Write it with the version that was read: of two that acquire it, one gets a Conflict."""
         metadata = {**body["metadata"], "labels": {**body["metadata"].get("labels", {}), **self._labels}}
         changed = {**body, "metadata": metadata, "spec": {**body.get("spec", {}), **spec}}
         return await self._cluster.replace(LEASES, self._namespace, self._name, changed, timeout=TIMEOUT)

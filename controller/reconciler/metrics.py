@@ -1,4 +1,4 @@
-"""What the controller counts. No label is a user: the number of series does not grow with the users."""
+"""The controller's metrics. Users are not in labels, so that the number of series does not grow with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from controller.clients.stream_status import REFUSED
 
 _PREFIX = "enrichment_controller"
-#: The same as the bridge's, so that series of both can be joined.
+#: The same labels as the bridge's, so that series of both can be joined.
 _STREAM = ("namespace", "stream")
 
 CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", (*_STREAM, "step", "outcome"))
@@ -30,18 +30,18 @@ USERS = Gauge(
 LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this replica works on.", _STREAM)
 
 
-class Part:
-    """One shard's part of gauges that count all of a stream's shards in this process."""
+class ShardGauges:
+    """One shard's share of gauges that count all shards of a stream in this process."""
 
     def __init__(self) -> None:
-        self._parts: dict[Gauge, float] = {}
+        self._shares: dict[Gauge, float] = {}
 
     def set(self, gauge: Gauge, value: float) -> None:
-        gauge.inc(value - self._parts.get(gauge, 0.0))
-        self._parts[gauge] = value
+        gauge.inc(value - self._shares.get(gauge, 0.0))
+        self._shares[gauge] = value
 
     def clear(self) -> None:
-        for gauge in self._parts:
+        for gauge in self._shares:
             self.set(gauge, 0.0)
 
 
@@ -54,7 +54,7 @@ LATENESS = Histogram(
 
 
 def forget(namespace: str, stream: str) -> None:
-    """A stream that is gone has no series: they would grow with the number of streams that ever were."""
+    """Remove the series of a stream that is gone: else they grow with the number of streams that ever existed."""
     for metric in (
         CALLS,
         CALL_SECONDS,

@@ -1,6 +1,6 @@
-"""Updates whose UpdateStream is missing: the head of each user says so, and waits; it may be skipped or cancelled.
+"""Updates whose UpdateStream is missing: the status of each user's head says so. People may skip or cancel them.
 
-No Lease is taken for them: nothing is called, and resourceVersion fences the writes.
+They need no Lease: nothing is called, and resourceVersion fences the writes.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from controller.clients.event_recorder import EventRecorder
 from controller.core.decisions import Finish, RequeueAfter, decide, refusal
 from controller.core.user_queue import UserQueue
 from controller.logs import retrying
-from controller.reconciler.announcing import Announcer
-from controller.reconciler.parsing import parse
+from controller.reconciler.update_events import UpdateEvents
+from controller.reconciler.update_reader import parse
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a stream may be on its way: at a start, streams and updates are listed side by side.
+#: Seconds after which a stream that was not seen is missing: at a start, streams and updates are listed side by side.
 GRACE_SECONDS = 2.0
 
 
 class Orphans:
-    """Marks the heads of queues that no engine works on, as `(namespace, stream)` are noticed."""
+    """Marks the updates of streams that are missing, each `(namespace, stream)` some seconds after it was added."""
 
     def __init__(self, cluster: Cluster, recorder: EventRecorder, exists: Callable[[tuple[str, str]], bool]) -> None:
-        """`exists`: whether there is such a stream, be it one that this version does not understand."""
+        """`exists` tells whether there is such a stream, understood by this version or not."""
         self._cluster = cluster
-        self._announcer = Announcer(recorder)
+        self._events = UpdateEvents(recorder)
         self._exists = exists
         self._waiting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def notice(self, key: tuple[str, str]) -> None:
+    def add(self, key: tuple[str, str]) -> None:
         if key not in self._waiting:
             self._waiting[key] = asyncio.get_running_loop().create_task(self._mark_later(key))
 
@@ -47,14 +47,14 @@ class Orphans:
 
     async def _mark_later(self, key: tuple[str, str]) -> None:
         await asyncio.sleep(GRACE_SECONDS)
-        del self._waiting[key]  # what comes from here on is noticed anew: the list may miss it
+        del self._waiting[key]  # an update that comes from here on is added anew: the list may miss it
         if self._exists(key):
             return
         try:
             await self._mark(*key)
-        except Exception as error:  # whatever it is, it is not to be the last look
+        except Exception as error:  # whatever it is, it is tried again
             retrying(logger, "Updates without a stream not marked", error, stream=key)
-            self.notice(key)
+            self.add(key)
 
     async def _mark(self, namespace: str, stream: str) -> None:
         listing = await self._cluster.list(UPDATES, namespace, field_selector=unfinished_selector(stream))
@@ -63,16 +63,17 @@ class Orphans:
             queues[update.spec.user].push(update)
         for queue in queues.values():
             for requested in queue.requested:
-                await self._settle(requested, queue)
+                await self._act(requested, queue)
             if head := queue.head:
-                await self._settle(head, queue)
+                await self._act(head, queue)
 
-    async def _settle(self, update: UserUpdate, queue: UserQueue) -> None:
-        """Do what a person asks for, or say that it cannot be done; the head waits for its stream.
+    async def _act(self, update: UserUpdate, queue: UserQueue) -> None:
+        """Write what becomes of an update: what a person asks for, or that this cannot be done, or that the head waits.
 
-        What is refused is looked at again, and keeps nobody else's from being written.
+        Where the API server refuses the write, the stream is looked at again; the other updates are written all the
+        same.
         """
-        after = update.spec.source.after if update.spec.source else None  # the list would have shown it
+        after = update.spec.source.after if update.spec.source else None  # it is over: the list would show it
         found, now = update, datetime.now(UTC)
         if refused := refusal(update, now):
             update = update.with_status(refused, update.resource_version)
@@ -90,10 +91,10 @@ class Orphans:
         except errors.ApiError as error:
             if not isinstance(error, errors.Conflict | errors.NotFound):
                 retrying(logger, "Update not marked", error, update=update.name)
-            self.notice((update.namespace, update.spec.stream))
+            self.add((update.namespace, update.spec.stream))
             return
         written = update.with_status(status, int(body["metadata"]["resourceVersion"]))
-        self._announcer.update_changed(written, found.status)
+        self._events.update_changed(written, found.status)
         if status.finished:
             queue.remove(update.name)
         else:

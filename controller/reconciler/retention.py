@@ -1,13 +1,13 @@
-"""Deletes finished updates when their time has come, and no earlier than their record can be delivered again.
+"""Deletes finished updates when their time has come, but not while Kafka may deliver their record again.
 
-A finished update is what tells a repeated record from a new one: it may go only when its offset is below `position`
-and below what Kafka has acknowledged as committed, and in no backlog, and a minute after its end, which a create that
-was cut off by a time-out or a frozen bridge may still meet. Those of a topic that is gone go by age alone: no record of
-it can come again. That it is gone is what the stream's status says of its id; one that the status does not list may be
-one that the bridge is about to list.
+A finished update tells a repeated record from a new one. So it is deleted only when its offset is below `position`,
+below the last commit that Kafka acknowledged, and in no UserBacklog; and a minute after its end at the earliest, as a
+create that was cut off by a time-out or by a frozen bridge may still arrive. No record of a deleted topic can be
+delivered again, so that updates of such a topic go by age alone. The stream's status says that a topic id is gone. An
+id that the status does not list may be one that the bridge is about to list.
 
-Hand-made ones stay, but where they say for how long (`spec.ttlSecondsAfterFinished`): whatever applies manifests again
-and again would make a collected one anew, and it would run again.
+Updates that were made by hand stay, unless they say for how long (`spec.ttlSecondsAfterFinished`): a tool that applies
+manifests again and again would create a deleted one anew, and it would run again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from controller.api.user_update_status import FINISHED, Phase
 from controller.clients.cluster import BACKLOGS, STREAMS, UPDATES, Body
 from controller.logs import retrying
 from controller.reconciler import metrics
-from controller.reconciler.context import StreamContext
-from controller.reconciler.parsing import parse
+from controller.reconciler.context import ShardContext
+from controller.reconciler.refusal_writer import RefusalWriter
+from controller.reconciler.update_reader import parse
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +45,32 @@ PERIOD = 5.0
 BUSY_PERIOD = 2.5
 #: Most deletes in a round.
 BATCH = 500
-#: Seconds that they are to take, and how many there are at a time at most. As few as that needs: a delete takes 5 ms of
-#: an idle API server and most of a second in a flood, which must not outrun it.
+#: Seconds that the deletes of a round are to take, and how many run at a time at most. No more run than that needs: a
+#: delete takes 5 ms of an idle API server and most of a second in a flood, which must not outrun the deletes.
 DELETING_SECONDS = 2.0
 CONCURRENCY = 64
-#: After so many, where deletes have become slow, the rest is left to the next round, which has more at a time.
+#: After so many seconds the rest is left to the next round, which runs more deletes at a time.
 MAX_DELETING_SECONDS = 5.0
-#: What a delete is taken to need before one was made.
+#: Seconds that a delete is assumed to take before one was made.
 FIRST_SECONDS = 0.05
-#: UserBacklogs in a page of a list, parsed at once: each may be of 200 KB, most are of a hundred bytes.
+#: UserBacklogs in a page of a list, which is parsed at once: each may have 200 KB, most have a hundred bytes.
 BACKLOGS_AT_ONCE = 50
-#: What is due is computed anew at least so often: clocks may be set, and what a person finished by hand may be old.
-QUIET_SECONDS = 20.0
-#: No update of a record goes earlier after its end, in seconds.
+#: What is due is computed again at least so often: clocks may be set, and an update that a person has finished by hand
+#: may be old.
+RECHECK_SECONDS = 20.0
+#: No update of a record is deleted earlier than so many seconds after its end.
 MIN_AGE = 60.0
-#: Hand-made ones may stay for good, and nothing tells of a finished one that a person deletes or gives a time to live.
-#: So where there are any, all are listed anew so often.
+#: Updates made by hand may stay for good, and no watch shows that a person deletes one or gives it a time to live. So
+#: where there are any, all finished updates are listed again so often.
 LIST_SECONDS = 300.0
 
-#: What goes first where more than `maxFinished` are kept.
+#: Which phase goes first where there are more than `maxFinished`.
 _EXPENDABLE = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 1, Phase.CANCELLED: 1, Phase.FAILED: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What collection needs to know of a finished update."""
+class FinishedUpdate:
+    """A finished update, as far as its deletion depends on it."""
 
     name: str
     uid: str
@@ -79,11 +81,11 @@ class Finished:
     #: (topic id, partition) and offset; None for hand-made ones.
     partition: tuple[str, int] | None
     offset: int
-    #: Of a hand-made one, the seconds for which it stays; None: until a person deletes it.
+    #: Seconds for which an update made by hand stays; None: until a person deletes it.
     ttl: int | None = None
 
     @classmethod
-    def of(cls, update: UserUpdate) -> Finished:
+    def of(cls, update: UserUpdate) -> FinishedUpdate:
         source, status = update.spec.source, update.status
         assert status.phase
         # Whoever wrote the status by hand may have left the condition out.
@@ -98,7 +100,7 @@ class Finished:
         return self.partition[0] if self.partition else None
 
     def kept_seconds(self, retention: Retention) -> float:
-        """For how long it stays after its end, unless too many are kept; infinite for good."""
+        """Seconds for which it stays after its end, unless there are too many; infinite where it stays for good."""
         if self.partition is None:
             return math.inf if self.ttl is None else self.ttl
         succeeded = self.phase is Phase.SUCCEEDED
@@ -106,25 +108,25 @@ class Finished:
 
 
 def due(
-    finished: Mapping[str, Finished],
+    finished: Mapping[str, FinishedUpdate],
     retention: Retention,
     now: datetime,
-    settled: Callable[[Finished], bool] = lambda each: True,
+    may_be_deleted: Callable[[FinishedUpdate], bool] = lambda each: True,
     gone: Set[str] = frozenset(),
-) -> list[Finished]:
-    """Those whose time has come, by age or because too many are kept, the first to go first.
+) -> list[FinishedUpdate]:
+    """Updates whose time has come, by age or because there are too many, the first to go first.
 
-    Only what is `settled` goes; what is not keeps nothing else from going in its place. What is of a topic id that is
-    `gone` is not one of too many.
+    Only updates that `may_be_deleted` are among them; the others do not keep any from going in their place. Updates of
+    a topic id that is `gone` do not count among the too many.
     """
-    there = [each for each in finished.values() if settled(each)]
+    there = [each for each in finished.values() if may_be_deleted(each)]
 
-    def older(each: Finished, seconds: float) -> bool:
+    def older(each: FinishedUpdate, seconds: float) -> bool:
         return (now - each.ended).total_seconds() >= seconds
 
     aged = [each for each in there if older(each, each.kept_seconds(retention))]
 
-    def counted(each: Finished) -> bool:
+    def counted(each: FinishedUpdate) -> bool:
         return each.partition is not None and each.topic_id not in gone
 
     surplus = sum(map(counted, finished.values())) - sum(map(counted, aged)) - retention.max_finished
@@ -136,11 +138,11 @@ def due(
     return aged + rest[:surplus]
 
 
-def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datetime) -> float:
-    """For how long none of these becomes due, where none is now, and no others come; at most QUIET_SECONDS."""
+def idle_seconds(finished: Iterable[FinishedUpdate], retention: Retention, now: datetime) -> float:
+    """Seconds until the first of these becomes due, where none is and no others come; at most RECHECK_SECONDS."""
     kept = list(finished)
     surplus = sum(each.partition is not None for each in kept) > retention.max_finished
-    seconds = QUIET_SECONDS
+    seconds = RECHECK_SECONDS
     for each in kept:
         age = MIN_AGE if surplus and each.partition is not None else each.kept_seconds(retention)
         seconds = min(seconds, age - (now - each.ended).total_seconds())
@@ -148,34 +150,34 @@ def quiet_seconds(finished: Iterable[Finished], retention: Retention, now: datet
 
 
 def at_a_time(count: int, seconds: float) -> int:
-    """How many deletes of so many seconds each are to be under way so that so many end in time (Little's law)."""
+    """How many deletes have to run at a time so that `count` of so many seconds each end in time (Little's law)."""
     return max(1, min(CONCURRENCY, math.ceil(count * seconds / DELETING_SECONDS)))
 
 
-class Collection:
-    """The finished updates of a stream, and the round that deletes them."""
+class Collector:
+    """Knows the finished updates of a shard, and deletes them round by round."""
 
-    def __init__(self, context: StreamContext, notice: Callable[[UserUpdate], None]) -> None:
-        """`notice` gets each finished update that is met."""
+    def __init__(self, context: ShardContext, refusals: RefusalWriter) -> None:
+        """`refusals` answers the requests of the finished updates that are found."""
         self._context = context
-        self._notice = notice
-        self._finished: dict[str, Finished] = {}
+        self._refusals = refusals
+        self._finished: dict[str, FinishedUpdate] = {}
         self._listed = False
         #: When, by the monotonic clock.
         self._listed_at = 0.0
-        #: How often some may have been changed without being met, and how often of these all were listed since.
-        self._doubts = self._settled = 0
-        #: Nothing is due before that (monotonic), with the retention that it was computed for: five thousand finished
-        #: updates of each of a hundred streams are not sorted every five seconds.
-        self._quiet: tuple[float, Retention] | None = None
-        #: By phase; None: to be counted anew.
+        #: How many lists were asked for, and how many of these requests the last list has answered.
+        self._relists_wanted = self._relists_done = 0
+        #: The time (monotonic) before which nothing is due, and the retention that it was computed for: five thousand
+        #: finished updates of each of a hundred streams are not sorted every five seconds.
+        self._idle_until: tuple[float, Retention] | None = None
+        #: By phase; None: to be counted again.
         self._counts: dict[Phase, int] | None = None
         #: What a delete of the last round took, on average.
         self._seconds = FIRST_SECONDS
 
     @property
     def counts(self) -> dict[Phase, int]:
-        """Finished updates by phase; none before they have been listed. Asked for every two seconds, changed seldom."""
+        """Finished updates by phase; empty before they have been listed."""
         if not self._listed:
             return {}
         if self._counts is None:
@@ -186,27 +188,27 @@ class Collection:
     def add(self, update: UserUpdate) -> None:
         if update.unreadable:
             return
-        self._finished[update.name] = Finished.of(update)
-        self._notice(update)
+        self._finished[update.name] = FinishedUpdate.of(update)
+        self._refusals.check(update)
         self._changed()
-        surplus = self._quiet and len(self._finished) > self._quiet[1].max_finished
+        surplus = self._idle_until and len(self._finished) > self._idle_until[1].max_finished
         if surplus or update.spec.ttl_seconds_after_finished is not None:
-            self._quiet = None  # an older one, or this one, may be due now; others are not before a minute has passed
+            self._idle_until = None  # this one, or an older one in its place, may be due now
 
     def clear(self) -> None:
-        self._finished, self._listed, self._quiet = {}, False, None
+        self._finished, self._listed, self._idle_until = {}, False, None
         self._changed()
 
-    def doubt(self) -> None:
-        """What people have changed of them may have been missed: list."""
-        self._doubts += 1
+    def relist(self) -> None:
+        """List again: what people have changed of finished updates may have been missed."""
+        self._relists_wanted += 1
 
     def _changed(self) -> None:
         self._counts = None
 
     async def run(self) -> None:
-        """Round after round. The next ones are chosen while those before are deleted: in a flood that takes seconds."""
-        batch: list[Finished] = []
+        """Delete round after round. While a round's updates are deleted, those of the next are chosen."""
+        batch: list[FinishedUpdate] = []
         while True:
             await self._context.lease.wait_held()
             pause = BUSY_PERIOD * random.uniform(0.8, 1.2) if batch else 0
@@ -215,13 +217,14 @@ class Collection:
                 await asyncio.sleep(PERIOD * random.uniform(0.8, 1.2))
 
     async def _list(self) -> None:
-        """What earlier controllers have finished, and this one before it lost its Lease.
+        """Read the updates that earlier controllers have finished, and this one before it lost its Lease.
 
-        What was known before and is not there any more was deleted by somebody; what ends meanwhile may not be listed.
+        An update that was known before and is not listed was deleted by somebody. One that ends meanwhile may be
+        missing from the list, and stays.
         """
         stream, shard = self._context.stream, self._context.shard
         tenure, found = self._context.lease.tenure, {}
-        before, began, doubts = dict(self._finished), time.monotonic(), self._doubts
+        before, began, wanted = dict(self._finished), time.monotonic(), self._relists_wanted
         for phase in FINISHED:
             selector = f"spec.stream={stream.name},status.phase={phase}"
             pages = self._context.cluster.pages(
@@ -229,51 +232,55 @@ class Collection:
             )
             async for listing in pages:
                 for update in map(parse, filter(shard.collects, listing.items)):
-                    if not update.unreadable:  # it stays: nobody here can tell how long it is to be kept
-                        found[update.name] = Finished.of(update)
-                        self._notice(update)
+                    if not update.unreadable:  # such an update stays: this version cannot tell for how long
+                        found[update.name] = FinishedUpdate.of(update)
+                        self._refusals.check(update)
         if self._context.lease.tenure == tenure:
             new = {name: each for name, each in self._finished.items() if before.get(name) is not each}
             self._finished = found | new
-            self._listed, self._listed_at, self._quiet, self._settled = True, began, None, doubts
+            self._listed, self._listed_at, self._idle_until, self._relists_done = True, began, None, wanted
             self._changed()
 
     def _stale(self) -> bool:
-        """Hand-made ones may have been deleted or changed since they were listed."""
+        """Whether updates made by hand may have been deleted or changed since they were listed."""
         if time.monotonic() - self._listed_at < LIST_SECONDS:
             return False
         return any(each.partition is None for each in self._finished.values())
 
-    async def _choose(self, going: list[Finished]) -> list[Finished]:
-        """What is due besides those that are on their way, at most a batch; nothing where the API server is away."""
+    async def _choose(self, going: list[FinishedUpdate]) -> list[FinishedUpdate]:
+        """Updates that are due, but for those that are `going`, at most a batch; none while the API server is away."""
         try:
-            if not self._listed or self._doubts > self._settled or self._stale():
+            if not self._listed or self._relists_wanted > self._relists_done or self._stale():
                 await self._list()
             return await self._due({each.name for each in going})
         except errors.ApiError as error:
             retrying(logger, "Finished updates not collected", error)
             return []
 
-    async def _due(self, going: set[str]) -> list[Finished]:
+    async def _due(self, going: set[str]) -> list[FinishedUpdate]:
         retention, now = self._context.retention, self._context.now()
-        if self._quiet and time.monotonic() < self._quiet[0] and retention == self._quiet[1]:
+        if self._idle_until and time.monotonic() < self._idle_until[0] and retention == self._idle_until[1]:
             return []
         finished = {name: each for name, each in self._finished.items() if name not in going}
         if not due(finished, retention, now):
-            self._quiet = time.monotonic() + quiet_seconds(self._finished.values(), retention, now), retention
+            self._idle_until = (
+                time.monotonic() + idle_seconds(self._finished.values(), retention, now),
+                retention,
+            )
             return []
-        self._quiet = None
+        self._idle_until = None
         stream = await self._context.cluster.get(STREAMS, self._context.stream.namespace, self._context.stream.name)
         status = stream.get("status") or {}
-        gone, settled = gone_ids(status), _settled(status)
-        may_go = {each.name for each in finished.values() if each.topic_id in gone or settled(each)}
+        gone, not_redelivered = gone_ids(status), _not_redelivered(status)
+        may_go = {each.name for each in finished.values() if each.topic_id in gone or not_redelivered(each)}
         may_go -= await self._in_backlogs([finished[name] for name in may_go])
         return due(finished, retention, now, lambda each: each.name in may_go, gone)[:BATCH]
 
-    async def _in_backlogs(self, updates: list[Finished]) -> set[str]:
-        """Those that a UserBacklog tells to make again; read after `position`, which moves behind the backlogs.
+    async def _in_backlogs(self, updates: list[FinishedUpdate]) -> set[str]:
+        """Names of those whose record waits in a UserBacklog: the bridge will create their updates again.
 
-        Of all of them, not of a batch: a batch of nothing else would keep the rest waiting.
+        The backlogs are read after `position`, which moves after they are written. All updates are looked at, not a
+        batch: a batch of nothing but such updates would keep the others waiting.
         """
         asked: defaultdict[str, dict[Place, str]] = defaultdict(dict)
         for each in updates:
@@ -289,15 +296,15 @@ class Collection:
             for body in listing.items:
                 if places := asked.get(body["spec"]["user"]):
                     listed |= {places[place] for place in _listed(body, places.keys())}
-                    await asyncio.sleep(0)  # the Lease and the calls of others have their turn between any two
+                    await asyncio.sleep(0)  # the Lease and the calls get their turn between any two
         return listed
 
-    async def _delete_all(self, batch: list[Finished]) -> None:
-        """What cannot be deleted now is due again in the next round."""
+    async def _delete_all(self, batch: list[FinishedUpdate]) -> None:
+        """Delete them. One that cannot be deleted now is due again in the next round."""
         slots, until = asyncio.Semaphore(at_a_time(len(batch), self._seconds)), time.monotonic() + MAX_DELETING_SECONDS
         took: list[float] = []
 
-        async def delete(each: Finished) -> None:
+        async def delete(each: FinishedUpdate) -> None:
             async with slots:
                 await self._context.lease.wait_held()
                 if (began := time.monotonic()) < until:
@@ -314,7 +321,7 @@ class Collection:
                 raise failed
             retrying(logger, "Finished updates not collected", failed)
 
-    async def _delete(self, each: Finished) -> None:
+    async def _delete(self, each: FinishedUpdate) -> None:
         failpoints.evaluate("controller.collecting")
         cluster, namespace = self._context.cluster, self._context.stream.namespace
         try:
@@ -326,12 +333,12 @@ class Collection:
         else:
             metrics.COLLECTED.labels(*self._context.stream_labels).inc()
         failpoints.evaluate("controller.collected")
-        if self._finished.get(each.name) is each:  # not where another one of its name has finished since
+        if self._finished.get(each.name) is each:  # another update of that name may have finished since
             del self._finished[each.name]
             self._changed()
 
-    async def _look(self, each: Finished) -> None:
-        """Somebody has changed it since, or it is another one of its name: what it is now is judged anew."""
+    async def _look(self, each: FinishedUpdate) -> None:
+        """Read it again: somebody has changed it, or another update has its name now."""
         try:
             update = parse(await self._context.cluster.get(UPDATES, self._context.stream.namespace, each.name))
         except errors.NotFound:
@@ -346,7 +353,7 @@ class Collection:
 
 
 def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
-    """Those of these places that wait in it, or may: a damaged entry tells of none."""
+    """The places among `asked` that wait in this backlog, or may: an entry that is damaged counts as having all."""
     found: set[Place] = set()
     for entry in backlog["spec"].get("partitions", ()):
         partition = entry["topicId"], entry["partition"]
@@ -354,13 +361,13 @@ def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
             try:
                 offsets = offsets_in_entry(entry, offsets)
             except ValueError:
-                pass  # the bridge's to mend, or to tell: BacklogUnreadable
+                pass  # the bridge repairs it, or reports BacklogUnreadable
             found |= {(partition, offset) for offset in offsets}
     return found
 
 
-def _settled(status: Body) -> Callable[[Finished], bool]:
-    """Whether Kafka cannot deliver a record again: it is below `position` and below the last commit."""
+def _not_redelivered(status: Body) -> Callable[[FinishedUpdate], bool]:
+    """Tells whether Kafka cannot deliver an update's record again: it is below `position` and the last commit."""
     below = {
         (entry["topicId"], entry["partition"]): min(entry.get("position", 0), entry.get("committed", 0))
         for entry in status.get("partitions", ())

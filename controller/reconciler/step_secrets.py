@@ -1,6 +1,6 @@
-"""A step's Secret: each entry is a header of its calls, as `Authorization: Bearer …`, but for a client certificate's.
+"""The Secrets of steps: each entry is a header of the step's calls, unless it belongs to a client certificate.
 
-They are read again every few seconds, so that a rotated token needs no restart; they appear in no log and no status.
+Secrets are read again every few seconds, so that a rotated token needs no restart. They appear in no log and no status.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from controller.clients.cluster import SECRETS, Body, Cluster
 from controller.clients.tls import ClientTls
 from controller.core.outcomes import NotCalled
 
-#: Seconds for which what was read is used, at most: each time up to a fifth less, so that many are not read at once.
+#: Seconds for which a Secret that was read is used; up to a fifth less, so that many are not read at once.
 FRESH_SECONDS = 10.0
-#: Seconds for which it is known that there is none, or none of use.
+#: Seconds until a Secret that is missing or unusable is read again.
 MISSING_SECONDS = 1.0
-#: Seconds that a call waits for a read while what was known before would serve.
+#: Seconds for which a call waits for a read where the Secret has been read before.
 PATIENCE_SECONDS = 1.0
-#: Entries that are no headers: those of a Secret of type kubernetes.io/tls, as cert-manager writes it.
+#: Entries that are not headers: those of a Secret of type kubernetes.io/tls, as cert-manager writes it.
 TLS_ENTRIES = ("tls.crt", "tls.key", "ca.crt")
 TLS_TYPE = "kubernetes.io/tls"
 #: Types of Kubernetes' own, whose entries are anything but headers: passwords, keys of SSH, registries' logins.
@@ -34,21 +34,21 @@ _PRIVATE_KEY = "PRIVATE KEY-----"
 
 @dataclass(frozen=True, slots=True)
 class CallCredentials:
-    """What a call carries besides its own."""
+    """What a call carries of the step's Secret."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ClientTls | None = None
 
     @classmethod
     def of(cls, secret: Body) -> CallCredentials | NotCalled:
-        """By its type and the names of its entries; NotCalled, which names what is at fault and tells no value."""
+        """Read a Secret by its type and the names of its entries. NotCalled says what is wrong, without any value."""
         name, kind = secret["metadata"]["name"], secret.get("type") or "Opaque"
         if kind.startswith(_OWN_TYPES) and kind != TLS_TYPE:
             return NotCalled(
                 f"the entries of Secret {name} are no headers, as it is of type {kind}: use one of type Opaque,"
                 f" each of whose entries is a header, or of type {TLS_TYPE}"
             )
-        # What is no text no header can carry, which is told below.
+        # Bytes that are not text are found below: no header can carry them.
         entries = secret_data.entries(secret, errors="replace")
         certificate, key, authority = (entries.get(entry, "") for entry in TLS_ENTRIES)
         tls = ClientTls(certificate, key, authority) if certificate or key or authority else None
@@ -66,17 +66,17 @@ class CallCredentials:
 Found: TypeAlias = CallCredentials | NotCalled | None
 
 
-class Credentials:
-    """The Secrets of one namespace, as far as steps name them."""
+class StepSecrets:
+    """Reads and keeps the Secrets of one namespace that steps name."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        #: Until when what was read is used, and what it was.
+        #: What was read, and until when (monotonic) it is used.
         self._known: dict[str, tuple[float, Found]] = {}
-        #: The read that is under way: a thousand lanes that want the same one wait for it, and have its error together.
+        #: The read under way: a thousand workers that want the same Secret wait for it, and have its error together.
         self._reads: dict[str, asyncio.Task[errors.ApiError | None]] = {}
-        #: When (monotonic) one was seen to have other entries than before.
+        #: When (monotonic) a Secret was last seen to have other entries than before.
         self._changed: dict[str, float] = {}
 
     def changed_at(self, secret: str | None) -> float:
@@ -84,7 +84,7 @@ class Credentials:
         return self._changed.get(secret or "", float("-inf"))
 
     async def read(self, secret: str) -> Found:
-        """None where there is no such Secret, or no right to it; what was known serves while it cannot be read.
+        """The Secret; None where it does not exist, or may not be read. While it cannot be read, the last one is used.
 
         Raises errors.ApiError where it was never read.
         """
@@ -95,7 +95,7 @@ class Credentials:
                 read.add_done_callback(lambda _: self._reads.pop(secret))
             await asyncio.wait({read}, timeout=PATIENCE_SECONDS if secret in self._known else None)
             if read.done() and (error := read.result()):
-                raise error.with_traceback(None)  # else each of those who share it would lengthen it
+                raise error.with_traceback(None)  # each of those who share the error would lengthen its traceback
         return self._known[secret][1]
 
     async def _read(self, secret: str) -> errors.ApiError | None:
@@ -119,12 +119,12 @@ class Credentials:
 
 
 def _is_header(entry: str, kind: str) -> bool:
-    """What else a Secret of type kubernetes.io/tls has are files: tls-combined.pem, keystore.p12, key.der."""
+    """Other entries of a Secret of type kubernetes.io/tls are files: tls-combined.pem, keystore.p12, key.der."""
     return entry not in TLS_ENTRIES and not (kind == TLS_TYPE and "." in entry)
 
 
 def _fault(value: str) -> str:
-    """Why it is no header's value; empty where it is one. A key that was folded into one line would be one."""
+    """Why it cannot be the value of a header; empty where it can. A private key in one line could be."""
     if _PRIVATE_KEY in value:
         return "is a private key"
     if not (value.isascii() and value.isprintable()):

@@ -1,6 +1,7 @@
-"""What the working controller tells on its UpdateStream: condition Processing, counts by phase, users in the way.
+"""The controller's part of an UpdateStream's status: condition Processing, updates by phase, users who wait.
 
-Where several share a stream each writes the entry of its shard, and with it the sums over all entries, in one patch.
+Where a stream is divided, each shard's worker writes the entry of its shard, and the sums over all entries with it, in
+one patch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from controller.clients.cluster import Body
 from controller.core.sharding import Shard
 from controller.core.step_health import STEP_REASONS, StepReport, of_all_shards
 from controller.reconciler import metrics
-from controller.reconciler.cache import Registry
-from controller.reconciler.context import StreamContext
-from controller.reconciler.retention import Collection
+from controller.reconciler.cache import Cache
+from controller.reconciler.context import ShardContext
+from controller.reconciler.retention import Collector
 
-#: Seconds between looks at what there is to report.
+#: Seconds between reports.
 PERIOD = 2.0
 #: What the API server refuses is tried again after so many seconds.
 REFUSED_PERIOD = 15.0
@@ -53,49 +54,49 @@ class Summary:
     refused_write: str = ""
 
 
-async def report(context: StreamContext, registry: Registry, collection: Collection, gauges: metrics.Part) -> None:
+async def report(context: ShardContext, cache: Cache, collector: Collector, gauges: metrics.ShardGauges) -> None:
     """Write what has changed, for ever, while the Lease is held. Raises NotFound when the stream was deleted.
 
-    What others have written over it, the watch shows.
+    The watch shows what others have written over it.
     """
     while True:
         await asyncio.sleep(PERIOD)
         await context.lease.wait_held()
-        if not registry.listed:
-            continue  # the Lease has just been acquired: that nothing is known does not mean that there is nothing
+        if not cache.listed:
+            continue  # the Lease was just acquired, and nothing is known yet
         own = replace(
-            summary(registry, collection.counts, context.in_doubt.values()),
-            steps=context.health.reports(registry, time.monotonic()),
-            refused_write=_refused_write(context, registry),
+            summary(cache, collector.counts, context.in_doubt.values()),
+            steps=context.health.reports(cache, time.monotonic()),
+            refused_write=_refused_write(context, cache),
         )
         for state in ("queued", "running", "waiting", "held"):
             gauges.set(metrics.UNFINISHED.labels(*context.stream_labels, state), own.counts[state])
         refused, failing = (sum(getattr(step, kind) for step in own.steps) for kind in ("refused", "failing"))
         for state, count in {**own.users, "misconfigured": refused, "failing": failing}.items():
             gauges.set(metrics.USERS.labels(*context.stream_labels, state), count)
-        change = partial(_laid_over, own, context)
+        change = partial(_with_report, own, context)
         if not context.shared.status.would_change(change):
             continue
         try:
             await context.shared.status.apply(change)
         except errors.NotFound:
             raise
-        except errors.ApiError:  # refused, which the log tells
+        except errors.ApiError:  # refused; the log says so
             await asyncio.sleep(REFUSED_PERIOD)
 
 
-def _refused_write(context: StreamContext, registry: Registry) -> str:
-    """The first of them. Those that somebody has deleted meanwhile are forgotten."""
+def _refused_write(context: ShardContext, cache: Cache) -> str:
+    """The first update whose status the API server refuses to write, for people. Deleted ones are forgotten."""
     refusals = context.refusals
-    for name in [name for name, (update, _) in refusals.items() if not registry.has(update)]:
+    for name in [name for name, (update, _) in refusals.items() if not cache.has(update)]:
         del refusals[name]
     return min((f"{name} ({message})" for name, (_, message) in refusals.items()), default="")[:1024]
 
 
-async def report_refused(context: StreamContext) -> None:
-    """Tell, for ever, of a Lease that cannot be had: then nobody else can. Who holds it one day says that all is well.
+async def report_refused(context: ShardContext) -> None:
+    """Report, for ever, a Lease that the API server refuses, and that therefore nobody can acquire.
 
-    Raises NotFound when the stream was deleted.
+    The controller that acquires it one day reports that all is well. Raises NotFound when the stream was deleted.
     """
     while True:
         await asyncio.sleep(PERIOD)
@@ -106,7 +107,7 @@ async def report_refused(context: StreamContext) -> None:
             await context.shared.status.apply(change)
 
 
-def _refused(message: str, context: StreamContext, status: Body) -> Body:
+def _refused(message: str, context: ShardContext, status: Body) -> Body:
     known = stream_status.condition(status, "Processing")
     if not context.lease.refused or (known and known["reason"] == stream_status.LEASE_REFUSED):
         return status
@@ -116,14 +117,14 @@ def _refused(message: str, context: StreamContext, status: Body) -> Body:
     )
 
 
-def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
-    """What is there where somebody else may hold the Lease by now: it is for them to tell."""
+def _with_report(own: Summary, context: ShardContext, status: Body) -> Body:
+    """The status with our report; unchanged where another controller may hold the Lease by now, and reports."""
     if not context.lease.held:
         return status
     stream, count = context.stream, context.shard.count
-    shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.identity)
+    shards = with_entry(status.get("shards") or (), own, context.shard, context.shared.process.identity)
     whole = total(shards) if shards else own
-    if not shards or len(shards) == count:  # else it is left as it was: the rest is about to be taken up
+    if not shards or len(shards) == count:  # else the condition stays: the other shards are about to be worked on
         known = stream_status.condition(status, "Processing")
         condition = processing(stream, whole, known["reason"] if known else "")
         status = stream_status.with_condition(
@@ -135,7 +136,7 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
             generation=stream.generation,
             now=context.now(),
         )
-    if message := context.shared.no_bridge():
+    if message := context.shared.process.processes.no_bridge:
         status = stream_status.with_unknown(status, "Consuming", stream_status.NO_BRIDGE, message, context.now())
     counts, users = status.get("counts") or {}, status.get("users") or {}
     return {
@@ -147,7 +148,7 @@ def _laid_over(own: Summary, context: StreamContext, status: Body) -> Body:
 
 
 def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str) -> list[Body]:
-    """The entries of all shards, ours as it stands now; none where the stream is not divided."""
+    """The entries of all shards, with ours as it stands now; none where the stream is not divided."""
     if shard.count == 1:
         return []
     found = {entry["shard"]: entry for entry in entries if entry["shard"] < shard.count}
@@ -157,10 +158,10 @@ def with_entry(entries: Iterable[Body], own: Summary, shard: Shard, holder: str)
     entry = {"shard": shard.index, "holder": holder, "counts": counts, "users": users}
     troubles = {"unreadable": own.unreadable, "refusedWrite": own.refused_write}
     found[shard.index] = entry | {key: text for key, text in troubles.items() if text}
-    # What works is told where it is asked for: of the steps at which some user of some shard waits.
+    # A step that works is in the entry only where some user of some shard waits at it.
     asked = {step["name"] for other in found.values() for step in other.get("steps") or () if _waits(step)}
-    told = {step["name"]: step for step in before.get("steps") or ()}
-    known = (step.for_status() if step.complete else told.get(step.name) for step in own.steps)
+    written = {step["name"]: step for step in before.get("steps") or ()}
+    known = (step.for_status() if step.complete else written.get(step.name) for step in own.steps)
     steps = [step for step in known if step and (_waits(step) or step["name"] in asked)]
     found[shard.index] |= {"steps": steps} if steps else {}
     return [found[index] for index in sorted(found)]
@@ -177,7 +178,7 @@ def total(entries: Iterable[Body]) -> Summary:
         for trouble in ("unreadable", "refusedWrite"):
             troubles[trouble] += [entry[trouble]] if entry.get(trouble) else []
         steps += map(StepReport.from_body, entry.get("steps") or ())
-    users.pop("refused", None)  # the steps tell
+    users.pop("refused", None)  # the steps have it
     unreadable, refused_write = (min(troubles[trouble], default="") for trouble in ("unreadable", "refusedWrite"))
     return Summary(dict(counts), dict(users), of_all_shards(steps, len(entries)), unreadable, refused_write)
 
@@ -185,9 +186,9 @@ def total(entries: Iterable[Body]) -> Summary:
 def summary(
     unfinished: Iterable[UserUpdate], finished: Mapping[Phase, int], in_doubt: Iterable[UserUpdate] = ()
 ) -> Summary:
-    """Counts of the stream, or of one of its shards, from what is known of its updates.
+    """Counts of the stream, or of one of its shards, by its updates.
 
-    `in_doubt`: placeholders for some of them, which an outcome could not be written to.
+    `in_doubt` are placeholders for some of them, whose status an outcome could not be written to.
     """
     phases: Counter[str] = Counter()
     users: defaultdict[Reason, set[str]] = defaultdict(set)
@@ -221,7 +222,7 @@ def _waits(step: Body) -> bool:
 
 
 def processing(stream: UpdateStream, found: Summary, before: str = "") -> Condition:
-    """A report, not a stop: one user's trouble does not keep others waiting. `before` is the reason there was."""
+    """The condition Processing; `before` is its reason until now. It only reports, and stops nothing."""
     if stream.suspend.processing:
         return Condition(False, "Suspended", "spec.suspend.processing is set")
     if found.unreadable:
@@ -239,8 +240,8 @@ def processing(stream: UpdateStream, found: Summary, before: str = "") -> Condit
         return Condition(False, "StatusRefused", message)
     troubled = [step for step in found.steps if step.waiting]
     blamed = {step: reason for step in troubled if (reason := step.blame(standing=before in STEP_REASONS))}
-    told = "; ".join(str(step) for step in sorted(troubled, key=lambda step: step not in blamed))
+    waiting = "; ".join(str(step) for step in sorted(troubled, key=lambda step: step not in blamed))
     if blamed:
-        return Condition(False, next(iter(blamed.values())), told)
+        return Condition(False, next(iter(blamed.values())), waiting)
     applied = "updates are applied as they come"
-    return Condition(True, "Processing", f"{applied}; {told}" if told else applied)
+    return Condition(True, "Processing", f"{applied}; {waiting}" if waiting else applied)

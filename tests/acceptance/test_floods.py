@@ -147,7 +147,7 @@ def test_hanging_calls_of_a_hundred_users_slow_nobody_down(
     start_controller()
     pipeline.apply({"timeoutSeconds": 30})
     others = [f"user{number}" for number in range(50)]
-    paced(pipeline, others, 100)  # all lanes, connections and caches are warm
+    paced(pipeline, others, 100)  # all workers, connections and caches are warm
     alone: list[float] = []
     beside: list[float] = []
     for turn in range(3):
@@ -198,7 +198,7 @@ def test_misbehaving_downstreams_in_turn_slow_no_good_user_down(
         misbehaviours = of_one_stream(pipeline)
         misbehaviours.append(hanging_name(further_pipeline(), names))
         misbehaviours.append(stack.enter_context(missing_certificate(further_pipeline())))
-        paced(pipeline, others, 300)  # all lanes, connections and caches are warm
+        paced(pipeline, others, 300)  # all workers, connections and caches are warm
         for _ in range(ROUNDS):
             for misbehaviour in misbehaviours:
                 alone = paced(pipeline, others, WINDOW, a_second=15)

@@ -215,7 +215,7 @@ def applies(stage: Stage) -> Goal:
 
 
 def adopts_what_it_works_on(stage: Stage) -> Goal:
-    """A refused patch is tried again when an engine begins anew."""
+    """A refused patch is tried again when a controller begins anew."""
     stage.processing.apply()
     shards = itertools.cycle([2, 1])
 

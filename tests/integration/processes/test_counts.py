@@ -91,7 +91,7 @@ def test_coalesced_costs_a_create_and_one_patch_or_two(pipeline: Pipeline, envir
     assert writes == {"POST userupdates": 1.0}
     # Two where the machine is so busy that a step's result has waited for its quarter of a second.
     assert 1.0 <= patches <= 2.0
-    # A predecessor is looked up where the lane that finished it has been let go of since.
+    # A predecessor is looked up where the worker that finished it was removed since.
     assert sum(of_events(found, "GET").values()) <= 0.1
     # The bridge: made and finished, or changed in between. kopf: made, and no more of its business. The controller's
     # other watch: finished, or changed in between.

@@ -1,4 +1,4 @@
-"""The controller's main path on a real API server: order, checkpoints over a SIGKILL, what an event costs, speed."""
+"""The controller's main path on a real API server: order, checkpoints across a SIGKILL, the cost of an event, speed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_delay_survives_a_restart(stream: ControllerStream, start_controller: 
 
 
 def writes(kube: Kube) -> Counter[str]:
-    """Writes of UserUpdates by verb, of their status apart, as the API server counts its requests."""
+    """Writes of UserUpdates by verb, those of statuses apart, as the API server counts its requests."""
     counts: Counter[str] = Counter()
     for line in kube.client.get("/metrics").text.splitlines():
         if line.startswith("apiserver_request_total{") and 'resource="userupdates"' in line:

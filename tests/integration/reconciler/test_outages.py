@@ -1,4 +1,4 @@
-"""What the API server may do to a controller's eyes and to its Lease, short of being away."""
+"""Watches and Leases fail while the API server still answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 @pytest.fixture
 def definition(kube: Kube) -> Iterator[dict[str, object]]:
-    """The definition of UserUpdates; there again at the end, whatever the test did to it."""
+    """The CRD of UserUpdates; it exists again at the end, whatever the test did to it."""
     body = yaml.safe_load(Path("crds/userupdates.yaml").read_text())
     yield body
     define(kube, body)
@@ -36,7 +36,7 @@ def define(kube: Kube, body: dict[str, object]) -> None:
 def test_kopf_comes_back_when_it_has_given_up(
     stream: ControllerStream, kube: Kube, start_controller: StartReplica, definition: dict[str, object]
 ) -> None:
-    """kopf gives up on a 404 of a list, and started without the kinds it would watch nothing for ever."""
+    """kopf gives up when a list answers 404, and if it is started without the kinds, it never watches them."""
     controller = start_controller()
     stream.apply()
     stream.add(sequence=1, name="before")

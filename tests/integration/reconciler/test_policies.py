@@ -1,4 +1,4 @@
-"""What becomes of an update whose downstream says no, is busy or fails; what a person can do about it."""
+"""An update whose downstream rejects it, is busy or fails, and what a person can do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which update of a user is next, and what becomes of the queue when updates are deleted or made again."""
+"""Which update of a user is next, and how the queue goes on when updates are deleted or created again."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_deleting_a_waiting_head_frees_the_queue_at_once(stream: ControllerStrea
 def test_a_deleted_update_that_a_finalizer_keeps_is_called_no_more(
     stream: ControllerStream, controller: Replica, seconds: int
 ) -> None:
-    """As with `--cascade=foreground`, or where a tool keeps what it has not saved yet."""
+    """The update has a finalizer, as with `--cascade=foreground`, or where a tool keeps what it has not saved yet."""
     first, second = stream.record("ana", 1, LONG_AGO), stream.record("ana", 2, LONG_AGO, after=1)
     stream.rules({"sequence": 1, "action": "slow", "seconds": 1} if seconds else {"sequence": 1, "action": "busy"})
     stream.kube.patch(stream.namespace, "userupdates", first, {"metadata": {"finalizers": ["example.com/keep"]}})

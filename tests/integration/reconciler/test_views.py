@@ -1,4 +1,4 @@
-"""The controller's view of the API server gone stale, its answers lost, its connection cut: what it knows is mended."""
+"""The controller's view of the API server is stale, answers are lost, its connection is cut: it recovers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def link(environment: Environment, unused_tcp_port: int) -> Iterator[Link]:
 
 @pytest.fixture
 def linked(environment: Environment, start_controller: StartReplica, link: Link, unused_tcp_port: int) -> Replica:
-    """A controller that reaches the API server through the proxy alone."""
+    """A controller that reaches the API server only through the proxy."""
     config = json.loads(environment.account_kubeconfig("controller").read_text())
     config["clusters"][0]["cluster"]["server"] = f"https://{HOST}:{unused_tcp_port}"
     path = environment.layout.directory / "kubeconfig-linked"
@@ -170,7 +170,7 @@ def test_an_api_server_that_restarts_in_the_middle(stream: ControllerStream, sta
 
 
 def compact(environment: Environment) -> None:
-    """etcd forgets all versions but the newest: whoever wants to go on from an older one is told 410 Gone."""
+    """etcd forgets all versions but the newest: a watch that goes on from an older one gets 410 Gone."""
     url = f"http://{HOST}:{environment.ports.get('etcd')}/v3/kv"
     revision = httpx.post(f"{url}/range", json={"key": "AA=="}, trust_env=False).json()["header"]["revision"]
     httpx.post(f"{url}/compaction", json={"revision": revision}, trust_env=False).raise_for_status()

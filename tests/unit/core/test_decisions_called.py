@@ -95,7 +95,7 @@ class Play:
         self.called = {name for name in self.called if self.updates[name].status.start_time}
 
     def act(self, answer: Outcome | str) -> bool:
-        """One turn of the lane; whether there was something to do."""
+        """One turn of the user's worker; whether there was something to do."""
         update = next(iter(self.queue.displaced), None) or self.queue.head
         if update is None:
             return False

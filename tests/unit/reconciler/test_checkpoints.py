@@ -1,4 +1,4 @@
-"""Which writes wait for which: delays are recorded a few at a time, what goes on goes past them."""
+"""Which writes wait: delays are written a few at a time, and no other write waits for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from controller.api.user_update import UserUpdate
 from controller.api.user_update_status import Status
 from controller.core.sharding import shards
 from controller.reconciler.checkpoints import write_status
-from controller.reconciler.context import DELAY_WRITES, StreamContext
+from controller.reconciler.context import DELAY_WRITES, ShardContext
 from tests.support.builders import BUSY_UNTIL_5, RUNNING, make_stream, make_update
 
 
@@ -43,8 +43,8 @@ class HeldLease:
 
 async def test_a_hundred_delays_keep_no_progress_waiting() -> None:
     server = SlowServer()
-    context = StreamContext(
-        shared=cast(Any, SimpleNamespace(cluster=server)),
+    context = ShardContext(
+        shared=cast(Any, SimpleNamespace(process=SimpleNamespace(cluster=server), events=None)),
         shard=next(iter(shards(1))),
         lease=cast(Any, HeldLease()),
         stream=make_stream(),

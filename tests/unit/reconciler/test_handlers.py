@@ -1,4 +1,4 @@
-"""From kopf's thread to ours: what is handed over, and what must stay behind."""
+"""Events are handed over from kopf's thread to ours; its context must stay behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def event(kind: str | None, name: str) -> dict[str, Any]:
 
 
 async def handed_over(put: Callable[[Handover], None]) -> Recorder:
-    """What arrives of that which `put` puts on another thread, where a handler's context is set."""
+    """What arrives of the events that `put` hands over on another thread, in which the context of a handler is set."""
     recorder = Recorder()
     handover = Handover(asyncio.get_running_loop(), recorder)
 

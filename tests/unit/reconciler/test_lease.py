@@ -1,4 +1,4 @@
-"""When a Lease counts as refused: by what the API server has answered, not by its silence."""
+"""When a Lease counts as refused: only an answer of the API server refuses it, not its silence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from controller import errors
 from controller.core.sharding import Shard
 from controller.reconciler import lease as module
 from controller.reconciler.lease import Lease
+from tests.support.builders import make_stream
 
 AWAY = errors.Unavailable("Cannot connect to host")
 REFUSED = errors.Forbidden("leases is forbidden", status=403)
@@ -24,9 +25,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def lease() -> Lease:
-    leases = SimpleNamespace(seen=lambda namespace, name: None)
-    made: Any = Lease(cast(Any, None), cast(Any, SimpleNamespace(leases=leases)), "ns", "s", Shard(0, 1), "me", [])
-    return cast(Lease, made)
+    leases = SimpleNamespace(observed=lambda namespace, name: None)
+    process = SimpleNamespace(cluster=None, identity="me", balancer=SimpleNamespace(leases=leases))
+    return Lease(cast(Any, process), make_stream(), Shard(0, 1))
 
 
 def test_one_refusal_after_an_outage_is_no_refused_lease(clock: SimpleNamespace) -> None:

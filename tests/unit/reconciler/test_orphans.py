@@ -1,4 +1,4 @@
-"""Updates without a stream: what is refused for one of them keeps no other from being marked, and is tried again."""
+"""Updates without a stream: a refused write of one of them is tried again, and the others are marked all the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from controller.clients.cluster import Body, Listing
 from controller.clients.event_recorder import EventRecorder
 from controller.config import Scope
 from controller.reconciler import orphans
+from controller.reconciler.manager import Manager
 from controller.reconciler.orphans import Orphans
-from controller.reconciler.shards import Engines
 from tests.support.builders import make_body, make_update
 
 
@@ -43,7 +43,7 @@ async def test_a_refused_one_keeps_no_other_waiting_and_is_tried_again(monkeypat
     monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.0)
     server = Server(refusals=2)
     found = Orphans(cast(Any, server), EventRecorder(cast(Any, server), "controller", "me"), lambda key: False)
-    found.notice(("default", "user-updates"))
+    found.add(("default", "user-updates"))
     async with asyncio.timeout(10):
         await server.all_marked.wait()
     assert server.marked[-1] == server.updates[0].name, "the others did not wait for it"
@@ -53,7 +53,7 @@ async def test_a_refused_one_keeps_no_other_waiting_and_is_tried_again(monkeypat
 async def test_those_of_a_namespace_that_is_deleted_are_not_asked_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its streams go, and with it the rights in it: each of them was looked at every two seconds, for ever."""
+    """The rights go with the namespace: each of its streams was looked at every two seconds, for ever."""
     monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.0)
     asked: list[str] = []
 
@@ -61,13 +61,13 @@ async def test_those_of_a_namespace_that_is_deleted_are_not_asked_for_again_and_
         async def list(self, _: Any, namespace: str, **__: Any) -> Listing:
             asked.append(namespace)
             refused = errors.Forbidden("cannot list", status=403)
-            engines.namespaces.failed(namespace, refused)
+            manager.namespaces.failed(namespace, refused)
             raise refused
 
-    engines = Engines(cast(Any, Refusing()), cast(Any, None), "me", "enrichment-system", Scope(("default", "other")))
+    manager = Manager(cast(Any, Refusing()), cast(Any, None), "me", "enrichment-system", Scope(("default", "other")))
     for namespace in ("default", "other"):
-        engines.namespaces.listed(namespace)
-    engines.observe_update("ADDED", make_body(make_update()))
+        manager.namespaces.listed(namespace)
+    manager.observe_update("ADDED", make_body(make_update()))
     async with asyncio.timeout(5):
         while looking := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(looking)

@@ -19,30 +19,31 @@ from controller.reconciler.retention import (
     CONCURRENCY,
     DELETING_SECONDS,
     MIN_AGE,
-    QUIET_SECONDS,
-    Collection,
-    Finished,
+    RECHECK_SECONDS,
+    Collector,
+    FinishedUpdate,
     at_a_time,
     due,
     gone_ids,
-    quiet_seconds,
+    idle_seconds,
 )
 from tests.support.builders import at, make_body, make_stream, make_update
 from tests.support.records import OTHER_TOPIC_ID, TOPIC_ID
 
+NO_REFUSALS: Any = SimpleNamespace(check=lambda update: None)
 S, F, K, C = Phase.SUCCEEDED, Phase.FAILED, Phase.SKIPPED, Phase.CANCELLED
 
 
-def finished(*ends: tuple[Phase, float]) -> dict[str, Finished]:
-    """Updates named after their place, with phase and end in seconds."""
+def finished(*ends: tuple[Phase, float]) -> dict[str, FinishedUpdate]:
+    """Updates named by their position, each with its phase and the second at which it ended."""
     made = [
-        Finished(str(offset), f"uid-{offset}", 100, "ana", phase, at(end), (TOPIC_ID, 0), offset)
+        FinishedUpdate(str(offset), f"uid-{offset}", 100, "ana", phase, at(end), (TOPIC_ID, 0), offset)
         for offset, (phase, end) in enumerate(ends)
     ]
     return {each.name: each for each in made}
 
 
-def names(found: list[Finished]) -> list[str]:
+def names(found: list[FinishedUpdate]) -> list[str]:
     return [each.name for each in found]
 
 
@@ -79,21 +80,21 @@ def test_a_surplus_too_young_to_go_stays_whole() -> None:
     assert names(due(kept, Retention(max_finished=1), at(100))) == ["0"]
 
 
-def test_what_is_not_settled_keeps_nothing_else_from_going() -> None:
+def test_what_may_not_be_deleted_keeps_nothing_else_from_going() -> None:
     kept = finished((S, 0), (S, 1), (S, 2), (F, 0))
-    settled = {"1", "2", "3"}
-    found = due(kept, Retention(max_finished=3), at(100), lambda each: each.name in settled)
+    may_be_deleted = {"1", "2", "3"}
+    found = due(kept, Retention(max_finished=3), at(100), lambda each: each.name in may_be_deleted)
     assert names(found) == ["1"]
-    found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in settled)
+    found = due(kept, Retention(succeeded_seconds=0), at(100), lambda each: each.name in may_be_deleted)
     assert names(found) == ["1", "2"]
 
 
-def by_hand(kept: dict[str, Finished], name: str, ttl: int | None = None) -> dict[str, Finished]:
+def by_hand(kept: dict[str, FinishedUpdate], name: str, ttl: int | None = None) -> dict[str, FinishedUpdate]:
     return kept | {name: replace(kept[name], partition=None, ttl=ttl)}
 
 
 def test_what_is_made_by_hand_stays_unless_it_says_for_how_long() -> None:
-    """It went with the rest, and a tool that applied it again and again ran it again and again."""
+    """Such an update was deleted with the rest, and a tool that applied it again and again ran it again and again."""
     kept = by_hand(by_hand(by_hand(finished(*[(S, 0)] * 4), "0"), "1", 0), "2", 300)
     retention = Retention(succeeded_seconds=100, failed_seconds=100, max_finished=0)
     for seconds, want in [(0, ["1"]), (60, ["1", "3"]), (300, ["1", "2", "3"]), (10**9, ["1", "2", "3"])]:
@@ -103,12 +104,12 @@ def test_what_is_made_by_hand_stays_unless_it_says_for_how_long() -> None:
 def test_how_long_it_is_quiet_beside_what_is_made_by_hand() -> None:
     retention = Retention(succeeded_seconds=0, max_finished=0)
     kept = finished((S, 0))
-    assert quiet_seconds(by_hand(kept, "0").values(), retention, at(1000)) == QUIET_SECONDS
-    assert quiet_seconds(by_hand(kept, "0", 30).values(), retention, at(20)) == 10
+    assert idle_seconds(by_hand(kept, "0").values(), retention, at(1000)) == RECHECK_SECONDS
+    assert idle_seconds(by_hand(kept, "0", 30).values(), retention, at(20)) == 10
 
 
-def of_another_topic(kept: dict[str, Finished], *names: str) -> dict[str, Finished]:
-    """These are of a topic id that was there before."""
+def of_another_topic(kept: dict[str, FinishedUpdate], *names: str) -> dict[str, FinishedUpdate]:
+    """Updates of an earlier topic id."""
     changed = {name: replace(kept[name], partition=(OTHER_TOPIC_ID, 0)) for name in names}
     return kept | changed
 
@@ -132,7 +133,7 @@ def test_what_is_of_a_topic_that_is_gone_takes_no_others_place() -> None:
 
 
 def test_a_topic_is_gone_when_all_its_entries_say_so() -> None:
-    """One that is not listed may be listed in a moment."""
+    """A topic id that is not listed may be listed in a moment."""
     entries = [("a", True), ("a", True), ("b", True), ("b", None), ("c", False)]
     status = {
         "partitions": [
@@ -161,20 +162,20 @@ def test_while_it_is_quiet_nothing_becomes_due(
     kept = finished(*ends)
     if due(kept, retention, at(now)):
         return
-    quiet = quiet_seconds(kept.values(), retention, at(now))
-    assert 0 < quiet <= QUIET_SECONDS
+    quiet = idle_seconds(kept.values(), retention, at(now))
+    assert 0 < quiet <= RECHECK_SECONDS
     assert due(kept, retention, at(now + quiet * part * 0.999)) == []
 
 
 def test_it_is_quiet_no_longer_than_it_must_be() -> None:
     retention = Retention(succeeded_seconds=100, max_finished=1)
-    assert quiet_seconds(finished((S, 0)).values(), retention, at(90)) == 10
-    assert quiet_seconds(finished((S, 0), (S, 1)).values(), retention, at(50)) == 10, "a surplus goes after a minute"
-    assert quiet_seconds(finished((S, 80)).values(), retention, at(90)) == QUIET_SECONDS
+    assert idle_seconds(finished((S, 0)).values(), retention, at(90)) == 10
+    assert idle_seconds(finished((S, 0), (S, 1)).values(), retention, at(50)) == 10, "a surplus goes after a minute"
+    assert idle_seconds(finished((S, 80)).values(), retention, at(90)) == RECHECK_SECONDS
 
 
 async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that stays for good and was deleted by a person was counted, and remembered, for ever."""
+    """An update that stays for good was still counted, and remembered, after a person had deleted it."""
 
     class Server:
         items: ClassVar[list[dict[str, Any]]] = []
@@ -186,23 +187,23 @@ async def test_where_some_are_made_by_hand_all_are_listed_anew_now_and_then(monk
     context = SimpleNamespace(
         cluster=Server(), stream=make_stream(), shard=Shard(), lease=lease, retention=Retention(), now=lambda: at(10)
     )
-    collection = Collection(cast(Any, context), lambda update: None)
+    collector = Collector(cast(Any, context), NO_REFUSALS)
     status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
     gone, stays = (make_update(sequence=n, manual=True, status=status) for n in (1, 2))
     Server.items = [make_body(gone), make_body(stays)]
-    assert await collection._choose([]) == []
-    assert collection.counts[S] == 2
+    assert await collector._choose([]) == []
+    assert collector.counts[S] == 2
     limited = replace(stays, spec=replace(stays.spec, ttl_seconds_after_finished=5))
     Server.items = [make_body(limited)]
-    assert await collection._choose([]) == [] and collection.counts[S] == 2
+    assert await collector._choose([]) == [] and collector.counts[S] == 2
     monkeypatch.setattr("controller.reconciler.retention.LIST_SECONDS", 0.0)
-    await collection._list() if collection._stale() else None
-    assert collection.counts[S] == 1
-    assert names(due(collection._finished, Retention(), at(10))) == [stays.name]
+    await collector._list() if collector._stale() else None
+    assert collector.counts[S] == 1
+    assert names(due(collector._finished, Retention(), at(10))) == [stays.name]
 
 
-def collecting_from(server: object) -> Collection:
-    """A collection at 10 s, of an API server of which the test says what it answers."""
+def collecting_from(server: object) -> Collector:
+    """A collector at 10 s; the test says what its API server answers."""
     context = SimpleNamespace(
         cluster=server,
         stream=make_stream(),
@@ -211,11 +212,11 @@ def collecting_from(server: object) -> Collection:
         retention=Retention(),
         now=lambda: at(10),
     )
-    return Collection(cast(Any, context), lambda update: None)
+    return Collector(cast(Any, context), NO_REFUSALS)
 
 
 async def test_a_doubt_lasts_until_all_are_listed() -> None:
-    """It comes of a watch that broke, when the API server may be away: a request to a finished update was lost."""
+    """A watch breaks when the API server is away: then the list failed, and a request to a finished update was lost."""
 
     answers: list[bool] = []
     away: list[bool] = []
@@ -227,18 +228,18 @@ async def test_a_doubt_lasts_until_all_are_listed() -> None:
                 raise Unavailable("no answer")
             yield SimpleNamespace(items=[])
 
-    collection = collecting_from(Server())
-    await collection._choose([])
-    collection.doubt()
+    collector = collecting_from(Server())
+    await collector._choose([])
+    collector.relist()
     away.append(True)
     for _ in range(3):
-        await collection._choose([])
+        await collector._choose([])
     all_phases = [True] * len(FINISHED)
     assert answers == [*all_phases, False, *all_phases]
 
 
 async def test_one_that_is_to_go_at_once_does_not_wait_until_the_next_one_becomes_due() -> None:
-    """It took up to twenty seconds more: an update of a record stays for a minute at least, so none was looked for."""
+    """It took up to twenty seconds more: updates of records stay for a minute at least, so none was looked for."""
 
     class Server:
         async def pages(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
@@ -247,15 +248,15 @@ async def test_one_that_is_to_go_at_once_does_not_wait_until_the_next_one_become
         async def get(self, *_: Any) -> dict[str, Any]:
             return {}
 
-    collection = collecting_from(Server())
-    assert await collection._choose([]) == []
+    collector = collecting_from(Server())
+    assert await collector._choose([]) == []
     update = make_update(manual=True, status=Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(9)))
-    collection.add(replace(update, spec=replace(update.spec, ttl_seconds_after_finished=0)))
-    assert names(await collection._choose([])) == [update.name]
+    collector.add(replace(update, spec=replace(update.spec, ttl_seconds_after_finished=0)))
+    assert names(await collector._choose([])) == [update.name]
 
 
 async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
-    """It left without a word, and the counts of the stream told of it until the next one came or went."""
+    """The counts of the stream contained it until another update came or went."""
 
     class Server:
         async def delete(self, *_: Any) -> None:
@@ -264,12 +265,12 @@ async def test_what_somebody_else_has_deleted_is_counted_no_more() -> None:
         async def get(self, *_: Any) -> None:
             raise NotFound("it is gone")
 
-    collection = Collection(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())), lambda update: None)
-    collection._listed = True
+    collector = Collector(cast(Any, SimpleNamespace(cluster=Server(), stream=make_stream())), NO_REFUSALS)
+    collector._listed = True
     status = Status(phase=S, reason=Reason.SUCCEEDED, transition_time=at(0))
     update = make_update(status=status)
-    collection.add(update)
-    assert collection.counts[S] == 1
-    (each,) = collection._finished.values()
-    await collection._delete(each)
-    assert collection.counts[S] == 0
+    collector.add(update)
+    assert collector.counts[S] == 1
+    (each,) = collector._finished.values()
+    await collector._delete(each)
+    assert collector.counts[S] == 0

@@ -12,7 +12,7 @@ import pytest
 from controller import errors
 from controller.core.outcomes import NotCalled
 from controller.reconciler import step_secrets
-from controller.reconciler.step_secrets import CallCredentials, Credentials
+from controller.reconciler.step_secrets import CallCredentials, StepSecrets
 
 BODY: dict[str, Any] = {
     "metadata": {"name": "token"},
@@ -21,7 +21,7 @@ BODY: dict[str, Any] = {
 
 
 class Server:
-    """Answers a GET on the loop's next turns, or when it is told to."""
+    """Answers a GET on the loop's next turns, or when the test says so."""
 
     def __init__(self, answer: dict[str, Any] | Exception) -> None:
         self.answer = answer
@@ -38,9 +38,9 @@ class Server:
         return self.answer
 
 
-async def read_by(server: Server, lanes: int, secrets: Credentials | None = None) -> list[Any]:
-    secrets = secrets or Credentials(cast(Any, server), "default")
-    return list(await asyncio.gather(*(secrets.read("token") for _ in range(lanes)), return_exceptions=True))
+async def read_by(server: Server, workers: int, secrets: StepSecrets | None = None) -> list[Any]:
+    secrets = secrets or StepSecrets(cast(Any, server), "default")
+    return list(await asyncio.gather(*(secrets.read("token") for _ in range(workers)), return_exceptions=True))
 
 
 @pytest.mark.parametrize("answer", [BODY, errors.NotFound("no such Secret"), errors.Forbidden("no right")])
@@ -53,9 +53,9 @@ async def test_a_thousand_lanes_ask_once(answer: dict[str, Any] | Exception) -> 
 
 
 async def test_a_thousand_lanes_have_one_error_together() -> None:
-    """They asked one after the other, each for as long as a request takes to fail."""
+    """The calls asked one after the other, each for as long as a request takes to fail."""
     server = Server(errors.Unavailable("away"))
-    secrets = Credentials(cast(Any, server), "default")
+    secrets = StepSecrets(cast(Any, server), "default")
     found = await read_by(server, 1000, secrets)
     assert server.asked == 1
     assert {type(each) for each in found} == {errors.Unavailable}
@@ -66,18 +66,18 @@ async def test_a_thousand_lanes_have_one_error_together() -> None:
 async def test_what_was_known_serves_while_the_api_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_secrets, "FRESH_SECONDS", 0.0)
     server = Server(BODY)
-    secrets = Credentials(cast(Any, server), "default")
+    secrets = StepSecrets(cast(Any, server), "default")
     before = await read_by(server, 1, secrets)
     server.answer = errors.Unavailable("away")
     assert await read_by(server, 1, secrets) == before
 
 
 async def test_what_was_known_serves_while_an_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An API server that takes its time keeps no call waiting for as long."""
+    """No call waits as long as a slow API server takes."""
     monkeypatch.setattr(step_secrets, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(step_secrets, "PATIENCE_SECONDS", 0.01)
     server = Server(BODY)
-    secrets = Credentials(cast(Any, server), "default")
+    secrets = StepSecrets(cast(Any, server), "default")
     before = await read_by(server, 1, secrets)
     server.answering.clear()
     assert await asyncio.wait_for(read_by(server, 1000, secrets), 5) == before * 1000
@@ -90,7 +90,7 @@ async def test_what_was_known_serves_while_an_answer_is_waited_for(monkeypatch: 
 async def test_one_who_gives_up_ends_the_read_of_nobody_else() -> None:
     server = Server(BODY)
     server.answering.clear()
-    secrets = Credentials(cast(Any, server), "default")
+    secrets = StepSecrets(cast(Any, server), "default")
     first, second = (asyncio.create_task(secrets.read("token")) for _ in range(2))
     await asyncio.wait({first, second}, timeout=0.01)
     first.cancel()
@@ -102,7 +102,7 @@ async def test_one_who_gives_up_ends_the_read_of_nobody_else() -> None:
 async def test_one_that_comes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_secrets, "MISSING_SECONDS", 0.0)
     server = Server(errors.NotFound("no such Secret"))
-    secrets = Credentials(cast(Any, server), "default")
+    secrets = StepSecrets(cast(Any, server), "default")
     assert await read_by(server, 1, secrets) == [None]
     server.answer = BODY
     assert await read_by(server, 1, secrets) != [None]
@@ -122,7 +122,7 @@ FILES: dict[str, str | bytes] = {"tls-combined.pem": KEY + PEM, "key.der": b"\x3
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer x"}])
 def test_the_further_files_of_a_tls_secret_are_no_headers(headers: dict[str, str]) -> None:
-    """cert-manager writes them where it is asked for other formats."""
+    """cert-manager writes such entries if a Certificate asks for other formats."""
     found = CallCredentials.of(secret("kubernetes.io/tls", {**PAIR, **FILES, **headers}))
     assert isinstance(found, CallCredentials)
     assert found.headers == headers

@@ -1,4 +1,4 @@
-"""What several shards tell on one status: each its own entry, and the sums of all."""
+"""What several shards write into one status: each its own entry, and the sums of all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from controller.api.user_update_status import Phase, Reason
 from controller.core.sharding import Shard
 from controller.core.step_health import StepReport
 from controller.core.steps import STEPS
-from controller.reconciler.parsing import parse
 from controller.reconciler.stream_report import Summary, processing, summary, total, with_entry
+from controller.reconciler.update_reader import parse
 from tests.support.builders import BUSY_UNTIL_5, held_status, make_body, make_stream, make_update
 
 FINISHED = {Phase.SUCCEEDED: 5, Phase.FAILED: 1, Phase.SKIPPED: 0, Phase.CANCELLED: 0}

@@ -1,4 +1,4 @@
-"""A lane whose call is under way, and what happens to the user's other updates meanwhile."""
+"""A worker whose call is under way, and what happens to the user's other updates meanwhile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from controller.core.outcomes import Outcome
 from controller.core.sharding import Shard
-from controller.reconciler.context import StreamContext
-from controller.reconciler.user_worker import Lane
+from controller.reconciler.context import ShardContext
+from controller.reconciler.user_worker import UserWorker
 from tests.support.builders import make_stream, make_update
 from tests.support.eventually import let_run
 
@@ -27,25 +27,26 @@ class HangingDownstream:
 
 
 async def test_that_another_update_ends_does_not_touch_a_call_under_way() -> None:
-    """Its predecessor was forgotten for it: the call was taken back, or a closed connection not made good."""
+    """The predecessor was forgotten then: the call was taken back, or not repeated after a closed connection."""
     downstream, lease = HangingDownstream(), SimpleNamespace(held=False)
-    context = StreamContext(
-        shared=cast(Any, SimpleNamespace(cluster=None, downstream=downstream, credentials=None)),
+    process = SimpleNamespace(cluster=None, downstream=downstream)
+    context = ShardContext(
+        shared=cast(Any, SimpleNamespace(process=process, events=None)),
         shard=Shard(),
         lease=cast(Any, lease),
         stream=make_stream(),
         on_finished=lambda _: None,
     )
-    lane = Lane(context)
+    worker = UserWorker(context)
     before, other = make_update(sequence=1), make_update(sequence=3)
     called = make_update(sequence=2, after=before.name)
-    lane.queue.push(called)
-    lane.queue.push(other)
-    lane.finished(before.name)
+    worker.queue.push(called)
+    worker.queue.push(other)
+    worker.finished(before.name)
     lease.held = True
     for _ in range(2):
-        lane.wake()
+        worker.wake()
         await let_run()
-        assert downstream.begun == 1 and lane.calling
-        lane.finished(other.name)
-    lane.drop()
+        assert downstream.begun == 1 and worker.calling
+        worker.finished(other.name)
+    worker.drop()

@@ -15,7 +15,7 @@ import controller.bridge.metrics
 import controller.reconciler.metrics  # noqa: F401
 from controller.api.rejected_event import RejectionReason
 from controller.api.user_update_status import Reason
-from controller.reconciler import announcing
+from controller.reconciler import update_events
 from tests.support.transcripts import README
 
 ROOT = README.parent
@@ -100,7 +100,7 @@ def test_every_row_says_what_it_means_what_to_look_at_and_what_ends_it(row: list
 
 def test_every_event_is_explained() -> None:
     source = "".join(path.read_text() for path in (ROOT / "controller").rglob("*.py"))
-    reasons = {*re.findall(r"(?<!\[)\"(?:Normal|Warning)\",\s*\"(\w+)\"", source), *announcing.LINES}
+    reasons = {*re.findall(r"(?<!\[)\"(?:Normal|Warning)\",\s*\"(\w+)\"", source), *update_events.LINES}
     assert reasons >= {"RecordsWaiting", "OffsetsIgnored", "WaitsForCall", "RequestRefused", "Cancelled", "Resumed"}
     assert sorted(reasons ^ event_rows()) == []
 

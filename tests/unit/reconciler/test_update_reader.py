@@ -1,4 +1,4 @@
-"""Objects that somebody else has written: understood, or a placeholder; never an error that would stop the others."""
+"""Objects that somebody else has written are understood, or get a placeholder; none raises an error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from controller.api.names import STEPS
 from controller.api.user_update import Unreadable
 from controller.api.user_update_status import FINISHED, Phase
 from controller.core.decisions import WaitTurn, decide
-from controller.reconciler.parsing import parse
-from controller.reconciler.retention import Collection
+from controller.reconciler.retention import Collector
+from controller.reconciler.update_reader import parse
 from tests.support.builders import BUSY_UNTIL_5, NOW, at, make_queue, make_stream, make_update
 
 BODY: dict[str, Any] = {
@@ -150,10 +150,10 @@ def test_a_finished_one_keeps_nobody_waiting_and_is_not_collected(phase: Phase) 
     update = parse(body)
     assert update.unreadable
     assert update.status.finished
-    collection = Collection(cast(Any, None), lambda update: None)
-    collection._listed = True
-    collection.add(update)
-    assert set(collection.counts.values()) == {0}
+    collector = Collector(cast(Any, None), cast(Any, None))
+    collector._listed = True
+    collector.add(update)
+    assert set(collector.counts.values()) == {0}
 
 
 def test_the_log_tells_once_of_each_cause(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""How many Events a process writes: a noisy stream takes from its own bucket, and all together from one."""
+"""How many Events a process writes: each stream has a token bucket, and the process has one for all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from controller.api.requests import RefusedRequest
 from controller.api.update_stream import Suspend
 from controller.api.user_update_status import Phase, Reason, Status
 from controller.clients.event_recorder import EventRecorder
-from controller.reconciler.announcing import BURST, Announcer, transition
+from controller.reconciler.update_events import BURST, UpdateEvents, transition
 from tests.support.builders import NOW, held_status, make_stream, make_update
 
 
 class Written:
-    """Takes creates, and keeps whom they regard."""
+    """Takes creates, and keeps the objects that they regard."""
 
     def __init__(self) -> None:
         self.regarding: list[str] = []
@@ -28,15 +28,15 @@ class Written:
 
 
 async def announced(whole: int, *times: int) -> list[int]:
-    """How many Events of each stream are written, of so many that there are to write."""
+    """How many Events of each stream are written, where each has so many to write."""
     written = Written()
     recorder = EventRecorder(cast(Any, written), "controller", "controller", burst=whole)
     running = make_stream()
     stopped = replace(running, suspend=Suspend(users=frozenset({"ana"})))
     for number, count in enumerate(times):
-        announcer = Announcer(recorder)
+        events = UpdateEvents(recorder)
         for _ in range(count):
-            announcer.stream_changed(replace(stopped, name=str(number)), running)
+            events.stream_changed(replace(stopped, name=str(number)), running)
         await asyncio.gather(*recorder._writes)
     return [written.regarding.count(str(number)) for number in range(len(times))]
 
@@ -55,12 +55,12 @@ async def test_of_an_update_a_line_and_an_event_without_what_the_downstream_said
     caplog.set_level(logging.INFO)
     written = Written()
     recorder = EventRecorder(cast(Any, written), "controller", "controller")
-    announcer, held = Announcer(recorder), held_status(Reason.REJECTED, message="422 from profile: dev is no profile")
+    events, held = UpdateEvents(recorder), held_status(Reason.REJECTED, message="422 from profile: dev is no profile")
     update = make_update()
-    announcer.update_changed(replace(update, status=held), update.status)
-    announcer.update_changed(replace(update, status=replace(held, message="in other words")), held)
+    events.update_changed(replace(update, status=held), update.status)
+    events.update_changed(replace(update, status=replace(held, message="in other words")), held)
     skipped = replace(held, phase=Phase.SKIPPED, reason=Reason.SKIPPED_BY_REQUEST, held=None)
-    announcer.update_changed(replace(update, status=skipped), held)
+    events.update_changed(replace(update, status=skipped), held)
     await asyncio.gather(*recorder._writes)
     assert written.regarding == [update.name] * 2
     assert [record.getMessage() for record in caplog.records] == ["Update held", "Update skipped"]
@@ -76,7 +76,7 @@ async def test_of_a_refused_request_the_line_says_what_was_asked_for(caplog: pyt
     recorder = EventRecorder(cast(Any, Written()), "controller", "controller")
     update = make_update()
     refused = replace(update.status, refused_request=RefusedRequest("retry", "the update is finished", NOW))
-    Announcer(recorder).update_changed(replace(update, status=refused), update.status)
+    UpdateEvents(recorder).update_changed(replace(update, status=refused), update.status)
     await asyncio.gather(*recorder._writes)
     assert [vars(record)["fields"]["request"] for record in caplog.records] == ["retry"]
 

@@ -1,7 +1,8 @@
-"""What a person should look at, as a Kubernetes Event and a line in the log: an update held, failed or skipped, a
-request that cannot be done, a suspension and its end.
+"""Kubernetes Events and lines in the log for what a person should look at.
 
-Only transitions, and few: each Event is one more write to etcd. They are lost rather than waited for.
+These are: an update is held, failed, skipped or cancelled, a request cannot be done, a suspension begins or ends. Only
+transitions have Events, and few of them: each Event is one more write to etcd. Nothing waits for an Event, which may be
+lost.
 """
 
 from __future__ import annotations
@@ -19,53 +20,53 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: Of one stream: so many at once, and so many more each second.
+#: Events of one stream: so many at once, and so many more each second.
 BURST, PER_SECOND = 25, 1.0
 
-#: What an update waits for that is suspended in one way or another, or cannot run for want of its stream.
+#: Reasons of an update that is suspended in one way or another, or whose stream is missing.
 _STOPPED = frozenset({Reason.SUSPENDED, Reason.STREAM_SUSPENDED, Reason.STREAM_MISSING})
 
 
-class Announcer:
-    """Tells as much as the stream's bucket allows; of what it does not, how much that was."""
+class UpdateEvents:
+    """Writes as many Events and lines as the stream's bucket allows, and counts the others."""
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder
         self._bucket = TokenBucket(BURST, PER_SECOND)
-        #: Transitions that the bucket did not allow to be told of since the last one that was.
-        self._untold = 0
+        #: Transitions since the last one with an Event, for which the bucket had no token.
+        self._without_event = 0
 
     def update_changed(self, update: UserUpdate, before: Status) -> None:
-        """Announce an update whose status has just been written."""
+        """The status of an update was written; `before` is the one that it replaced."""
         after = update.status
         if after.refused_request and after.refused_request != before.refused_request:
             note = f"{after.refused_request.request!r} is not done: {after.refused_request.message}"
-            self._tell(update, "Warning", "RequestRefused", note)
-        if told := transition(before, after):
-            kind, reason = told
-            self._tell(update, kind, reason, after.message)
+            self._record(update, "Warning", "RequestRefused", note)
+        if found := transition(before, after):
+            kind, reason = found
+            self._record(update, kind, reason, after.message)
 
     def postponed(self, update: UserUpdate, step: str, what: str, until: datetime) -> None:
-        """Tell that something asked for waits for the call of `step` under way, which has ended at `until`."""
+        """What was requested has to wait for the call of `step` under way, which has ended at `until` at the latest."""
         note = f"{what} when the call of {step} under way has ended, at the latest at {until:%H:%M:%S} UTC"
         regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
-        self._announce(regarding, "Normal", "WaitsForCall", step, note)
+        self._event(regarding, "Normal", "WaitsForCall", step, note)
 
     def stream_changed(self, stream: UpdateStream, before: UpdateStream) -> None:
-        """Tell of users who were suspended or resumed in a stream; of the whole stream its conditions tell."""
+        """The spec was changed: users may be suspended or resumed. Conditions show a suspension of the whole stream."""
         regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)
         for word, users in (
             ("Suspended", stream.suspend.users - before.suspend.users),
             ("Resumed", before.suspend.users - stream.suspend.users),
         ):
             if users:
-                self._announce(regarding, "Normal", word, "Processing", f"{word.lower()}: {len(users)} of its users")
+                self._event(regarding, "Normal", word, "Processing", f"{word.lower()}: {len(users)} of its users")
 
-    def _tell(self, update: UserUpdate, kind: EventType, reason: str, note: str) -> None:
-        """The log has no `note`: it may repeat what the downstream said, and with that what is in the record."""
+    def _record(self, update: UserUpdate, kind: EventType, reason: str, note: str) -> None:
+        """The log does not get the `note`: it may repeat what the downstream said, and so what is in the record."""
         status = update.status
         regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
-        if self._announce(regarding, kind, reason, status.step or "Finish", note):
+        if self._event(regarding, kind, reason, status.step or "Finish", note):
             stream = names.namespaced_name(update.namespace, update.spec.stream)
             values: dict[str, object] = {
                 "stream": stream,
@@ -75,16 +76,16 @@ class Announcer:
             }
             if reason == "RequestRefused" and status.refused_request:
                 values["request"] = status.refused_request.request
-            told = {key: value for key, value in values.items() if value is not None}
-            if self._untold:
-                told["untold"] = self._untold
+            shown = {key: value for key, value in values.items() if value is not None}
+            if self._without_event:
+                shown["untold"] = self._without_event
             level = logging.WARNING if kind == "Warning" else logging.INFO
-            logger.log(level, LINES[reason], extra=fields(**told))
-            self._untold = 0
+            logger.log(level, LINES[reason], extra=fields(**shown))
+            self._without_event = 0
 
-    def _announce(self, regarding: Body, kind: EventType, reason: str, action: str, note: str) -> bool:
+    def _event(self, regarding: Body, kind: EventType, reason: str, action: str, note: str) -> bool:
         if self._bucket.empty:
-            self._untold += 1
+            self._without_event += 1
             return False
         self._bucket.take()
         self._recorder.event(regarding, kind, reason, action, note)
@@ -104,7 +105,7 @@ LINES = {
 
 
 def transition(before: Status, after: Status) -> tuple[EventType, str] | None:
-    """Type and reason of the Event that a change of status is worth; None: it is worth none."""
+    """Type and reason of the Event for a change of status; None: there is none."""
     if after.reason is before.reason:
         return None
     if after.reason is Reason.HELD:

@@ -1,4 +1,7 @@
-"""An engine for each UpdateStream, and the updates whose stream is missing."""
+"""Starts and stops the workers of all UpdateStreams, and passes events on to them.
+
+The word is controller-runtime's: its manager runs the controllers of a process.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,24 @@ from controller.config import Scope
 from controller.logs import fields, retrying
 from controller.reconciler import metrics
 from controller.reconciler.lease import Lease
-from controller.reconciler.lease_watch import Leases
-from controller.reconciler.leftovers import delete_leftovers
+from controller.reconciler.lease_balancer import LeaseBalancer
+from controller.reconciler.lease_gc import delete_leases_without_stream
+from controller.reconciler.lease_watch import LeaseWatch
+from controller.reconciler.metadata_watch import MetadataWatch
 from controller.reconciler.orphans import Orphans
-from controller.reconciler.parts import Parts
-from controller.reconciler.sharing import Sharing
-from controller.reconciler.signs import Signs
-from controller.reconciler.unwatched import Unwatched
+from controller.reconciler.process_context import ProcessContext
+from controller.reconciler.process_watch import ProcessWatch
+from controller.reconciler.stream_worker import StreamWorker
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that kopf is held back while the streams that are there begin.
+#: Seconds for which kopf waits at the start, while the streams that there are begin.
 HEAD_START_SECONDS = 5.0
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-#: Seconds between lists of the streams that are there.
+#: Seconds between lists of all streams.
 SWEEP_SECONDS = 10.0
-#: The same of a namespace that cannot be read.
+#: The same for a namespace that cannot be read.
 UNREAD_SECONDS = 2.0
 
 
@@ -54,66 +58,65 @@ class _Unreadable:
     generation: int
 
 
-class Engines:
-    """Starts, reconfigures and stops engines as the watch shows streams; hands them the updates it shows."""
+class Manager:
+    """Has a worker for each stream that the watch shows; passes on the updates that the watch shows."""
 
     def __init__(self, cluster: Cluster, downstream: Downstream, identity: str, namespace: str, scope: Scope) -> None:
-        """`namespace`: that of this process; `scope`: those of the streams."""
-        self._cluster = cluster
-        self._downstream = downstream
-        self._identity = identity
-        #: What can be read, for kopf to watch.
+        """`namespace` is that of this process, `scope` those of the streams."""
+        #: The namespaces that can be read, for kopf to watch.
         self.namespaces = Namespaces(scope)
-        self._leases = Leases(cluster, scope)
-        self._signs = Signs(cluster, namespace, scope)
-        self._sharing = Sharing(identity, self._leases, self._signs)
+        self._cluster = cluster
+        self._leases = LeaseWatch(cluster, scope)
         self._recorder = EventRecorder(cluster, "controller", identity)
-        self._unwatched = Unwatched(cluster, scope, self.observe_update, self._doubt_all)
-        self._engines: dict[tuple[str, str], Parts] = {}
+        processes = ProcessWatch(cluster, namespace, scope)
+        balancer = LeaseBalancer(identity, self._leases, processes)
+        self._process = ProcessContext(cluster, downstream, identity, self._recorder, processes, balancer)
+        self._metadata_watch = MetadataWatch(cluster, scope, self.observe_update, self._relist_all)
+        self._workers: dict[tuple[str, str], StreamWorker] = {}
         self._streams: dict[tuple[str, str], UpdateStream] = {}
         self._unreadable: dict[tuple[str, str], _Unreadable] = {}
         self._orphans = Orphans(cluster, self._recorder, self._exists)
         #: resourceVersion of each stream, as it was seen last.
         self._versions: dict[tuple[str, str], int] = {}
         self._stopping = False
-        #: Engines on their way out: one that follows begins when the calls of the one before it are over.
+        #: Workers that are stopping: the next worker of the stream begins when their calls are over.
         self._ends: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._reports: set[asyncio.Task[None]] = set()
 
-    def works(self) -> list[Callable[[], Awaitable[None]]]:
-        """What is to run beside the engines, for ever."""
+    def background(self) -> list[Callable[[], Awaitable[None]]]:
+        """What is to run in the background, for ever."""
         return [
             self._leases.follow,
-            self._signs.follow,
-            partial(self._sharing.run, self._give),
+            self._process.processes.follow,
+            partial(self._process.balancer.run, self._hand_over),
             self._sweep,
-            self._unwatched.follow,
+            self._metadata_watch.follow,
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`; then all engines end, and give their Leases away."""
+        """Wait for `stop`; then stop all workers, which release their Leases."""
         await stop.wait()
         self._stopping = True
         self._orphans.stop()
         for report in self._reports:
             report.cancel()
-        await asyncio.gather(*(engine.stop() for engine in self._engines.values()), *self._ends.values())
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()), *self._ends.values())
 
-    def unsettled(self) -> list[str]:
-        """Streams whose Lease is neither held here nor seen in another's hands yet."""
-        return [names.namespaced_name(*key) for key, engine in self._engines.items() if not engine.settled]
+    def pending(self) -> list[str]:
+        """Streams with a Lease that is neither held here nor seen to be held by another controller yet."""
+        return [names.namespaced_name(*key) for key, worker in self._workers.items() if not worker.ready]
 
     async def begin(self) -> None:
-        """Begin with the streams that are there, without kopf: it takes seconds for ten thousand updates.
+        """List the streams and start their workers, without kopf: kopf takes seconds for ten thousand updates.
 
-        The first time it returns when each of them works or stands by, at the latest after HEAD_START_SECONDS.
+        The first time it returns when each stream is worked on or stood by for, at the latest after HEAD_START_SECONDS.
         """
         first = not self._streams
         while not self._stopping:
             listings = await self._list_streams()
             if self.namespaces.answered(listings):
                 break
-            await asyncio.sleep(RETRY_SECONDS)  # who knows of no stream is not ready: kopf could not watch them either
+            await asyncio.sleep(RETRY_SECONDS)  # nothing can be read: kopf could not watch either
         if self._stopping:
             return
         for namespace, listing in listings.items():
@@ -121,11 +124,11 @@ class Engines:
             for body in listing.items:
                 self.observe_stream(None, body)
         late = time.monotonic() + HEAD_START_SECONDS
-        while first and self.unsettled() and time.monotonic() < late and not self._stopping:
+        while first and self.pending() and time.monotonic() < late and not self._stopping:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _list_streams(self) -> dict[str | None, Listing]:
-        """Of each namespace that answers."""
+        """The streams of each namespace that can be listed."""
         each = self.namespaces.scope.each
         found = await asyncio.gather(*(self._list(namespace) for namespace in each))
         return {namespace: listing for namespace, listing in zip(each, found, strict=True) if listing}
@@ -141,7 +144,7 @@ class Engines:
         return listing
 
     def _remove_missing(self, namespace: str | None, listing: Listing) -> None:
-        """kopf tells nothing of what was deleted while it did not watch."""
+        """Remove streams that are not listed: kopf does not show what was deleted while it did not watch."""
         found = {body["metadata"]["uid"] for body in listing.items}
         known = [(key, stream.uid, self._versions[key]) for key, stream in self._streams.items()]
         known += [(key, unreadable.uid, unreadable.version) for key, unreadable in self._unreadable.items()]
@@ -151,7 +154,7 @@ class Engines:
                 self._remove(key, uid)
 
     async def _sweep(self) -> None:
-        """One list for all streams of a namespace, so that not each of them need be read to see that it is there."""
+        """List again and again, for ever: one list shows of all streams of a namespace which are deleted."""
         await for_each(self.namespaces.scope, self._sweep_one)
 
     async def _sweep_one(self, namespace: str | None) -> None:
@@ -161,18 +164,18 @@ class Engines:
             if listing := await self._list(namespace, metadata_only=True):
                 self._remove_missing(namespace, listing)
                 leases = [entry for entry in self._leases.labelled if self.namespaces.scope.of(entry[0]) == namespace]
-                await delete_leftovers(self._cluster, leases, {object_key(body) for body in listing.items})
+                await delete_leases_without_stream(self._cluster, leases, {object_key(body) for body in listing.items})
 
-    async def _give(self, count: int) -> list[Lease]:
-        """Give away at most so many; first of streams of which more shards are here, then where least goes on."""
-        loads = [(engine, engine.load) for parts in self._engines.values() for engine in parts.engines]
+    async def _hand_over(self, count: int) -> list[Lease]:
+        """Hand over `count` Leases at most: first of streams with most shards here, then where least is done."""
+        loads = [(worker, worker.load) for stream_worker in self._workers.values() for worker in stream_worker.workers]
         free = sorted(
-            ((-engine.lease.crowding, load, engine) for engine, load in loads if load is not None),
+            ((-worker.lease.siblings_taken, load, worker) for worker, load in loads if load is not None),
             key=lambda entry: entry[:2],
         )
-        chosen = [engine for _, _, engine in free[:count]]
-        given = await asyncio.gather(*(engine.hand_over() for engine in chosen))
-        return [engine.lease for engine, done in zip(chosen, given, strict=True) if done]
+        chosen = [worker for _, _, worker in free[:count]]
+        given = await asyncio.gather(*(worker.hand_over() for worker in chosen))
+        return [worker.lease for worker, done in zip(chosen, given, strict=True) if done]
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
         """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
@@ -186,12 +189,12 @@ class Engines:
             self._remove(key, metadata["uid"])
         elif known is None or known.uid == metadata["uid"]:
             if known and kind and version < self._versions[key]:
-                return  # kopf's, from before a list of ours
+                return  # an event of kopf's from before a list of ours
             self._observe_spec(key, known, body)
-            if engine := self._engines.get(key):
-                engine.observe_stream(body)
-            if kind is None and known and (engine := self._engines.get(key)):
-                engine.doubt()
+            if worker := self._workers.get(key):
+                worker.observe_stream(body)
+            if kind is None and known and (worker := self._workers.get(key)):
+                worker.relist()
 
     def _observe_spec(self, key: tuple[str, str], known: UpdateStream | None, body: Body) -> None:
         try:
@@ -214,19 +217,20 @@ class Engines:
             self._start(key, stream)
         elif known != stream:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
-            self._engines[key].reconfigure(stream)
+            self._workers[key].reconfigure(stream)
 
     def _hold(self, key: tuple[str, str], stream: UpdateStream) -> None:
-        """Nothing is done for a restored stream but to say so, until a person removes the annotation."""
+        """Stop work on a restored stream, and report that, until a person removes the annotation."""
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
-        if key in self._engines:
+        if key in self._workers:
             self._stop(key)
         self._report(key, report_restored(self._cluster, self._recorder, stream))
 
     def _set_unreadable(self, key: tuple[str, str], body: Body, error: Exception) -> None:
-        """Stop work on the stream: by its earlier spec something might be done that the new one forbids.
+        """Stop work on the stream: its earlier spec may allow what the new one forbids.
 
-        That is reported once for each spec: a newer controller may work on it beside this one and report otherwise.
+        This is reported once for each spec: a newer controller may work on the stream beside this one, and report
+        otherwise.
         """
         metadata = body["metadata"]
         before, version = self._unreadable.get(key), int(metadata["resourceVersion"])
@@ -236,7 +240,7 @@ class Engines:
         self._unreadable[key] = now
         if key in self._streams:
             del self._streams[key], self._versions[key]
-            if key in self._engines:
+            if key in self._workers:
                 self._stop(key)
         if before is None or (before.uid, before.generation) != (now.uid, now.generation):
             logger.error(
@@ -246,7 +250,7 @@ class Engines:
             self._report(key, report_unreadable(self._cluster, self._recorder, "Processing", body, error))
 
     def _report(self, key: tuple[str, str], report: Coroutine[Any, Any, None]) -> None:
-        """Write a condition in the background, after the engine before it, which may have something to say too."""
+        """Write a condition in the background, after the worker that is stopping, which may write a condition, too."""
 
         async def written() -> None:
             if end := self._ends.get(key):
@@ -264,61 +268,51 @@ class Engines:
 
     def _start(self, key: tuple[str, str], stream: UpdateStream) -> None:
         gone = partial(self._remove, key, stream.uid)
-        parts = Parts(
-            self._cluster,
-            self._downstream,
-            self._sharing,
-            lambda: self._signs.no_bridge,
-            self._recorder,
-            stream,
-            self._identity,
-            gone,
-        )
-        self._engines[key] = parts
-        parts.start(self._ends.get(key))
+        self._workers[key] = StreamWorker(self._process, stream, gone)
+        self._workers[key].start(self._ends.get(key))
 
     def observe_update(self, kind: str | None, body: Body) -> None:
         key = (body["metadata"]["namespace"], body["spec"]["stream"])
-        if engine := self._engines.get(key):
-            engine.observe(kind, body)
+        if worker := self._workers.get(key):
+            worker.observe(kind, body)
         elif kind != "DELETED":
-            self._orphans.notice(key)
+            self._orphans.add(key)
 
     def _exists(self, stream: tuple[str, str]) -> bool:
-        """Whether there is such a stream; there may be while its namespace is not read: kopf shows all again then."""
+        """Whether there is such a stream, or may be: where its namespace cannot be read, kopf shows all again later."""
         return not self.namespaces.reads(stream[0]) or stream in self._streams or stream in self._unreadable
 
-    def _doubt_all(self) -> None:
-        for engine in self._engines.values():
-            engine.doubt_all()
+    def _relist_all(self) -> None:
+        for worker in self._workers.values():
+            worker.relist_all()
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
-        """That very stream is gone: by the watch, or by an engine that found it so (a watch may miss a deletion)."""
+        """That very stream was deleted, as the watch shows, or as a worker has found: a watch may miss a deletion."""
         if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
             del self._unreadable[key]
             self._forget_metrics(key)
-            self._orphans.notice(key)
+            self._orphans.add(key)
         stream = self._streams.get(key)
         if stream is None or stream.uid != uid:
             return
         logger.info("Stream gone: its updates wait", extra=fields(stream="/".join(key)))
         del self._streams[key], self._versions[key]
-        if key in self._engines:
+        if key in self._workers:
             self._stop(key)
         else:  # it was restored, and never worked on
             self._forget_metrics(key)
-            self._orphans.notice(key)
+            self._orphans.add(key)
 
     def _stop(self, key: tuple[str, str]) -> None:
-        end = asyncio.get_running_loop().create_task(self._end(key, self._engines.pop(key), self._ends.get(key)))
+        end = asyncio.get_running_loop().create_task(self._end(key, self._workers.pop(key), self._ends.get(key)))
         self._ends[key] = end
         end.add_done_callback(partial(self._ended, key))
 
-    async def _end(self, key: tuple[str, str], engine: Parts, before: asyncio.Task[None] | None) -> None:
-        await engine.stop()
+    async def _end(self, key: tuple[str, str], worker: StreamWorker, before: asyncio.Task[None] | None) -> None:
+        await worker.stop()
         if before:
             await asyncio.wait([before])
-        self._orphans.notice(key)
+        self._orphans.add(key)
 
     def _ended(self, key: tuple[str, str], end: asyncio.Task[None]) -> None:
         if self._ends.get(key) is end:
@@ -326,6 +320,6 @@ class Engines:
             self._forget_metrics(key)
 
     def _forget_metrics(self, key: tuple[str, str]) -> None:
-        """Of a stream that is not worked on any more, or never was, once all has been counted."""
+        """Remove the series of a stream that is not worked on any more, or never was, once all has been counted."""
         if key not in self._streams and key not in self._ends:
             metrics.forget(*key)

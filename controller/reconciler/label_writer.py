@@ -1,8 +1,9 @@
-"""The labels that a person who made an update by hand has left out.
+"""Sets labels that updates made by hand lack.
 
-People select updates by the label of the user, and kubectl shows it, as a user may have a thousand characters.
-Controllers that share a stream select by the bucket, which only makes their lists shorter: `spec.user` says whose an
-update is. So both are set without a Lease, and what fails is left to the next look at the update.
+People select updates by the label of the user, and kubectl shows it, as a user may have a thousand characters. The
+shards of a stream select by the bucket, which only makes their lists shorter: `spec.user` says which user an update
+belongs to. So both labels are set without a Lease, and a write that fails is tried again at the next look at the
+update.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 CONCURRENCY = 8
 
 
-class Labels:
-    """Sets, in the background, what is missing or wrong."""
+class LabelWriter:
+    """Sets labels that are missing or wrong, in the background."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -31,7 +32,7 @@ class Labels:
         self._writes: dict[str, asyncio.Task[None]] = {}
 
     def check(self, body: Body, *, divided: bool) -> None:
-        """An update as it was seen, of a stream that several controllers share or not."""
+        """Look at an update as it was read; `divided`: its stream has several shards."""
         metadata, spec = body["metadata"], body["spec"]
         labels, wanted = metadata.get("labels") or {}, {}
         if divided and labels.get(names.BUCKET_LABEL) != (bucket := str(names.bucket(spec["user"]))):

@@ -1,4 +1,4 @@
-"""Which delays are over when a step gets another url or Secret, or its Secret other entries; and who looks at that."""
+"""Which delays are over when a step gets another url or Secret, or its Secret other entries; how that is noticed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from controller.api.update_stream import StepSpec, UpdateStream
 from controller.api.user_update_status import Reason
 from controller.core.outcomes import Busy, Outcome
 from controller.core.sharding import shards
-from controller.reconciler import mending, step_secrets
-from controller.reconciler.context import StreamContext
-from controller.reconciler.mending import follow_secrets
-from controller.reconciler.step_secrets import Credentials
-from controller.reconciler.user_worker import Lane
+from controller.reconciler import context as module
+from controller.reconciler import step_secrets
+from controller.reconciler.context import ShardContext
+from controller.reconciler.step_secrets import StepSecrets
+from controller.reconciler.user_worker import UserWorker
 from tests.support.builders import BACKING_OFF_UNTIL_5, make_stream, make_update
 from tests.support.eventually import eventually_async, let_run
 
@@ -69,10 +69,14 @@ class HangingDownstream:
         raise AssertionError
 
 
-def made(stream: UpdateStream) -> tuple[StreamContext, Server]:
+def stream_context(cluster: Any, secrets: StepSecrets) -> Any:
+    return SimpleNamespace(process=SimpleNamespace(cluster=cluster), secrets=secrets, events=None)
+
+
+def made(stream: UpdateStream) -> tuple[ShardContext, Server]:
     server = Server()
-    return StreamContext(
-        shared=cast(Any, SimpleNamespace(cluster=server, credentials=Credentials(cast(Any, server), "default"))),
+    return ShardContext(
+        shared=stream_context(cluster=server, secrets=StepSecrets(cast(Any, server), "default")),
         shard=next(iter(shards(1))),
         lease=cast(Any, HeldLease()),
         stream=stream,
@@ -102,16 +106,16 @@ def test_what_else_is_changed_of_a_step_ends_no_delay(changes: dict[str, Any]) -
 async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_once_when_it_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mending, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(module, "SECRETS_PERIOD", 0.001)
     monkeypatch.setattr(step_secrets, "FRESH_SECONDS", 0.0)
     context, server = made(with_profile(secret_name="token"))
     woken: list[bool] = []
-    following = asyncio.create_task(follow_secrets(context, lambda: woken.append(True)))
+    following = asyncio.create_task(context.follow_secrets(lambda: woken.append(True)))
 
     async def asked(times: int) -> bool:
         return server.asked >= times
 
-    await context.shared.credentials.read("token")
+    await context.shared.secrets.read("token")
     assert server.asked == 1
     context.health.reports([make_update(status=STATUS)], time.monotonic())
     await eventually_async(lambda: asked(5), within=5)
@@ -129,38 +133,38 @@ async def test_a_secret_is_looked_at_while_somebody_is_refused_and_wakes_all_onc
     following.cancel()
 
 
-def delayed_lane(context: StreamContext) -> tuple[Lane, HangingDownstream]:
-    """Of a user who is to wait for an hour after a failure."""
+def delayed_worker(context: ShardContext) -> tuple[UserWorker, HangingDownstream]:
+    """A worker whose user is to wait for an hour after a failure."""
     downstream = HangingDownstream()
-    context.shared.downstream = cast(Any, downstream)  # type: ignore[misc]
-    lane = Lane(context)
-    lane.queue.push(make_update(status=replace(STATUS, next_attempt_time=context.now() + timedelta(hours=1))))
-    return lane, downstream
+    context.shared.process.downstream = cast(Any, downstream)  # type: ignore[misc]
+    worker = UserWorker(context)
+    worker.queue.push(make_update(status=replace(STATUS, next_attempt_time=context.now() + timedelta(hours=1))))
+    return worker, downstream
 
 
-async def wake(context: StreamContext, lane: Lane) -> None:
-    """And let it do what there is to do at once."""
+async def wake(context: ShardContext, worker: UserWorker) -> None:
+    """Wake the worker, and let it do what there is to do at once."""
     context.lease.held = True  # type: ignore[misc]
-    lane.wake()
+    worker.wake()
     await let_run()
 
 
 async def test_a_call_of_a_corrected_step_goes_on_whatever_else_comes_before_it_is_sent() -> None:
-    """Taken back, it would not be made before the delay is over: the correction would count as tried."""
+    """If it were taken back, it would not be made before the delay is over: the correction would count as tried."""
     context, _ = made(make_stream())
-    lane, downstream = delayed_lane(context)
+    worker, downstream = delayed_worker(context)
     context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
     for _ in range(3):
-        await wake(context, lane)
+        await wake(context, worker)
     assert (downstream.begun, downstream.under_way) == (1, 1)
-    lane.drop()
+    worker.drop()
 
 
 async def test_a_correction_of_long_ago_ends_no_delay_that_another_controller_has_written() -> None:
-    """With each Lease that is taken up all lanes begin anew."""
+    """All workers begin anew whenever a Lease is acquired."""
     context, _ = made(make_stream())
     context.reconfigure(with_profile(url="http://127.0.0.1:8080/other"))
-    lane, downstream = delayed_lane(context)
-    await wake(context, lane)
+    worker, downstream = delayed_worker(context)
+    await wake(context, worker)
     assert downstream.begun == 0
-    lane.drop()
+    worker.drop()

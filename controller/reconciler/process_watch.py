@@ -1,4 +1,4 @@
-"""Which controllers live, and whether a bridge does: the processes' own Leases, listed every few seconds."""
+"""Which controllers are live, and whether a bridge is: the processes' own Leases, listed every few seconds."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks.
 LOOK_SECONDS = 5.0
-#: A controller counts among those that share Leases while it was renewed within so many seconds.
+#: Streams' Leases are shared with a controller whose own Lease was renewed within so many seconds.
 SHARING_SECONDS = 2.5 * RENEW_SECONDS
-#: A Lease that nobody has renewed for so long is deleted: its process is gone for good.
+#: A Lease that was not renewed for so many seconds is deleted: its process is gone for good.
 DEAD_SECONDS = 1800.0
 
 #: Namespace and name of a process's Lease.
 Key: TypeAlias = tuple[str, str]
 
 
-class Signs:
-    """What this controller knows of the other processes."""
+class ProcessWatch:
+    """Knows the other processes by their Leases."""
 
     def __init__(self, cluster: Cluster, namespace: str, scope: Scope) -> None:
-        """`namespace`: this process's own, in which it deletes the Leases of the dead.
+        """`namespace` is that of this process, in which it deletes the Leases of dead processes.
 
-        Who works in some namespaces alone looks for others in its own one; else they may be anywhere.
+        A controller whose scope is some namespaces looks for other processes in its own namespace, else in all.
         """
         self._cluster = cluster
         self._namespace = namespace
         self._where = namespace if scope.namespaces else None
         self._heartbeats: Heartbeats[Key] = Heartbeats(LOOK_SECONDS)
-        #: Component and identity of each process that was seen.
+        #: Component and identity of each process, by its Lease.
         self._processes: dict[Key, tuple[str, str]] = {}
 
     @property
     def controllers(self) -> set[str]:
-        """Identities of the controllers that live, without any that nothing was seen of but an old Lease."""
+        """Identities of live controllers: a Lease that was never seen to change does not count."""
         now = time.monotonic()
         return {
             identity
@@ -54,7 +54,7 @@ class Signs:
 
     @property
     def no_bridge(self) -> str:
-        """What to say where no bridge has been heard of for a minute; empty where one has, or that is not known."""
+        """A message if no bridge has renewed its Lease for a minute; empty if one has, or if that is not known."""
         bridges = [key for key, (component, _) in self._processes.items() if component == "bridge"]
         if self._heartbeats.youngest_age(bridges, time.monotonic()) < LEASE_SECONDS:
             return ""
@@ -65,7 +65,7 @@ class Signs:
         )
 
     async def follow(self) -> None:
-        """Look for ever."""
+        """List for ever."""
         async for leases in poll_leases(self._cluster, self._where, names.COMPONENT_LABEL, LOOK_SECONDS):
             self._observe(leases)
             await self._delete_dead(leases)
@@ -82,7 +82,7 @@ class Signs:
         self._processes = {key: self._processes[key] for key in self._heartbeats.known if key in self._processes}
 
     async def _delete_dead(self, leases: list[Body]) -> None:
-        """Delete what is dead for long, as it was seen: who comes back makes it again."""
+        """Delete Leases that are long dead, in the version that was seen: a process that comes back creates its own."""
         now = time.monotonic()
         for body in leases:
             metadata = body["metadata"]

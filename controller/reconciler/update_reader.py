@@ -1,4 +1,7 @@
-"""Objects from outside: one that is not understood keeps its place, never runs, is reported, and stops nothing else."""
+"""Reads UserUpdates. One that this version does not understand keeps its place, never runs, and is reported.
+
+It keeps its user waiting, and nobody else.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: Objects of which it is remembered what was logged.
+#: Objects whose last line in the log is remembered.
 REMEMBERED = 1000
 _logged: dict[str, str] = {}
 
 
 def parse(body: Body) -> UserUpdate:
-    """The update, or a placeholder for it (`unreadable`); of the latter a line in the log, once for each cause.
+    """The update, or a placeholder for it (`unreadable`), for which each cause is logged once.
 
-    One that is `deleted` is to be called no more: nothing takes a deletion back.
+    An update that has a deletion timestamp is `deleted`, and is not called any more: no deletion is taken back.
     """
     try:
         update = UserUpdate.from_body(body)
@@ -42,7 +45,7 @@ async def read(cluster: Cluster, namespace: str, name: str) -> UserUpdate | None
 
 def _log_once(update: UserUpdate, error: Exception) -> None:
     if _logged.get(update.uid) == repr(error):
-        return  # another version of it, which a label may have made
+        return  # another version, with another label say
     if len(_logged) >= REMEMBERED:
         _logged.clear()
     _logged[update.uid] = repr(error)

@@ -1,7 +1,10 @@
-"""What people change of updates that kopf's watch does not show: running ones, and finished ones.
+"""Watches the metadata of running and finished updates, which kopf's watch does not show, for what people change.
 
-kopf takes a third of a millisecond for an event, and most events of such updates are echoes of our own writes. So they
-are watched without kopf, their metadata alone, and an update is read where its request or its spec has changed.
+kopf needs a third of a millisecond for an event, and most events of such updates are of our own writes. So they are
+watched without kopf, and only their metadata. An update whose request or spec has changed is read.
+
+Unlike `clients.reflector` it asks for no list of all these objects, only for a version to watch from: the shards'
+workers list what they need.
 """
 
 from __future__ import annotations
@@ -20,27 +23,27 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: All that kopf does not watch: not absent, not Waiting.
+#: The phases that kopf does not watch: all but absent and Waiting.
 SELECTOR = f"status.phase!=,status.phase!={Phase.WAITING}"
 FIRST_DELAY, MAX_DELAY = 0.1, 15.0
-#: Updates of which it is remembered what people have changed.
+#: Updates whose changes by people are remembered.
 REMEMBERED = 10_000
 
 
-class Unwatched:
+class MetadataWatch:
     def __init__(
-        self, cluster: Cluster, scope: Scope, observe: Callable[[str, Body], None], doubt: Callable[[], None]
+        self, cluster: Cluster, scope: Scope, observe: Callable[[str, Body], None], relist: Callable[[], None]
     ) -> None:
-        """`observe` gets what has changed, `doubt` is called where changes may have been missed."""
+        """`observe` gets each update that a person has changed; `relist` is called when some may have been missed."""
         self._cluster = cluster
         self._scope = scope
         self._observe = observe
-        self._doubt = doubt
-        #: Request and generation of updates that have a request or another spec than they were made with, by uid.
+        self._relist = relist
+        #: Request and generation of updates with a request, or with another spec than at their creation, by uid.
         self._changes: dict[str, tuple[str | None, int]] = {}
 
     async def follow(self) -> None:
-        """For ever, from now on: what is there already, the engines list when they begin."""
+        """Watch for ever. Updates that exist already are listed by the shards' workers when they begin."""
         await for_each(self._scope, self._follow)
 
     async def _follow(self, namespace: str | None) -> None:
@@ -49,7 +52,7 @@ class Unwatched:
             try:
                 if version is None:
                     version = await self._now(namespace)
-                    self._doubt()
+                    self._relist()
                 async for event in self._cluster.watch(
                     UPDATES, namespace, resource_version=version, field_selector=SELECTOR, metadata_only=True
                 ):
@@ -78,7 +81,7 @@ class Unwatched:
             return
         if len(self._changes) >= REMEMBERED:
             self._changes.clear()
-        if kind == "MODIFIED":  # what has just got its phase was as it is when it was written
+        if kind == "MODIFIED":  # ADDED means that a controller has just written its phase, and has read the rest
             await self._look(metadata["namespace"], metadata["name"])
         self._changes[metadata["uid"]] = change
 

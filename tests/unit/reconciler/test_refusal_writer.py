@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from controller.errors import Forbidden, Unavailable
-from controller.reconciler import answering
-from controller.reconciler.answering import Answering
+from controller.reconciler import refusal_writer
+from controller.reconciler.refusal_writer import RefusalWriter
 from tests.support.builders import FINAL, NOW, make_update
 from tests.support.eventually import eventually_async
 
@@ -39,14 +39,14 @@ class Lease:
 async def test_an_outage_loses_no_answer_and_a_refusal_keeps_no_other_waiting(
     error: Exception, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else would tell of the request: finished updates are not listed again."""
-    monkeypatch.setattr(answering, "RETRY_SECONDS", 0.0)
+    """Finished updates are not listed again, so that nothing else would show the request."""
+    monkeypatch.setattr(refusal_writer, "RETRY_SECONDS", 0.0)
     cluster, told = Cluster(error), list[str]()
-    announcer = SimpleNamespace(update_changed=lambda update, before: told.append(update.name))
-    context = SimpleNamespace(cluster=cluster, lease=Lease(), refusals={}, now=lambda: NOW, announcer=announcer)
-    requests = Answering(cast(Any, context))
+    events = SimpleNamespace(update_changed=lambda update, before: told.append(update.name))
+    context = SimpleNamespace(cluster=cluster, lease=Lease(), refusals={}, now=lambda: NOW, events=events)
+    requests = RefusalWriter(cast(Any, context))
     for name in ("one", "other"):
-        requests.notice(make_update(name=name, status=FINAL, request="retry"))
+        requests.check(make_update(name=name, status=FINAL, request="retry"))
 
     async def all_written() -> bool:
         return len(told) >= len(written) and not cluster.errors
