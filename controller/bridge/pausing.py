@@ -1,4 +1,4 @@
-"""How much is read ahead: partitions pause and go on, and users are moved into backlogs."""
+"""Limits how much is read ahead: pauses and resumes the partitions, and moves users into backlogs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import GroupMembership
 from controller.kafka import GroupMember
 
-#: Memory for records that wait: with librdkafka's queues, what is on its way and what is read again, under 32 MiB.
+#: Bytes of read-ahead at which reading pauses, and below which it resumes. With librdkafka's queues, what is on its way
+#: from its thread, and what is read again, a stream stays under 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
-#: An offset that is in no UserBacklog yet counts as a small record does: where backlogs cannot be written, moving
-#: records there must not make room for more. Some 20,000 of them fill the memory of a stream.
+#: Bytes for which an offset counts that is in no UserBacklog yet, as many as for a small record: where backlogs cannot
+#: be written, moving records there must not make room for more. Some 20,000 of them fill the memory of a stream.
 UNWRITTEN_COST = 900
-#: With no slot for anybody for so long the partitions pause, whatever memory there is.
+#: Reading pauses when no user was given a slot for so many seconds, whatever memory there is.
 STARVING_SECONDS = 1.0
-#: Seconds without an accepted commit until the condition says so: before creates stop for lack of one.
+#: Seconds without an accepted commit until the condition says so. It does before creates stop for lack of one.
 UNCOMMITTED_SECONDS = 5.0
-#: UserUpdates made above the positions of a stream's partitions, of which none can be collected: where there are more,
-#: reading pauses until there are less. Users who are stuck hold a position up for seconds, not for so many.
+#: Reading pauses at so many UserUpdates above the positions of a stream's partitions, and resumes below the lower
+#: number: none of them can be collected. A user who is stuck holds a position up for seconds, not for so many updates.
 MADE_HIGH = 20_000
 MADE_LOW = 15_000
 

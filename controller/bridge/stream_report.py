@@ -1,4 +1,4 @@
-"""What the bridge writes to `UpdateStream.status`: its partitions' entries and the condition Consuming."""
+"""Writes to `UpdateStream.status`: the entries of this replica's partitions, counts, and the condition Consuming."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from controller.bridge.partitions import Partition
 from controller.bridge.positions import Entry
 from controller.errors import ApiError, NotFound
 
-#: What has changed is written within this time, at most once a second.
+#: Seconds between looks at what has changed.
 LOOK_SECONDS = 0.25
-#: The records in backlogs are counted anew so often: where they alone change, that is all that is written.
+#: Seconds between counts of the records in backlogs, which may change all the time when nothing else does.
 BACKLOG_SECONDS = 5.0
-#: What the API server refuses is tried again after so many seconds, from the first to the most.
+#: Seconds until a refused write is tried again, doubled each time.
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 
 
 class StreamReporter:
-    """One topic's entries, those of this replica's partitions only."""
+    """Reports one consumer."""
 
     def __init__(self, context: ConsumerContext, health: ConsumerHealth) -> None:
         self._context = context
@@ -57,7 +57,7 @@ class StreamReporter:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def write(self) -> None:
-        """Positions as they are when the write begins; `recorded` of each partition once it is done.
+        """Write positions as they are when the write begins. Each partition has them as `recorded` once it is done.
 
         Raises NotFound and Outdated as `run` does; another ApiError when the API server refuses: the condition says so.
         """

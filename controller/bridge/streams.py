@@ -31,7 +31,7 @@ from controller.health import Health
 logger = logging.getLogger(__name__)
 
 #: Namespace, name, uid: a stream made anew under its old name is another one.
-Key: TypeAlias = tuple[str, str, str]
+StreamKey: TypeAlias = tuple[str, str, str]
 
 
 async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
@@ -68,10 +68,10 @@ class Streams:
         self._scope = scope
         self._namespaces = Namespaces(scope)
         self._controllers = Controllers(context.cluster, scope)
-        self._running: dict[Key, tuple[StreamConsumer, asyncio.Task[None]]] = {}
-        self._ending: dict[asyncio.Task[None], Key] = {}
+        self._running: dict[StreamKey, tuple[StreamConsumer, asyncio.Task[None]]] = {}
+        self._ending: dict[asyncio.Task[None], StreamKey] = {}
         #: The generation of each stream that this version does not understand, and so does not consume.
-        self._unreadable: dict[Key, int] = {}
+        self._unreadable: dict[StreamKey, int] = {}
         self._reports: set[asyncio.Task[None]] = set()
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
@@ -150,7 +150,7 @@ class Streams:
         self._running[key] = consumer, asyncio.create_task(_run_after(self._tasks_ending(key), consumer))
         self._context.streams = len(self._running)
 
-    def _set_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+    def _set_unreadable(self, key: StreamKey, body: dict[str, Any], error: Exception) -> None:
         """Stop work on a stream that this version does not understand: its spec may forbid what the one before allowed.
 
         Report it once for each spec, and again where the controller says that no bridge lives: a newer bridge may work
@@ -176,7 +176,7 @@ class Streams:
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
 
-    async def _report_unreadable(self, key: Key, body: dict[str, Any], error: Exception) -> None:
+    async def _report_unreadable(self, key: StreamKey, body: dict[str, Any], error: Exception) -> None:
         if before := self._tasks_ending(key):
             await asyncio.wait(before)  # so that what they still report comes before this
         try:
@@ -195,13 +195,13 @@ class Streams:
         namespace, name, _ = self._ending.pop(task)
         metrics.forget(namespace, name)  # a stream of the same name waits for this end before it has any
 
-    def _forget_refusals(self, key: Key) -> None:
+    def _forget_refusals(self, key: StreamKey) -> None:
         """Remove the metrics of a stream that was not understood and is gone."""
         there = (*self._running, *self._unreadable, *self._ending.values())
         if not any(other[:2] == key[:2] for other in there):
             metrics.forget(*key[:2])
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: StreamKey) -> None:
         """The stream was deleted."""
         self._unreadable.pop(key, None)
         if key in self._running:
@@ -209,16 +209,16 @@ class Streams:
         self._end(key)
         self._forget_refusals(key)
 
-    def _tasks_ending(self, key: Key) -> list[asyncio.Task[None]]:
+    def _tasks_ending(self, key: StreamKey) -> list[asyncio.Task[None]]:
         """The tasks of all streams that have had that name."""
         return [task for task, ended in self._ending.items() if ended[:2] == key[:2]]
 
-    def _end_all(self, key: Key) -> None:
+    def _end_all(self, key: StreamKey) -> None:
         """End all streams that have had that name."""
         for other in [other for other in self._running if other[:2] == key[:2]]:
             self._end(other)
 
-    def _end(self, key: Key) -> None:
+    def _end(self, key: StreamKey) -> None:
         """End one stream. Its objects stay: updates wait for their stream."""
         if key not in self._running:
             return
@@ -231,7 +231,7 @@ class Streams:
         logger.info("Stream ended", extra=logs.fields(stream=names.namespaced_name(namespace, name)))
 
 
-def _key(body: dict[str, Any]) -> Key:
+def _key(body: dict[str, Any]) -> StreamKey:
     metadata = body["metadata"]
     return metadata["namespace"], metadata["name"], metadata["uid"]
 

@@ -312,3 +312,12 @@ def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
     assert working_set.after(event("bo", 99)) == "newer"
     assert working_set.after(event("dan", 99)) == "there"
     assert working_set.after(event("cy", 99)) is None
+
+
+def test_the_end_of_an_update_that_was_made_anew_is_not_that_of_the_new_one() -> None:
+    """Somebody deleted it, its record was read again, and the watch is late."""
+    working_set = make_working_set(100)
+    create(working_set, 1, "one", version=9)
+    working_set.gone("one", 5)
+    assert working_set.after(event("ana", 2)) == "one"
+    assert working_set.taken == 1
