@@ -28,6 +28,8 @@ from devenv.versions import version_of
 
 #: The variable that names another index than setup-envtest's own, such as a company's mirror.
 INDEX = "USERUPDATES_ENVTEST_INDEX"
+#: setup-envtest's own variable: it fetches nothing where this is set.
+INSTALLED_ONLY = "ENVTEST_INSTALLED_ONLY"
 DEFAULT_INDEX = "https://raw.githubusercontent.com/kubernetes-sigs/controller-tools/HEAD/envtest-releases.yaml"
 #: The fetch is given up where the index has not answered after so many seconds, and where fewer bytes than these have
 #: come in so many seconds: the build is sooner done.
@@ -60,16 +62,19 @@ def fetch() -> Path:
 
 
 def _fetch(index: str) -> Path:
+    if os.environ.get(INSTALLED_ONLY):
+        raise NotFetched(f"{INSTALLED_ONLY} is set")
     _look_for(index)
     try:
         program = build.binary(build.SETUP_ENVTEST)
     except BuildFailed as failed:
         raise NotFetched(str(failed).partition("\n")[0]) from failed
-    temporary = cache_directory() / f"envtest-{_MINOR}.x.{os.getpid()}"
+    temporary = cache_directory() / f"envtest-{_MINOR}.part"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a fetch that was killed: the lock is ours
+    temporary.mkdir()
     try:
-        temporary.mkdir()
         folder = _use(program, index, temporary)
-        folder.chmod(0o755)  # setup-envtest takes the right to write away, without which a folder cannot be moved
+        folder.chmod(0o755)  # setup-envtest removes the write permission, and without it a folder cannot be moved
         _check(folder)
         version = folder.name.partition("-")[0]  # 1.37.0-linux-amd64
         target = cache_directory() / f"envtest-{version}"
@@ -146,9 +151,10 @@ def _watch(process: subprocess.Popen[str], temporary: Path) -> None:
 def _size(folder: Path) -> int:
     """Bytes in all files beneath a folder in which files come and go."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(directory, name)).st_size
     return total
 
 

@@ -108,6 +108,13 @@ def published(real: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return archive(tmp_path_factory.mktemp("published") / "good.tar.gz", real)
 
 
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine says of downloads and proxies does not count."""
+    monkeypatch.delenv(envtest.INSTALLED_ONLY, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,index.invalid")
+
+
 @pytest.fixture
 def index(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """An index that offers the minor's archive and others; the cache is empty but for setup-envtest itself."""
@@ -299,6 +306,21 @@ def test_without_internet_access_not_even_setup_envtest_is_built(
         with pytest.raises(NotFetched, match=said):
             envtest.fetch()
     assert left() == []
+
+
+def test_where_no_downloads_are_wanted_nobody_is_asked(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVTEST_INSTALLED_ONLY", "1")
+    with pytest.raises(NotFetched, match="ENVTEST_INSTALLED_ONLY is set"):
+        envtest.fetch()
+    assert (index.asked, left()) == ([], [])
+
+
+def test_what_a_killed_fetch_has_left_is_removed(index: Index) -> None:
+    half = cache_directory() / f"envtest-{MINOR}.part" / "k8s"
+    half.mkdir(parents=True)
+    (half / "kubectl").write_bytes(b"half of it")
+    folder = envtest.fetch()
+    assert left() == [folder.name]
 
 
 @pytest.mark.parametrize(("path", "said"), [("/index.yaml", "0 MiB came"), ("/good.tar.gz", r"\d+ MiB came")])
