@@ -95,7 +95,7 @@ def test_coalesced_costs_a_create_and_one_patch_or_two(pipeline: Pipeline, envir
     assert sum(of_events(found, "GET").values()) <= 0.1
     # The bridge: made and finished, or changed in between. kopf: made, and no more of its business. The controller's
     # other watch: finished, or changed in between.
-    assert found["watch_events"] <= 3.0 + 2 * patches
+    assert found["watch_events"] <= round(3.0 + 2 * patches, 6)  # the sum is a hair below what it stands for
     assert found["etcd_bytes"] <= 3_000 * (1 + patches)
 
 
