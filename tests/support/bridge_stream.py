@@ -113,6 +113,11 @@ class BridgeStream:
                 return sorted(found, key=lambda item: item["metadata"]["name"])
             query["continue"] = token
 
+    def count(self) -> int:
+        """How many updates there are, finished or not: the API server tells, and lists one of them."""
+        page = self.kube.call("GET", self.kube.path(self.namespace, "userupdates"), params={"limit": "1"})
+        return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
+
     def offsets(self) -> list[tuple[int, int]]:
         """(partition, offset) of all updates, sorted."""
         sources = [update["spec"]["source"] for update in self.updates() if "source" in update["spec"]]

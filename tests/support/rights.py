@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from devenv import apiserver, kubectl, lifecycle
 from devenv.environment import Environment
 from devenv.processes import Command
 from devenv.sources import Sources
+from tests.support import workers
 from tests.support.kube import Kube
 
 
@@ -92,7 +92,7 @@ class AuditedEnvironment(Environment):
 @contextmanager
 def audited_environment(sources: Sources, name: str) -> Iterator[tuple[AuditedEnvironment, Kube]]:
     """An API server with a log of its own, in a temporary directory; Kafka is that of `sources`."""
-    directory = Path(tempfile.mkdtemp(prefix=f"userupdates-{name}-"))
+    directory = workers.directory(name)
     own = AuditedEnvironment(directory)
     own.sources = sources
     try:

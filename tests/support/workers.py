@@ -8,11 +8,14 @@ others beside them would be measured too.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
@@ -61,13 +64,27 @@ SECONDS = {
     "tests/integration/reconciler/test_retention.py": 40,
 }
 
-#: Half of the time tests wait, so that two workers use one processor.
-WORKERS_PER_CPU = 2
+#: Tells the workers of one run of the tests from those of another.
+RUN = "USERUPDATES_TEST_RUN"
+#: Most of the time tests wait, so that three workers use one processor.
+WORKERS_PER_CPU = 3
+#: Bytes that a worker takes with its environment and the processes of a test, at most but in a flood.
+MEMORY = 2 << 30
 
 
 def worker() -> str:
     """The name of this worker, `gw0` and so on; empty where the tests run in one process."""
     return os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
+def directory(name: str) -> Path:
+    """A new one for an environment of this run of the tests; `left_over` finds it."""
+    return Path(tempfile.mkdtemp(prefix=f"userupdates-{name}-{os.environ[RUN]}-"))
+
+
+def left_over() -> list[Path]:
+    """Directories of this run's environments that are still there."""
+    return sorted(Path(tempfile.gettempdir()).glob(f"userupdates-*-{os.environ[RUN]}-*"))
 
 
 def place() -> tuple[int, int]:
@@ -82,7 +99,9 @@ def count(config: pytest.Config) -> int | None:
         return None
     processors = os.cpu_count() or 1
     units_only = all("tests/unit" in str(argument) for argument in config.args)
-    return processors if units_only else WORKERS_PER_CPU * processors
+    if units_only:
+        return processors
+    return max(1, min(WORKERS_PER_CPU * processors, psutil.virtual_memory().total // MEMORY))
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types that mypy reads

@@ -33,7 +33,7 @@ def sections(fixtures: Mapping[str, Any]) -> list[Section]:
 
 
 def _values(values: Iterable[Any]) -> Iterable[Any]:
-    """They themselves, the items of tuples, and the halves of a `whole.Whole`."""
+    """They themselves, the items of tuples, and the two ends of a `pipeline.Pipeline`."""
     for value in values:
         yield value
         yield from value if isinstance(value, tuple) else ()

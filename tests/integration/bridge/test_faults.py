@@ -18,7 +18,7 @@ from tests.support.rights import Right, taken_away
 
 def made(ingested: BridgeStream, count: int) -> None:
     """Wait until there are so many updates."""
-    eventually(lambda: len(ingested.updates()) >= count, 30)
+    eventually(lambda: ingested.count() >= count, 30)
 
 
 def test_commits_that_kafka_refuses_are_told_of_and_nobody_is_put_aside(
@@ -153,7 +153,7 @@ def test_an_api_server_that_is_away_is_outlived(
     bridge = start_bridge()
     ingested.apply(limits={"maxObjects": 5000, "maxPerUser": 100})
     ingested.produce(good(users(100, 10)))
-    eventually(lambda: len(ingested.updates()) >= 100, 30)
+    eventually(lambda: ingested.count() >= 100, 30)
     environment.kill("apiserver")
     ingested.produce(good(["late"]))
     environment.start("apiserver")

@@ -36,6 +36,6 @@ def test_a_stream_at_the_bounds_is_read(
     ingested.apply(kafka={"config": {**config, "client.rack": "a"}})
     ingested.positioned(302, 30)
     ingested.produce(good(["bo"]))
-    eventually(lambda: len(ingested.updates()) == 302, 10)
+    eventually(lambda: ingested.count() == 302, 10)
     assert [entry["reason"] for entry in ingested.rejected()] == ["TooLarge"]
     assert ingested.condition()["status"] == "True"

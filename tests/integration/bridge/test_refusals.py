@@ -207,7 +207,7 @@ def test_an_api_server_without_its_etcd_is_outlived(
         ingested.apply(limits={"maxObjects": 2000, "maxPerUser": 50})
         users = [f"user{number}" for _ in range(2) for number in range(100)]
         ingested.produce(good(users))
-        eventually(lambda: len(ingested.updates()) >= 50, 30)
+        eventually(lambda: ingested.count() >= 50, 30)
         environment.kill("etcd")
         try:
             ingested.produce(good(users))

@@ -58,9 +58,9 @@ def test_a_rebalance_in_the_middle_of_creates(ingested: BridgeStream, start_brid
     first = start_bridge()
     ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
     produce_everywhere(ingested, 25, 10)
-    eventually(lambda: len(ingested.updates()) >= 50, 30)
+    eventually(lambda: ingested.count() >= 50, 30)
     start_bridge()
-    eventually(lambda: len(ingested.updates()) >= 500, 60)
+    eventually(lambda: ingested.count() >= 500, 60)
     first.stop()
     positioned(ingested, 250)
     assert ingested.offsets() == everything(250)
@@ -124,7 +124,7 @@ def test_a_frozen_bridge_stays_out_when_it_thaws(ingested: BridgeStream, start_b
     first = start_bridge()
     ingested.apply(limits={"maxObjects": 10_000, "maxPerUser": 100})
     produce_everywhere(ingested, 25, 10)
-    eventually(lambda: len(ingested.updates()) >= 50, 30)
+    eventually(lambda: ingested.count() >= 50, 30)
     first.freeze()
     start_bridge()
     positioned(ingested, 250, 90)
@@ -162,7 +162,7 @@ def test_replicas_keep_the_limit_together(ingested: BridgeStream, start_bridge: 
     ingested.apply(limits={"maxObjects": 100, "maxPerUser": 5})
     produce_everywhere(ingested, 100, 1)
     ingested.reason("MaxObjectsReached", 30)
-    eventually(lambda: len(ingested.updates()) >= 100, 30)
+    eventually(lambda: ingested.count() >= 100, 30)
     # 5 % more for the second replica.
     assert len(ingested.updates()) <= 105
 
