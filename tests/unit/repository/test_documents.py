@@ -81,11 +81,11 @@ def test_references_are_defined(document: Path) -> None:
     assert set(re.findall(r"\]\[([^]]+)\]", text)) <= set(re.findall(r"^\[([^]]+)\]: ", text, re.MULTILINE))
 
 
-@pages
-def test_lines_fit(page: Path) -> None:
+@documents
+def test_lines_fit(document: Path) -> None:
     """But for tables, the state line, links that have no shorter form, and what is shown as it is printed or typed."""
     state = (controller.__doc__ or "").splitlines()[2]
-    lines = [line for line in prose(page.read_text()) if not line.startswith("|") and line != state]
+    lines = [line for line in prose(document.read_text()) if not line.startswith("|") and line != state]
     assert [line for line in lines if len(line) > MAX_COLUMNS and not re.match(r"\[[^]]+\]: ", line)] == []
 
 
