@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import Scheduling
 
 from devenv import broker, lifecycle
@@ -25,6 +26,10 @@ from tests.support import workers, world
 from tests.support.kube import Kube
 from tests.support.pipeline import Pipeline, make_pipeline
 from tests.support.replicas import Replica
+
+# Properties are about results, not speed: on a busy machine a slow example is no failure.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 TIERS = ("unit", "integration", "acceptance", "chaos", "e2e")
 _REPLICAS = pytest.StashKey[list[Replica]]()

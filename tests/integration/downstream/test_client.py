@@ -18,7 +18,7 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -227,7 +227,6 @@ async def test_a_url_that_cannot_work_blames_the_stream(url: str) -> None:
     assert isinstance(await call(good(), endpoint=StepSpec(url)), NotCalled)
 
 
-@settings(deadline=None)  # each starts a server
 @given(st.text(min_size=1, max_size=50))
 async def test_any_user_fits_into_the_headers(user: str) -> None:
     try:
@@ -240,7 +239,6 @@ async def test_any_user_fits_into_the_headers(user: str) -> None:
     assert request.headers["enrichment-user"].isprintable()
 
 
-@settings(deadline=None)
 @given(st.integers(200, 599), st.binary(), st.sampled_from(["gzip", "deflate", "br", "identity"]))
 async def test_any_answer_is_an_outcome(status: int, body: bytes, encoding: str) -> None:
     outcome = await call(web.Response(status=status, headers={"Content-Encoding": encoding}, body=body))

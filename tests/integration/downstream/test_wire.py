@@ -284,7 +284,7 @@ BEGINNINGS = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(BEGINNINGS), st.lists(st.binary(max_size=60), max_size=3))
 async def test_any_bytes_that_a_server_sends_are_an_outcome(beginning: bytes, rest: list[bytes]) -> None:
     async with raw_server(beginning, *rest) as url, Downstream() as client:
