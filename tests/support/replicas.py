@@ -118,11 +118,11 @@ def linked_by(link: str, environment: Environment, role: str, name: str) -> Iter
     serving = proxy.serving(HOST, linked.port(link))
     replica = Replica(environment, linked.linked_replica(role, name))
     try:
-        asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(60)
         yield replica, Link(proxy, loop)
     finally:
         replica.kill()
-        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(10)
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

@@ -68,7 +68,7 @@ class Stage:
     def topic_id(self) -> str:
         servers, topic = self.ingested.bootstrap, self.ingested.topic
         admin = probes.admin(servers)  # held until the answer is there
-        topic_id = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(10).topic_id
+        topic_id = admin.describe_topics(ck.TopicCollection([topic]))[topic].result(60).topic_id
         return names.topic_id_text(topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
 
     def record_name(self, offset: int) -> str:

@@ -36,7 +36,7 @@ def ingested(kube: Kube, environment: Environment, namespace: str, topic: str) -
     client = AdminClient({"bootstrap.servers": environment.bootstrap_servers})
     entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in COMPACTED.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    client.incremental_alter_configs([resource])[resource].result(10)
+    client.incremental_alter_configs([resource])[resource].result(60)
     return BridgeStream(kube, environment.bootstrap_servers, namespace, topic)
 
 

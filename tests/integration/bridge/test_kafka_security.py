@@ -185,10 +185,10 @@ def denied(ingested: BridgeStream, kind: Any, *, seen: bool = False) -> Iterator
     rules += [(AclOperation.DESCRIBE, AclPermissionType.ALLOW)] if seen else []
     whole = [(kind, ingested.topic, ResourcePatternType.LITERAL, f"User:{USER}", "*", *rule) for rule in rules]
     for made in client.create_acls([AclBinding(*rule) for rule in whole]).values():
-        made.result(10)
+        made.result(60)
     yield
     for gone in client.delete_acls([AclBindingFilter(*rule) for rule in whole]).values():
-        gone.result(10)
+        gone.result(60)
 
 
 def told(ingested: BridgeStream, word: str) -> None:

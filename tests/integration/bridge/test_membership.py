@@ -144,7 +144,7 @@ def test_streams_that_share_a_group_say_so_and_whose_partitions_they_lack(
 
 def add_partitions(ingested: BridgeStream, count: int) -> None:
     client = probes.admin(ingested.bootstrap)
-    client.create_partitions([NewPartitions(ingested.topic, count)])[ingested.topic].result(10)
+    client.create_partitions([NewPartitions(ingested.topic, count)])[ingested.topic].result(60)
     eventually(lambda: len(client.list_topics(ingested.topic).topics[ingested.topic].partitions) == count)
 
 

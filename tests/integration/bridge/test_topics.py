@@ -42,7 +42,7 @@ def test_a_lost_group_changes_nothing(ingested: BridgeStream, start_bridge: Star
 
     def deleted() -> bool:
         try:
-            client.delete_consumer_groups([ingested.topic])[ingested.topic].result(10)
+            client.delete_consumer_groups([ingested.topic])[ingested.topic].result(60)
         except ck.KafkaException as error:
             # The dead member is still in it until its session ends.
             assert error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND, error
@@ -171,7 +171,7 @@ def test_partitions_that_are_added_are_consumed(ingested: BridgeStream, start_br
     ingested.produce(good(["ana"]))
     ingested.positioned(1)
     client = admin(ingested)
-    client.create_partitions([NewPartitions(ingested.topic, 3)])[ingested.topic].result(10)
+    client.create_partitions([NewPartitions(ingested.topic, 3)])[ingested.topic].result(60)
     # The controller has made them; the broker tells of them a moment later, and producers ask the broker.
     eventually(lambda: len(client.list_topics(ingested.topic).topics[ingested.topic].partitions) == 3)
     ingested.produce(good(["bo", "cy"]), partition=2)
@@ -308,7 +308,7 @@ def _set_offset(ingested: BridgeStream, group: str, offset: int) -> None:
     where = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(ingested.topic, 0, offset)])
 
     def done() -> bool:
-        (answer,) = client.alter_consumer_group_offsets([where])[group].result(10).topic_partitions
+        (answer,) = client.alter_consumer_group_offsets([where])[group].result(60).topic_partitions
         assert answer.error is None, answer.error
         return True
 
@@ -327,4 +327,4 @@ def _json() -> bytes:
 def _remove_below(ingested: BridgeStream, offset: int) -> None:
     where = ck.TopicPartition(ingested.topic, 0, offset)
     client = admin(ingested)
-    client.delete_records([where])[where].result(10)
+    client.delete_records([where])[where].result(60)

@@ -47,7 +47,7 @@ async def process(data: Path, port: int = 0) -> AsyncIterator[tuple[asyncio.subp
     arguments = ("-m", "devenv.downstream", "--port", str(port), "--data", str(data))
     started = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     assert started.stdout is not None
-    line = (await asyncio.wait_for(started.stdout.readline(), 20)).decode()
+    line = (await asyncio.wait_for(started.stdout.readline(), 60)).decode()
     try:
         yield started, line.split()[3].rstrip(",")
     finally:
