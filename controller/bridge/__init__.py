@@ -16,7 +16,7 @@ Then the way of a record, from the consumer to its UserUpdate:
 6. `backlogs`: users with more records than fit into memory.
 7. `pausing`: how much is read ahead.
 
-Last what is reported: `membership`, `consuming` (the condition), `stream_report` (the status), `object_counts`,
+Last what is reported: `membership`, `consuming_condition`, `stream_report` (the status), `object_counts`,
 `controllers`, `metrics`.
 """
 

@@ -18,7 +18,7 @@ from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.assignment import Assignment
 from controller.bridge.backlogs import Backlogs
-from controller.bridge.consuming import ConsumerHealth
+from controller.bridge.consuming_condition import ConsumerHealth
 from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import GroupMembership
@@ -53,7 +53,7 @@ class TopicConsumer:
         fetcher = kafka.Fetcher(config, topic, group, lambda: context.memory_share)
         self._backlogs = Backlogs(context, fetcher, self._dispatcher, self._rejected_events)
         self._member = kafka.GroupMember(
-            config, topic, group, context.instance, self._on_event, lambda: context.memory_share
+            config, topic, group, context.instance, self._on_notification, lambda: context.memory_share
         )
         self._membership = GroupMembership(context, self._member)
         self._pausing = Pausing(context, self._dispatcher, self._backlogs, self._member, self._membership)
@@ -130,8 +130,8 @@ class TopicConsumer:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._context.fail(error)
 
-    def _on_event(self, event: kafka.Notification) -> None:
-        match event:
+    def _on_notification(self, notification: kafka.Notification) -> None:
+        match notification:
             case kafka.Assigned(numbers, serial):
                 self._membership.assigned()
                 self._context.start_error = None

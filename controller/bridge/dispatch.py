@@ -129,7 +129,7 @@ class Dispatcher:
         begun, again = time.monotonic(), None
         try:
             async with self.limiter.turn():
-                await self._context.partitions.hold(record.partition)
+                await self._context.partitions.wait_held(record.partition)
                 answer = await self._attempt(user, record)
             self._count(answer.outcome)
             metrics.CREATE_SECONDS.labels(*self._context.stream_labels).observe(time.monotonic() - begun)

@@ -38,7 +38,7 @@ class OffsetTracker:
         #: The open offsets, rising: an ordered set. A dict would search for its first key through all that have left.
         self._open: OrderedDict[int, None] = OrderedDict()
         #: UserUpdates at and above the position, as a heap; some below it may still be in it.
-        self._made: list[int] = []
+        self._created: list[int] = []
 
     @property
     def position(self) -> int:
@@ -56,12 +56,12 @@ class OffsetTracker:
         return len(self._open)
 
     @property
-    def made_above(self) -> int:
+    def created_above(self) -> int:
         """UserUpdates that the position has not passed. They cannot be collected, finished or not."""
         position = self.position
-        while self._made and self._made[0] < position:
-            heapq.heappop(self._made)
-        return len(self._made)
+        while self._created and self._created[0] < position:
+            heapq.heappop(self._created)
+        return len(self._created)
 
     def begin(self, offset: int) -> bool:
         """A record was read. False where it, or a later one, was read before: then it is open or dealt with already."""
@@ -79,10 +79,10 @@ class OffsetTracker:
         """A record is dealt with."""
         self._open.pop(offset, None)
 
-    def made(self, offset: int) -> None:
+    def created(self, offset: int) -> None:
         """A record is a UserUpdate: one that was just read, or one of a backlog."""
         if offset >= self.position:
-            heapq.heappush(self._made, offset)
+            heapq.heappush(self._created, offset)
 
 
 class Partition:
@@ -125,10 +125,10 @@ class Partition:
         assert self.tracker is not None
         self.tracker.done(offset)
 
-    def made(self, offset: int) -> None:
+    def created(self, offset: int) -> None:
         """A record is a UserUpdate. Reading must have begun."""
         assert self.tracker is not None
-        self.tracker.made(offset)
+        self.tracker.created(offset)
 
     @property
     def lag(self) -> int | None:
@@ -197,7 +197,7 @@ class Partitions:
         since = (max(p.held_until - HOLD_SECONDS, p.committing_since) for p in self._held.values())
         return max((now - accepted for accepted in since), default=0.0)
 
-    async def hold(self, partition: Partition) -> None:
+    async def wait_held(self, partition: Partition) -> None:
         """Wait until the partition is certainly this replica's. Raises Lost when it is revoked."""
         while True:
             if partition.revoked:

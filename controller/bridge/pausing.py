@@ -23,8 +23,8 @@ STARVING_SECONDS = 1.0
 UNCOMMITTED_SECONDS = 5.0
 #: Reading pauses at so many UserUpdates above the positions of a stream's partitions, and resumes below the lower
 #: number: none of them can be collected. A user who is stuck holds a position up for seconds, not for so many updates.
-MADE_HIGH = 20_000
-MADE_LOW = 15_000
+CREATED_HIGH = 20_000
+CREATED_LOW = 15_000
 
 
 class Pausing:
@@ -87,7 +87,9 @@ class Pausing:
         """Pause or resume reading, with hysteresis."""
         suspended = self._context.stream.suspend.ingest
         self._dispatcher.halted = suspended
-        self._context.position_held = self._made_above() > (MADE_LOW if self._context.position_held else MADE_HIGH)
+        self._context.position_held = self._created_above() > (
+            CREATED_LOW if self._context.position_held else CREATED_HIGH
+        )
         limit = (LOW_WATER if self.paused else HIGH_WATER) * self._context.memory_share
         waits = self.starving or self._backlogs.full or self._context.position_held
         paused = suspended or waits or self._context.read_ahead.total + self._unwritten > limit
@@ -110,5 +112,5 @@ class Pausing:
         )
         return not (trouble or self._dispatcher.limiter.failing_for() or self.uncommitted)
 
-    def _made_above(self) -> int:
-        return sum(partition.tracker.made_above for partition in self._partitions if partition.tracker)
+    def _created_above(self) -> int:
+        return sum(partition.tracker.created_above for partition in self._partitions if partition.tracker)

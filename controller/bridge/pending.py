@@ -94,7 +94,7 @@ class PendingRecord:
         """Its UserUpdate is acknowledged: `position` need not wait for it any more."""
         self.free()
         self.origin.done()
-        self.partition.made(self.offset)
+        self.partition.created(self.offset)
 
     def free(self) -> None:
         """It no longer waits in memory: its partition was revoked, or a backlog or RejectedEvent stands for it."""

@@ -358,7 +358,7 @@ class RejectedEvents:
             self._drop_revoked(write)
             try:
                 for partition in {rejected.partition for rejected in write.group}:
-                    await self._partitions.hold(partition)
+                    await self._partitions.wait_held(partition)
             except Lost:
                 continue
             return

@@ -15,7 +15,7 @@ from controller.api import names, secret_data
 from controller.api.update_stream import UpdateStream
 from controller.bridge import metrics
 from controller.bridge.consumer import TopicConsumer
-from controller.bridge.consuming import Consuming, unless_no_bridge
+from controller.bridge.consuming_condition import Consuming, unless_no_bridge
 from controller.bridge.context import BridgeContext, ConsumerContext, TopicChanged
 from controller.bridge.controllers import Controllers, without_controller
 from controller.bridge.membership import JOINING

@@ -10,7 +10,7 @@ from typing import Any
 
 from controller import failpoints
 from controller.bridge import positions
-from controller.bridge.consuming import ConsumerHealth
+from controller.bridge.consuming_condition import ConsumerHealth
 from controller.bridge.context import ConsumerContext
 from controller.bridge.partitions import Partition
 from controller.bridge.positions import Entry

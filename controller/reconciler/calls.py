@@ -134,7 +134,7 @@ class Call:
         """From here on it may arrive."""
         self._sent = True
 
-    async def made(self, answer: Awaitable[Outcome | NotCalled], on_shown: OnShown) -> Outcome | NotCalled | None:
+    async def run(self, answer: Awaitable[Outcome | NotCalled], on_shown: OnShown) -> Outcome | NotCalled | None:
         """The outcome; None where the call was taken back."""
         assert self._task
         try:

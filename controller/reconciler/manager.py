@@ -207,7 +207,7 @@ class Manager:
         self._versions[key] = int(body["metadata"]["resourceVersion"])
         if stream.restored:
             if known is None or not known.restored:
-                self._hold(key, stream)
+                self._set_restored(key, stream)
         elif known is None or known.restored:
             logger.info("Stream started", extra=fields(stream="/".join(key)))
             self._start(key, stream)
@@ -219,7 +219,7 @@ class Manager:
             logger.info("Stream changed", extra=fields(stream="/".join(key), generation=stream.generation))
             self._workers[key].reconfigure(stream)
 
-    def _hold(self, key: tuple[str, str], stream: UpdateStream) -> None:
+    def _set_restored(self, key: tuple[str, str], stream: UpdateStream) -> None:
         """Stop work on a restored stream, and report that, until a person removes the annotation."""
         logger.warning("Stream was restored from a copy: it is not worked on", extra=fields(stream="/".join(key)))
         if key in self._workers:

@@ -336,8 +336,17 @@ class UserWorker:
         def may_repeat() -> bool:
             return self._context.lease.held and self._still(update, step, endpoint) is not None
 
-        made = STEPS_BY_NAME[step], endpoint, update, update.idempotency_key(step), credentials.headers, credentials.tls
-        outcome = await call.made(self._context.downstream.call(*made, may_repeat, call.sending), self._keep_shown)
+        answer = self._context.downstream.call(
+            STEPS_BY_NAME[step],
+            endpoint,
+            update,
+            update.idempotency_key(step),
+            credentials.headers,
+            credentials.tls,
+            may_repeat,
+            call.sending,
+        )
+        outcome = await call.run(answer, self._keep_shown)
         if outcome is not None and not isinstance(outcome, NotCalled):
             self._called = began
         elif first:

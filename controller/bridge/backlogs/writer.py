@@ -152,7 +152,7 @@ class BacklogWriter:
         """Raises Lost where it is not to be written now, or not by this replica any more."""
         while self._uncertain(backlog):
             for queue in list(backlog.queues.values()):
-                await self._partitions.hold(queue.partition)
+                await self._partitions.wait_held(queue.partition)
         # Records of a deleted topic may have been loaded meanwhile: the object lists them until they are rejected.
         if backlog.expired or not self._cache.has(backlog):
             raise Lost

@@ -12,7 +12,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from controller.api.update_stream import KafkaSpec
 from controller.kafka import Assigned, Fetched, GroupMember, Notification, Revoked, Topic, client_config
-from controller.kafka.consumer import MAX_UNCONSUMED
+from controller.kafka.group_member import MAX_UNCONSUMED
 from devenv import probes
 from tests.conftest import StartReplica
 from tests.support.bridge_stream import BridgeStream, good, group_consumer

@@ -14,7 +14,7 @@ import pytest
 from controller.bridge import pausing, streams
 from controller.config import Settings
 from controller.health import Health
-from controller.kafka import consumer
+from controller.kafka import group_member
 from devenv.environment import Environment
 from tests.conftest import StartReplica
 from tests.support.admission import asked, policy, webhook, webhooks_called
@@ -235,12 +235,12 @@ def test_a_position_that_is_held_up_bounds_what_is_made_above_it(
 ) -> None:
     """None of it can be collected. The bounds are a hundredth of what they are, as 20,000 creates take a while."""
     for module, name, value in (
-        (pausing, "MADE_HIGH", 200),
-        (pausing, "MADE_LOW", 150),
+        (pausing, "CREATED_HIGH", 200),
+        (pausing, "CREATED_LOW", 150),
         (pausing, "HIGH_WATER", 100_000),
         (pausing, "LOW_WATER", 60_000),
-        (consumer, "MAX_UNCONSUMED", 60_000),
-        (consumer, "BATCH", 50),
+        (group_member, "MAX_UNCONSUMED", 60_000),
+        (group_member, "BATCH", 50),
     ):
         monkeypatch.setattr(module, name, value)
     count = 2000

@@ -73,18 +73,18 @@ def test_what_is_made_above_the_position_is_counted_until_it_is_passed() -> None
         tracker.begin(offset)
     for offset in (3, 1, 7):
         tracker.done(offset)
-        tracker.made(offset)
+        tracker.created(offset)
     tracker.done(5)  # shown, or in a backlog: no object of this one stays behind
-    assert tracker.made_above == 3
+    assert tracker.created_above == 3
     for offset in (0, 2):
         tracker.done(offset)
-        tracker.made(offset)
-    assert (tracker.position, tracker.made_above) == (4, 1)
-    tracker.made(1)  # read again from a backlog, below the position
-    assert tracker.made_above == 1
+        tracker.created(offset)
+    assert (tracker.position, tracker.created_above) == (4, 1)
+    tracker.created(1)  # read again from a backlog, below the position
+    assert tracker.created_above == 1
     for offset in range(10):
         tracker.done(offset)
-    assert tracker.made_above == 0
+    assert tracker.created_above == 0
 
 
 def test_a_record_that_is_never_done_costs_no_memory_for_those_above_it() -> None:

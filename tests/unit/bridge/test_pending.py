@@ -57,9 +57,9 @@ def test_a_record_that_is_given_up_gives_its_memory_back_and_keeps_the_position(
 def test_a_user_update_above_the_position_is_counted_until_the_position_has_passed_it(partition: Partition) -> None:
     first, second = (read(partition, ReadAhead(), offset) for offset in (5, 6))
     second.done()
-    assert partition.tracker and partition.tracker.made_above == 1
+    assert partition.tracker and partition.tracker.created_above == 1
     first.done()
-    assert partition.tracker.made_above == 0
+    assert partition.tracker.created_above == 0
 
 
 def test_a_record_that_was_read_again_leaves_its_backlog_when_it_is_done(partition: Partition) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.bridge.consuming import Consuming
+from controller.bridge.consuming_condition import Consuming
 from controller.bridge.membership import JOINING
 from controller.clients.stream_status import NO_BRIDGE, condition
 

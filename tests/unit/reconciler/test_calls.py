@@ -62,7 +62,7 @@ class Calling:
         calls = Calls(cast(Any, None), cast(Any, None), cast(Any, self.events))  # none of them lasts for a second
         self.call = Call(calls, self.update, "profile", self.stream.steps["profile"], NOW)
         self.begun.set()
-        return await self.call.made(self.answer, lambda update, before: None)
+        return await self.call.run(self.answer, lambda update, before: None)
 
     def look(self) -> None:
         """As the user's worker does when something has changed."""

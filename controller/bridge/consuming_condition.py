@@ -11,7 +11,7 @@ from typing import Any
 from controller.bridge.backlogs import Backlogs
 from controller.bridge.context import ConsumerContext
 from controller.bridge.membership import JOINING, GroupMembership
-from controller.bridge.pausing import MADE_LOW, Pausing
+from controller.bridge.pausing import CREATED_LOW, Pausing
 from controller.clients.process_lease import ProcessLease
 from controller.clients.stream_status import NO_BRIDGE, condition, with_condition
 
@@ -129,10 +129,10 @@ class ConsumerHealth:
 
     def _position_held(self, refused: str) -> str:
         known = [partition for partition in self._partitions if partition.tracker]
-        most = max(known, key=lambda partition: partition.tracker.made_above if partition.tracker else 0)
+        most = max(known, key=lambda partition: partition.tracker.created_above if partition.tracker else 0)
         return (
-            f"over {MADE_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at position"
-            f" {most.position}: its record waits. {refused}"
+            f"over {CREATED_LOW:,} updates are made and cannot be collected, as partition {most.number} stays at"
+            f" position {most.position}: its record waits. {refused}"
         ).strip()
 
     def _not(self, reason: str, message: str) -> Consuming:
