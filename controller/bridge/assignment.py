@@ -184,7 +184,7 @@ class Assignment:
             where = "; ".join(moved)
             note = (
                 f"offsets of group {group} are not those that this stream has committed, and do not count; its"
-                f" positions do: {where}. To read records again apply another UpdateStream; see Replay in the README"
+                f" positions do: {where}. To read records again apply another UpdateStream: see Replay, docs/backup.md"
             )
             logger.warning("%s", note, extra=self._fields(()))
             regarding = reference("UpdateStream", stream.namespace, stream.name, stream.uid)

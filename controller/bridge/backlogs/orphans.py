@@ -102,7 +102,7 @@ def _report_given_up(recorder: EventRecorder, stream: Key, records: int) -> None
     note = (
         f"UserBacklogs were deleted whose stream is gone: {records:,} records that waited in them are given up. A"
         " stream that is applied again under this name goes on at its group's offsets, which lie behind them. To read"
-        " them, apply one with another name and group: see Replay in the README"
+        " them, apply one with another name and group: see Replay, docs/backup.md"
     )
     logger.warning("%s", note, extra=logs.fields(stream=names.namespaced_name(namespace, name)))
     recorder.event(reference("UpdateStream", namespace, name), "Warning", "RecordsGivenUp", "Deleting", note)

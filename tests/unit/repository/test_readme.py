@@ -49,6 +49,26 @@ def test_every_decision_is_in_the_index() -> None:
     assert [name for name in sorted(notes) if f"]({name})" not in index] == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_what_the_tables_of_the_code_name_is_there(name: str) -> None:
+    """In the README behind each file, in parentheses; in CONTRIBUTING before it."""
+    text = (ROOT / name).read_text()
+    behind = re.findall(r"\((controller/[\w/]+\.py)\) \(([^)]*)\)", text)
+    before = [
+        (path, names) for names, path in re.findall(r"(`[\w.`, ]+`) in \[[\w/.]+\]\((controller/[\w/]+\.py)\)", text)
+    ]
+    named = [
+        (ROOT / path, part)
+        for path, names in behind + before
+        for word in re.findall(r"`([\w.]+)`", names)
+        for part in word.split(".")
+    ]
+    assert len(named) >= 5
+    assert [
+        (path.name, part) for path, part in named if not re.search(rf"(def|class) {part}\b", path.read_text())
+    ] == []
+
+
 def functions(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
