@@ -71,6 +71,11 @@ class WorkingSet:
         return self._unseen + self._reserved.total()
 
     @property
+    def version(self) -> int:
+        """Everything up to this version was shown."""
+        return self._version
+
+    @property
     def full(self) -> bool:
         return self._total >= self._limits.max_objects
 
@@ -170,19 +175,28 @@ class WorkingSet:
         """The watch has shown everything up to that version."""
         self._version = max(self._version, version)
 
-    def listed(self, updates: Iterable[Mapping[str, Any]], version: int) -> None:
-        """All unfinished updates at that version, as whole objects."""
+    def listed(self, updates: Iterable[Mapping[str, Any]], version: int, asked_at: int) -> None:
+        """All unfinished updates at that version, as whole objects.
+
+        `asked_at` is the `version` that was shown when they were asked for; the watch may have gone on since.
+        """
         bodies = {update["metadata"]["name"]: update["spec"] for update in updates}
-        self.listed_labels({name: names.user_label(spec["user"]) for name, spec in bodies.items()}, version)
+        labels = {name: names.user_label(spec["user"]) for name, spec in bodies.items()}
+        self.listed_labels(labels, version, asked_at)
         for name, spec in bodies.items():
             if source := spec.get("source"):
                 key = (source["topicId"], source["partition"], spec["user"])
                 self._place(name, self._updates[name], key, source["offset"])
 
-    def listed_labels(self, labels: Mapping[str, str], version: int) -> None:
-        """All unfinished updates at that version: the user's label by name. What was created later is kept."""
+    def listed_labels(self, labels: Mapping[str, str], version: int, asked_at: int | None = None) -> None:
+        """All unfinished updates at that version: the user's label by name. What was created later is kept.
+
+        Where the list is older than what was shown when it was asked for (`asked_at`; None: no watch has gone on
+        since), the API server was restored from a backup: then no update is left that only the watch has shown.
+        """
+        restored = version < (self._version if asked_at is None else asked_at)
         for name, entry in list(self._updates.items()):
-            if name not in labels and (entry.seen or entry.version <= version):
+            if name not in labels and (entry.version <= version or (restored and entry.seen)):
                 self._remove(name, entry)
         for name, label in labels.items():
             self.shown(label, name, version)

@@ -32,9 +32,9 @@ class WorkingSetReflector:
 
     async def refresh(self) -> None:
         """A LIST now, and the watch from there on. Raises ApiError."""
-        cluster = self._context.cluster
+        cluster, asked_at = self._context.cluster, self._working_set.version
         listing = await cluster.list(UPDATES, self._namespace, field_selector=self._selector)
-        self._working_set.listed(listing.items, listing.resource_version)
+        self._working_set.listed(listing.items, listing.resource_version, asked_at)
         self.stop()
         self._watch = asyncio.create_task(self._follow(listing))
         self._watch.add_done_callback(self._ended)

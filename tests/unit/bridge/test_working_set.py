@@ -307,11 +307,42 @@ def test_a_list_drops_what_is_over_and_keeps_what_is_newer() -> None:
     create(working_set, 1, "over", 5)
     create(working_set, 2, "newer", 9, user="bo")
     hand_made = {"metadata": {"name": "hand"}, "spec": {"user": "cy"}}
-    working_set.listed([listed("there", 7, "dan"), listed("first", 3, "dan"), hand_made], version=7)
+    working_set.listed([listed("there", 7, "dan"), listed("first", 3, "dan"), hand_made], version=7, asked_at=5)
     assert working_set.after(event("ana", 99)) is None
     assert working_set.after(event("bo", 99)) == "newer"
     assert working_set.after(event("dan", 99)) == "there"
     assert working_set.after(event("cy", 99)) is None
+
+
+def test_what_the_watch_has_shown_beyond_a_list_stays_with_its_offset() -> None:
+    """Partitions are assigned to a replica that has others: it lists while updates are created, and its watch goes on.
+
+    The next watch shows the update again, without its offset: the user's next one would name none.
+    """
+    working_set = make_working_set(100)
+    working_set.reached(5)
+    create(working_set, 1, "one", version=9)
+    working_set.shown("ana", "one", 9)
+    working_set.listed([], version=7, asked_at=5)
+    assert working_set.after(event("ana", 2)) == "one"
+    assert working_set.taken == 1
+    working_set.shown("ana", "one", 9)
+    assert (working_set.after(event("ana", 2)), working_set.taken) == ("one", 1)
+    working_set.gone("one", 10)
+    assert (working_set.after(event("ana", 2)), working_set.taken) == (None, 0)
+
+
+def test_a_list_from_before_what_was_shown_takes_it_back() -> None:
+    """The API server was restored from a backup, and no watch will show an end of what came after it."""
+    working_set = make_working_set(100)
+    create(working_set, 1, "one", version=9)
+    working_set.shown("ana", "one", 9)
+    working_set.listed_labels({}, 7)
+    assert (working_set.after(event("ana", 2)), working_set.taken) == (None, 0)
+    create(working_set, 1, "one", version=19)
+    working_set.shown("ana", "one", 19)
+    working_set.listed([], version=17, asked_at=19)
+    assert (working_set.after(event("ana", 2)), working_set.taken) == (None, 0)
 
 
 def test_the_end_of_an_update_that_was_made_anew_is_not_that_of_the_new_one() -> None:
