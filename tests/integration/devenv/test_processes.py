@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from devenv import broker, probes, sources
-from devenv.errors import PortTaken, StartFailed
-from devenv.layout import HOST, Layout, Ports
+from devenv.errors import DevenvError, PortTaken, StartFailed
+from devenv.layout import HOST, PORTS, Layout, Ports, port_range
 from devenv.processes import Command, Processes
 from tests.support.eventually import eventually
 
@@ -65,6 +65,18 @@ def test_ports_are_kept_and_lie_below_the_ephemeral_range(layout: Layout) -> Non
     assert Ports(layout).get("a") == first
     assert Ports(layout).get("b") != first
     assert 1024 < first < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def test_environments_side_by_side_choose_from_ranges_of_their_own(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = [range(*map(int, port_range(part, 3).split("-"))) for part in range(3)]
+    assert ranges[0].stop < ranges[1].start < ranges[1].stop < ranges[2].start
+    monkeypatch.setenv(PORTS, port_range(1, 3))
+    assert all(Ports(layout).get(name) in ranges[1] for name in "abcdefgh")
+    monkeypatch.setenv(PORTS, "15000")
+    with pytest.raises(DevenvError, match="USERUPDATES_PORTS is '15000'"):
+        Ports(layout).get("i")
 
 
 def test_pid_is_that_of_the_process_itself(layout: Layout, processes: Processes, web: Command) -> None:
