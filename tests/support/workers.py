@@ -94,12 +94,14 @@ def place() -> tuple[int, int]:
 
 
 def count(config: pytest.Config) -> int | None:
-    """How many workers `-n auto` starts; None: what pytest-xdist's own variable says."""
+    """How many workers `-n auto` starts; None: what pytest-xdist's own variable says. One module needs none."""
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
+    paths = {str(argument).partition("::")[0] for argument in config.args}
+    if len(paths) == 1 and next(iter(paths)).endswith(".py"):
+        return 0
     processors = os.cpu_count() or 1
-    units_only = all("tests/unit" in str(argument) for argument in config.args)
-    if units_only:
+    if all("tests/unit" in path for path in paths):
         return processors
     return max(1, min(WORKERS_PER_CPU * processors, psutil.virtual_memory().total // MEMORY))
 
