@@ -1,4 +1,7 @@
-"""Which delays are over when a step gets another url or Secret, or its Secret other entries; how that is noticed."""
+"""Which delays are over when a step gets another url or Secret, or its Secret other entries; how that is noticed.
+
+And the names under which calls are counted.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
+from prometheus_client import REGISTRY
 
 from controller.api.update_stream import StepSpec, UpdateStream
 from controller.api.user_update_status import Reason
-from controller.core.outcomes import Busy, Outcome
+from controller.core.outcomes import Busy, Done, Misconfigured, Outcome, Rejected, Retry
 from controller.core.sharding import shards
 from controller.reconciler import context as module
 from controller.reconciler import step_secrets
@@ -168,3 +172,21 @@ async def test_a_correction_of_long_ago_ends_no_delay_that_another_controller_ha
     await wake(context, worker)
     assert downstream.begun == 0
     worker.drop()
+
+
+def test_calls_are_counted_under_names_that_dashboards_and_alerts_know() -> None:
+    """They are made of the classes' names, which a redesign may change: these may not."""
+    outcomes: dict[str, Outcome] = {
+        "done": Done({}),
+        "busy": Busy("503 from profile"),
+        "retry": Retry("500 from profile"),
+        "misconfigured": Misconfigured("401 from profile"),
+        "rejected": Rejected("422 from profile"),
+    }
+    assert {type(outcome) for outcome in outcomes.values()} == set(get_args(Outcome))
+    context, _ = made(make_stream(name="counted"))
+    for name, outcome in outcomes.items():
+        labels = {"namespace": "default", "stream": "counted", "step": "profile", "outcome": name}
+        assert REGISTRY.get_sample_value("enrichment_controller_calls_total", labels) is None
+        context.count_call("profile", outcome, make_update(), context.now(), context.now())
+        assert REGISTRY.get_sample_value("enrichment_controller_calls_total", labels) == 1

@@ -66,6 +66,25 @@ def broken(document: Path) -> list[str]:
     return found
 
 
+def pointers() -> Iterator[str]:
+    """The pages that the code and the manifests name, with the heading that a message names: `docs/a.md#heading`."""
+    for folder in ("controller", "devenv", "demo", "crds", "deploy"):
+        for path in ROOT.glob(f"{folder}/**/*"):
+            if path.suffix in (".py", ".yaml"):
+                text = path.read_text()
+                yield from re.findall(r"\bdocs/[\w/-]+\.md", text)
+                for heading, page in re.findall(r"\bsee (\w+)(?:,| in)(?: the)? (README|docs/[\w/-]+\.md)", text):
+                    yield f"{'README.md' if page == 'README' else page}#{heading.lower()}"
+
+
+def test_the_code_points_to_pages_and_headings_that_exist() -> None:
+    found = set(pointers())
+    assert "docs/backup.md#replay" in found, "else this would say nothing"
+    for page, _, heading in (pointer.partition("#") for pointer in found):
+        assert (ROOT / page).exists(), page
+        assert not heading or heading in anchors(ROOT / page), f"{page}#{heading}"
+
+
 def test_the_readme_is_one_page() -> None:
     assert len(README.read_text().splitlines()) <= MAX_README
 
