@@ -1,22 +1,22 @@
 """`python -m controller bridge`: Kafka records become UserUpdates, for every UpdateStream of the cluster.
 
-The order in which to read it. First who consumes:
+Read the modules in this order. First those that consume:
 
-1. `context`: what all streams share, and what all parts share that consume one topic.
+1. `context`: what all streams share, and what all objects share that consume one topic.
 2. `streams`: all UpdateStreams. `stream`: one of them, with its Secret and its topic. `consumer`: its topic, as one
    member of its consumer group.
 3. `assignment`: what is done with a partition when it is assigned or revoked. `partitions`: those that are assigned.
    `positions`: where reading begins.
 
-Then the way of a record, from the consumer to its UserUpdate:
+Then those that a record passes, from the consumer to its UserUpdate:
 
 4. `pending`: records in memory, each user's in order. `dispatch`: creates their UserUpdates, by `creator`, as fast as
-   `write_limiter` allows. `working_set`: who may have the next one, and after which one it comes.
+   `write_limiter` allows. `working_set`: which user may have the next one, and which update it comes after.
 5. `rejected_events`: records that can never become a UserUpdate.
 6. `backlogs`: users with more records than fit into memory.
-7. `pausing`: how much is read ahead.
+7. `pausing`: limits how much is read ahead.
 
-Last what is reported: `membership`, `consuming_condition`, `stream_report` (the status), `object_counts`,
+Last those that report: `membership`, `consuming_condition`, `stream_report` (the status), `object_counts`,
 `controllers`, `metrics`.
 """
 

@@ -1,8 +1,8 @@
-"""What is done with a partition when it is assigned, when it is revoked, and when Kafka does not have its next record.
+"""Begins to read assigned partitions, releases revoked ones, and reads on where Kafka lacks the next record.
 
-Before the first create of an assigned partition: a consistent LIST of unfinished updates and of RejectedEvents, the
-user's backlogs, an entry in the stream's status, and a commit that the coordinator accepts. Before a revoked partition
-is given back: its creates acknowledged, its position written.
+These come before the first create of an assigned partition: a consistent LIST of unfinished updates and of
+RejectedEvents, the backlogs of its users, an entry in the stream's status, and a commit that the coordinator accepts.
+A revoked partition is given back when its creates are acknowledged and its position is written.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from controller.errors import ApiError, NotFound
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+#: Seconds until what was refused is tried again.
 RETRY_SECONDS = 0.5
-#: Where a person has to mend a backlog: each try lists all backlogs.
+#: The same where a person has to mend a backlog: each try lists all backlogs.
 UNREADABLE_SECONDS = 3.0
-#: Where a partition has no leader.
+#: The same where a partition has no leader.
 UNANSWERED_SECONDS = 2.0
-#: Where a partition ends before its position.
+#: The same where a partition ends before its position.
 CUT_OFF_SECONDS = 2.0
 #: Attempts to write an Event: for about a minute.
 EVENT_ATTEMPTS = 12
@@ -130,7 +131,7 @@ class Assignment:
         positions.check_room(await self._status.read(), replace(self._topic, partitions=partitions))
 
     async def _list(self) -> None:
-        """What must be known before the first create. Raises ApiError."""
+        """Read what must be known before the first create. Raises ApiError."""
         await self._reflector.refresh()
         await self._rejected_events.refresh()
 
@@ -158,8 +159,8 @@ class Assignment:
     async def _first_positions(self, highest: int) -> dict[str, Any]:
         """Write the first positions of a stream: those of all partitions at once, other replicas' too.
 
-        All, or none. One that is left out, as it has no leader just now, could not begin at its commit later: commits
-        do not count once there are entries. It would begin anew, or with `latest` behind records that were never read.
+        All are written, or none. A partition that was left out because it has no leader could not begin at its commit
+        later, as commits do not count once there are entries. It would begin at its first offset.
         """
         stream = self._context.stream
         topic = await self._lookup.describe()
@@ -193,7 +194,7 @@ class Assignment:
             )
 
     async def _range_with_position(self, partition: Partition) -> kafka.Watermarks | None:
-        """What the partition has, once it does not end before the position. None: it is another replica's now."""
+        """The partition's watermarks, once it does not end before the position; None when it was revoked."""
         try:
             while (there := await self._retry(partial(self._range, partition))) is not None:
                 after = partition.tracker.next if partition.tracker is not None else 0
@@ -210,13 +211,13 @@ class Assignment:
             self._errors.pop(partition, None)
 
     async def _range(self, partition: Partition) -> kafka.Watermarks | None:
-        """None: it is another replica's now. Raises KafkaError."""
+        """The partition's watermarks; None when it was revoked. Raises KafkaError."""
         if partition.revoked:
             return None
         return (await self._lookup.all_watermarks([partition.number]))[partition.number]
 
     def _reject_removed(self, partition: Partition, first: int, last: int) -> None:
-        """Kafka removed these records before they were read: one RejectedEvent for all."""
+        """Write one RejectedEvent for all of these records, which Kafka removed before they were read."""
         tracker = partition.tracker
         assert tracker is not None
         tracker.begin(first)
@@ -225,7 +226,7 @@ class Assignment:
         self._rejected_events.expire(record, last, last - first + 1, UNREAD, PartitionOffset(partition, first))
 
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call it until it succeeds; meanwhile the condition says why it does not. Raises NotFound: no stream."""
+        """Call it until it succeeds; meanwhile the condition says why it does not. Raises NotFound without a stream."""
         logged = ""
         while True:
             try:

@@ -32,9 +32,9 @@ from controller.core.records import Record, Rejection, read_record
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at the topic, which is also looked at before each batch of records.
+#: Seconds between checks of the topic, which is also checked before each batch of records.
 TOPIC_SECONDS = 2.0
-#: Seconds between looks where batches come fast. It is short, so that a record that comes alone need not wait.
+#: Seconds between checks where batches come fast. It is short, so that a record that comes alone need not wait.
 LOOK_SECONDS = 0.005
 COMMIT_SECONDS = 1.0
 OBSERVE_SECONDS = 0.5
@@ -42,7 +42,7 @@ RETRY_SECONDS = 0.5
 
 
 class TopicConsumer:
-    """It begins when it is made. `run` ends with TopicChanged, KafkaError, NotFound (no such stream) or Outdated."""
+    """Joins the group when it is made. `run` raises TopicChanged, KafkaError, NotFound (no such stream) or Outdated."""
 
     def __init__(self, context: ConsumerContext) -> None:
         self._context = context
@@ -64,7 +64,7 @@ class TopicConsumer:
             context, self._member, self._reflector, self._rejected_events, self._backlogs, self._reporter
         )
         self._fetched: list[tuple[Partition, Record | kafka.PartitionEnd]] = []
-        self._on_the_way = 0
+        self._fetched_bytes = 0
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,7 +152,7 @@ class TopicConsumer:
                 self._context.start_error = None
                 self._membership.served()
                 self._membership.fetched({item.partition for item in items})
-                self._on_the_way += size
+                self._fetched_bytes += size
                 self._fetched += [(p, item) for item in items if (p := self._partitions.get(item.partition))]
                 self._arrived.set()
             case kafka.Committed(offsets, sent):
@@ -169,7 +169,7 @@ class TopicConsumer:
                 self._context.fail(kafka.KafkaError(reason, message))
 
     async def _check_topic(self) -> None:
-        """Take up records once the topic is known to be the same: one that was made again has other records there."""
+        """Take up records once the topic's id was checked: a topic that was made again has others at their offsets."""
         looked = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
@@ -179,13 +179,13 @@ class TopicConsumer:
             looked = time.monotonic()
             self._arrived.clear()
             fetched, self._fetched = self._fetched, []
-            size, self._on_the_way = self._on_the_way, 0
+            size, self._fetched_bytes = self._fetched_bytes, 0
             try:
                 await self._context.verify_topic()
             except kafka.KafkaError as error:
                 self._context.topic_error = error
                 self._fetched = fetched + self._fetched
-                self._on_the_way += size
+                self._fetched_bytes += size
                 self._arrived.set()
                 await asyncio.sleep(RETRY_SECONDS)
             else:

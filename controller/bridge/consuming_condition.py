@@ -101,7 +101,7 @@ class ConsumerHealth:
         return self._flow()
 
     def _flow(self) -> Consuming:
-        """The member has partitions, and Kafka gives their records: whether they are read."""
+        """The condition of a member that has partitions whose records Kafka delivers."""
         if self._backlogs.full:
             return self._not("BacklogFull", "a user has more records waiting than a UserBacklog holds")
         if self._pausing.starving:

@@ -1,4 +1,4 @@
-"""What the parts of the bridge share: all streams of a process, and all parts that consume one topic."""
+"""What all streams of a bridge share, and what all objects share that consume one topic."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from controller.clients.process_lease import ProcessLease
 from controller.clients.stream_status import StreamStatus
 from controller.kafka import AdminClients, KafkaError, Topic, TopicLookup
 
-#: So many streams may each fill the memory that one may use, 32 MiB; of more, each has an equal part of that.
+#: Up to so many streams may use 32 MiB of memory each. More streams share as much as these have, in equal parts.
 FULL_SHARES = 3
-#: Times in a row that the topic must be missing: brokers learn of a new topic one after the other.
+#: The topic counts as missing after so many answers in a row: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
 #: Brokers may go on describing a deleted topic for seconds. After so many seconds with the same id they no longer do.
 CERTAIN_SECONDS = 60.0
@@ -59,7 +59,7 @@ class BridgeContext:
 
 @dataclass(slots=True)
 class ConsumerContext:
-    """What the parts share that consume one topic as one member of the stream's group."""
+    """What all objects share that consume one topic as one member of the stream's group."""
 
     bridge: BridgeContext
     #: As it stands now; `topic` and `groupId` are those that the consumer began with.
@@ -72,7 +72,7 @@ class ConsumerContext:
     topic: Topic
     #: Name of this replica within the stream's group.
     instance: str
-    #: Outlives this consumer.
+    #: The stream's next consumer gets the same one.
     counted: CountedRecords
     partitions: Partitions = field(default_factory=Partitions)
     #: One for each kind of object that is written.
@@ -84,11 +84,11 @@ class ConsumerContext:
     alone: bool = True
     #: Why the topic cannot be described for now.
     topic_error: KafkaError | None = None
-    #: What keeps partitions from being begun, until one is.
+    #: Why no partition can be begun; None when one was begun.
     start_error: KafkaError | None = None
-    #: Too many updates are made above a position: further records wait in Kafka.
+    #: Too many updates were created above a position: further records wait in Kafka.
     position_held: bool = False
-    #: Why some partitions are not read while others are, by whatever found it.
+    #: Why some partitions are not read while others are. The key is what has found it, and removes it.
     partition_errors: dict[object, KafkaError] = field(default_factory=dict)
     #: When the topic was described first and last, by the monotonic clock.
     described_first: float = field(default_factory=time.monotonic)
@@ -129,7 +129,7 @@ class ConsumerContext:
 
     @property
     def topic_is_certain(self) -> bool:
-        """The topic has had its id for so long that no broker which says so can be behind the times."""
+        """The topic has had its id for so long that a broker which reports this id cannot be out of date."""
         return self.described_last - self.described_first >= CERTAIN_SECONDS
 
     @property

@@ -27,9 +27,9 @@ LOOK_SECONDS = 15.0
 class Missing:
     """A Lease of a stream has not been renewed for a minute."""
 
-    #: For the condition.
+    #: Which Lease that is, for the condition.
     message: str
-    #: None of the stream's Leases has.
+    #: No Lease of the stream has been renewed.
     whole: bool
 
 

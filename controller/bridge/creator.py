@@ -1,9 +1,9 @@
 """Creates the UserUpdate of one record, in one attempt. No refusal is final: the caller tries again.
 
-The update is acknowledged by a 201; or by a 409 AlreadyExists and a GET that shows the same topic id, partition and
-offset, or answers 404, as it was finished and collected then. Any other refusal is followed by the same GET: quotas,
-policies and webhooks are judged before the name, so the update may be there all the same. An overloaded server is not
-asked twice.
+A 201 acknowledges the update. So does a 409 AlreadyExists, if a GET then shows the same topic id, partition and offset,
+or answers 404 because the update was finished and collected. After any other refusal the same GET is sent: the API
+server judges quotas, policies and webhooks before the name, so the update may exist all the same. An overloaded server
+is not asked twice.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ async def create(cluster: Cluster, manifest: Body) -> Answer:
     except AlreadyExists:
         return await _look(cluster, manifest) or AlreadyFinished()
     except ApiError as error:
-        if error.status in (0, 429) or (answer := await _look_aside(cluster, manifest)) is None:
+        if error.status in (0, 429) or (answer := await _look_unless_refused(cluster, manifest)) is None:
             raise
         return answer
     return Present(int(body["metadata"]["resourceVersion"]), new=True)
 
 
-async def _look_aside(cluster: Cluster, manifest: Body) -> Answer | None:
+async def _look_unless_refused(cluster: Cluster, manifest: Body) -> Answer | None:
     """As `_look`; None where that is refused too: the first refusal matters more."""
     try:
         return await _look(cluster, manifest)

@@ -1,8 +1,8 @@
-"""From a pending record to its UserUpdate: a slot in the working set, the create, its acknowledgement.
+"""Creates the UserUpdates of pending records: each record gets a slot in the working set, and then its create.
 
 Each user has one create at a time, in order; users are served in parallel. A record is done when its UserUpdate is
-acknowledged. One whose create is refused becomes the first of its user again, gives its slot to others, and wants
-another one when it is to be tried again.
+acknowledged. A record whose create is refused becomes the first of its user again and releases its slot. It gets
+another slot when it is tried again.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Dispatcher:
         #: Users whose first record was refused, each with the timer that tries it again.
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: When a slot was granted last, to anybody and to each user with pending records, by the monotonic clock.
         self._last_grant = time.monotonic()
         self._granted: dict[str, float] = {}
 

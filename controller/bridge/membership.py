@@ -1,6 +1,6 @@
-"""How this replica stands with its consumer group, and what keeps partitions from being read: for the condition.
+"""The state of this replica in its consumer group, and why partitions are not read, for the condition Consuming.
 
-The member itself does not learn all of it, so the brokers are asked from outside as well:
+The member itself does not learn all of it, so an admin client asks the brokers as well:
 
 - A member that cannot join does not always receive an error. librdkafka waits silently, for instance for a coordinator.
 - The coordinator gives a static member that comes back the assignment that it had, and does not count the partitions
@@ -49,7 +49,7 @@ class GroupMembership:
         self._group = context.group
         self._suffix = names.member_suffix(context.stream.namespace, context.stream.name)
         self._errors = context.partition_errors
-        #: The group has given this member its partitions, if only none. It may have lost them since.
+        #: The group has given this member its partitions, perhaps none. It may have lost them since.
         self.joined = False
         #: Since when this member is not in the group, by the monotonic clock; None: it is.
         self._outside_since: float | None = time.monotonic()
@@ -75,10 +75,10 @@ class GroupMembership:
             return self._refused
         return None if self._all_assigned else self._refused or self._undescribed
 
-    # What the member is notified of
+    # Notifications of the member
 
     def assigned(self) -> None:
-        """The coordinator has assigned partitions to this member, if only none."""
+        """The coordinator has assigned partitions to this member, perhaps none."""
         self.joined, self._outside_since, self._undescribed, self.waits = True, None, None, ""
         self.served()
 
@@ -100,18 +100,18 @@ class GroupMembership:
         self._refused = None
 
     def fetched(self, partitions: Iterable[int]) -> None:
-        """These partitions do not refuse to be fetched any more, or were revoked."""
+        """These partitions can be fetched again, or were revoked."""
         for partition in partitions:
             self._errors.pop(("fetch", partition), None)
 
     # The group
 
     async def _watch_group(self) -> None:
-        """Describe the group again and again; where it leaves partitions to nobody, ask for a rebalance.
+        """Describe the group again and again. Where partitions are assigned to nobody, ask for a rebalance.
 
-        What is reported has been so twice in a row. Each member asks for a rebalance by itself. The coordinator does
-        one only when the group's leader asks; to the others it repeats what it has said. Neither revokes anything
-        (docs/decisions/0048-what-kafka-answers.md).
+        A fault is reported when it was found twice in a row. Each member asks for a rebalance by itself. The
+        coordinator rebalances only when the group's leader asks, and answers the others with the assignment that they
+        have. Neither revokes a partition (docs/decisions/0048-what-kafka-answers.md).
         """
         missing_before: set[int] = set()
         foreign_before: Mapping[int, str] = {}
@@ -171,9 +171,10 @@ class GroupMembership:
     # The ends of the partitions
 
     async def _watch_ends(self) -> None:
-        """Ask for the ends of the partitions, for the lag, and find those that are not read.
+        """Ask for the ends of the partitions, for the lag, and find the partitions that are not read.
 
-        What is reported has been so twice in a row: by then an election is over, and an everyday transaction has ended.
+        A fault is reported when it was found twice in a row: by then an election is over, and a usual transaction has
+        ended.
         """
         # Reading stops at an open transaction.
         committed = self._context.stream.kafka.config.get("isolation.level") != "read_uncommitted"

@@ -1,4 +1,4 @@
-"""How many UserBacklogs and RejectedEvents each stream has, those of all replicas, and which are being deleted."""
+"""Counts the UserBacklogs and RejectedEvents of each stream, of all replicas, and knows which are being deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StreamCounts:
 
 
 class ObjectCounts:
-    """Of one kind, for all streams."""
+    """Counts the objects of one kind, for all streams."""
 
     def __init__(self, cluster: Cluster, resource: Resource, scope: Scope) -> None:
         self._cluster = cluster
@@ -50,10 +50,7 @@ class ObjectCounts:
         self.deleted: dict[Key, str] = {}
 
     def count(self, stream: Key) -> int | None:
-        """Objects of that stream, by their label: one whose label someone changed is counted where it says.
-
-        None until they have been listed: until then there may be some that were not seen.
-        """
+        """Objects with the label of that stream; None until they have been listed, as some may not be seen yet."""
         return self._counts[stream] if self._scope.of(stream[0]) in self._listed else None
 
     async def follow(self) -> None:

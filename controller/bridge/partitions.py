@@ -4,9 +4,10 @@ A record is dealt with when it is a UserUpdate, a RejectedEvent or in a UserBack
 of each user, and users in parallel, so `OffsetTracker` keeps those offsets that are still open. `position` is the
 lowest of them.
 
-Until when a partition is held: a heartbeat proves nothing, as librdkafka's own thread sends them while Python stands
-still. An accepted commit does, as the coordinator has checked member and generation. It holds the assignment until its
-sending time + session.timeout.ms - heartbeat.interval.ms (docs/decisions/0041-assignment-deadline.md).
+A heartbeat does not prove that a partition is still assigned: librdkafka's own thread sends heartbeats while Python is
+blocked. An accepted commit proves it, as the coordinator has checked member and generation. From then on the partition
+is certainly held until the commit's sending time + session.timeout.ms - heartbeat.interval.ms
+(docs/decisions/0041-assignment-deadline.md).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class OffsetTracker:
 
     Pure. Offsets have gaps (compaction, markers of transactions), so only records that were read are counted.
 
-    A record that is dealt with takes no memory here, even while a lower one is open; but for 8 bytes of each UserUpdate
-    that was created above the position. `pausing` bounds their number: none of them can be collected.
+    A record that is dealt with takes no memory here, even while a lower one is open. Only each UserUpdate that was
+    created above the position takes 8 bytes. `pausing` bounds their number, because none of them can be collected.
     """
 
     def __init__(self, start: int) -> None:
@@ -80,7 +81,7 @@ class OffsetTracker:
         self._open.pop(offset, None)
 
     def created(self, offset: int) -> None:
-        """A record is a UserUpdate: one that was just read, or one of a backlog."""
+        """The UserUpdate of a record exists. The record was read just now, or fetched from a backlog."""
         if offset >= self.position:
             heapq.heappush(self._created, offset)
 
@@ -101,9 +102,9 @@ class Partition:
         self.recorded: int | None = None
         #: The offset that the coordinator has accepted last.
         self.committed: int | None = None
-        #: The offset of its next record, as last asked for.
+        #: The offset after its last record, as the brokers answered last.
         self.high: int | None = None
-        #: Whether it answered then: without a leader it does not.
+        #: Whether the partition answered when it was asked last: without a leader it does not.
         self.answers = True
         #: Until when it is certainly this replica's, in seconds of the monotonic clock.
         self.held_until = float("-inf")
@@ -126,7 +127,7 @@ class Partition:
         self.tracker.done(offset)
 
     def created(self, offset: int) -> None:
-        """A record is a UserUpdate. Reading must have begun."""
+        """The UserUpdate of a record exists. Reading must have begun."""
         assert self.tracker is not None
         self.tracker.created(offset)
 

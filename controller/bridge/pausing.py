@@ -1,4 +1,4 @@
-"""Limits how much is read ahead: pauses and resumes the partitions, and moves users into backlogs."""
+"""Limits how much is read ahead: pauses and resumes all partitions of a consumer, and moves users into backlogs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from controller.bridge.dispatch import Dispatcher
 from controller.bridge.membership import GroupMembership
 from controller.kafka import GroupMember
 
-#: Bytes of read-ahead at which reading pauses, and below which it resumes. With librdkafka's queues, what is on its way
-#: from its thread, and what is read again, a stream stays under 32 MiB.
+#: Bytes of read-ahead at which reading pauses, and below which it resumes. Together with librdkafka's queues, with
+#: what its thread has delivered and the event loop has not taken up, and with what is fetched again, a stream takes
+#: less than 32 MiB.
 HIGH_WATER = 18 << 20
 LOW_WATER = 12 << 20
-#: Bytes for which an offset counts that is in no UserBacklog yet, as many as for a small record: where backlogs cannot
-#: be written, moving records there must not make room for more. Some 20,000 of them fill the memory of a stream.
+#: Bytes that each offset counts for while no UserBacklog lists it, as many as a small record takes: where backlogs
+#: cannot be written, moving records there must not make room for more. Some 20,000 of them fill a stream's memory.
 UNWRITTEN_COST = 900
 #: Reading pauses when no user was given a slot for so many seconds, whatever memory there is.
 STARVING_SECONDS = 1.0
@@ -65,7 +66,7 @@ class Pausing:
         return self._partitions.uncommitted_for(time.monotonic()) > UNCOMMITTED_SECONDS
 
     def observe(self) -> None:
-        """To be called every half second: that nothing happens for a while is no event. Moves users into backlogs."""
+        """Called every half second, as no event shows that nothing happens for a while. Moves users into backlogs."""
         now = time.monotonic()
         self._unwritten = UNWRITTEN_COST * self._backlogs.unwritten
         memory, share = self._context.read_ahead.total, self._context.memory_share
@@ -99,10 +100,10 @@ class Pausing:
 
     @property
     def _only_slots_are_missing(self) -> bool:
-        """Whether records wait for a slot in the working set alone: then a user who waits is in the way of others.
+        """Whether records wait for nothing but a slot in the working set. Then one user may keep others waiting.
 
-        Else it is an outage, and no user is moved into a backlog for it. RejectedEvents that are refused do not count,
-        as no user waits for them. Where backlogs cannot be written, their writer limits how many are begun.
+        Otherwise there is an outage, and no user is moved into a backlog because of it. Refused RejectedEvents are no
+        outage, as no user waits for them. Where backlogs cannot be written, their writer limits how many are begun.
         """
         trouble = (
             self._context.stream.suspend.ingest

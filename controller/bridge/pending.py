@@ -1,7 +1,7 @@
 """Records that wait in memory to become UserUpdates, each user's in order.
 
-Pure. A user is known by their label here, as in the working set. Two users of one label, made up to collide, share a
-queue, which keeps the order of both.
+Pure. A user is known by their label here, as in the working set. Two users share a queue, which keeps the order of
+both, if somebody has constructed their names so that the labels collide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVENT_OVERHEAD = 260
 
 
 class Origin(Protocol):
-    """Where a record was read from. It is told once when the record is dealt with for good."""
+    """Where a record was read from. `done` is called once: then the record is dealt with."""
 
     #: The record was read again, as a UserBacklog lists its offset.
     from_backlog: ClassVar[bool]
@@ -37,7 +37,7 @@ class Origin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartitionOffset:
-    """An offset that the group's member has read, or the first of several that Kafka has removed before that."""
+    """An offset that the group member has read, or the first of several that Kafka removed before they were read."""
 
     from_backlog: ClassVar[bool] = False
     partition: Partition
@@ -52,7 +52,7 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self.total = 0
-        #: Of it that of records that were read again from backlogs.
+        #: The part of it that records take which were fetched from backlogs.
         self.reread = 0
 
 
@@ -79,7 +79,7 @@ class PendingRecord:
 
     @property
     def label(self) -> str:
-        """By which queues and the working set know the user."""
+        """The user's label, by which queues and the working set know the user."""
         return names.user_label(self.event.user)
 
     @property
@@ -97,7 +97,7 @@ class PendingRecord:
         self.partition.created(self.offset)
 
     def free(self) -> None:
-        """It no longer waits in memory: its partition was revoked, or a backlog or RejectedEvent stands for it."""
+        """It no longer waits in memory: its partition was revoked, or it is in a backlog or a RejectedEvent now."""
         self._take(-self.cost)
 
     def _take(self, cost: int) -> None:

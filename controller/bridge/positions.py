@@ -110,7 +110,7 @@ def moved(status: Mapping[str, Any], topic: Topic, commits: Mapping[int, int]) -
 def first_entries(topic: Topic, begun: Mapping[int, Start]) -> list[Entry]:
     """The first entries of a stream: those of all partitions at once.
 
-    One by one will not do. From the first entry on, the committed offsets of the other partitions do not count.
+    They are written together, because committed offsets do not count any more once there is an entry.
     """
     return [
         Entry(topic.name, topic.id, number, start.expired[0] if start.expired else start.offset)
@@ -165,7 +165,7 @@ def _bounded(entries: list[dict[str, Any]], present: str) -> list[dict[str, Any]
     """At most MAX_ENTRIES entries: the oldest ones of former ids leave.
 
     Those of the present id and of the one before it stay in any case, as a broker may be late to say which of the two
-    is the present one. Of each former id one entry stays longest: while it says `gone`, the finished updates of that
+    is the present one. One entry of each former id stays longest: while it says `gone`, the finished updates of that
     topic are collected.
     """
     surplus = len(entries) - MAX_ENTRIES

@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 #: RejectedEvents of a stream that are kept; older ones are deleted.
 KEPT = 1000
-#: Where they cannot be deleted: from here on all that comes shares those that are there.
+#: Where old ones cannot be deleted, and there are so many, further records share those that exist.
 CROWDED = 2 * KEPT
 #: Old ones are deleted after so many new ones.
 SLACK = 100
-#: Records that one write takes in at most.
+#: Records that are taken from the queue at a time.
 BATCH = 5000
-#: Tries after which one that is called invalid is written without what a producer has written.
+#: Tries after which a RejectedEvent that is refused as invalid is written without key, value and pointer.
 BARE_AFTER = 3
 #: Seconds for which an object takes further records, and RejectedEvents of a single record in so many seconds.
 MINUTE = 60.0
@@ -122,7 +122,7 @@ class RejectedRecord:
     """
 
     manifest: Body
-    #: It is told when the RejectedEvent is acknowledged.
+    #: Its `done` is called when the RejectedEvent is acknowledged.
     origin: Origin
 
     @classmethod
@@ -322,7 +322,7 @@ class RejectedEvents:
         if write in self._refused:
             self._refused.remove(write)
         async with self.limiter.turn():
-            await self._hold(write)
+            await self._wait_held(write)
             if not write.group:
                 return
             try:
@@ -352,7 +352,7 @@ class RejectedEvents:
         write.again = time.monotonic() + seconds
         self._refused.append(write)
 
-    async def _hold(self, write: RejectedEventWrite) -> None:
+    async def _wait_held(self, write: RejectedEventWrite) -> None:
         """Wait until it is certain that the records which are left are this replica's."""
         while True:
             self._drop_revoked(write)
@@ -377,7 +377,7 @@ class RejectedEvents:
         try:
             await self._cluster.create(REJECTED, self._stream.namespace, manifest)
         except AlreadyExists:
-            # Made before a restart: a record's RejectedEvent has the record's name.
+            # It was created before a restart: a RejectedEvent is named after its first record.
             if aggregate.count > 1:
                 return await self._extend(group, aggregate)
         else:

@@ -1,6 +1,6 @@
 """One UpdateStream: reads its Secret, looks at its topic, and runs one TopicConsumer after another while it exists.
 
-What is missing or refused becomes the condition Consuming and is tried again. It never ends the process.
+The condition Consuming says what is missing or refused, and it is tried again. Nothing of that ends the process.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class StreamConsumer:
             logs.retrying(logger, "Condition not written", error, stream=self._label)
 
     def verify(self) -> None:
-        """The watch began anew: the API server may have been restored from a snapshot."""
+        """Read the status soon: the watch began anew, and the API server may have been restored from a snapshot."""
         if self._consumer is not None:
             self._consumer.verify()
 

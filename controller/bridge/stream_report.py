@@ -70,7 +70,7 @@ class StreamReporter:
             positions.check_known(status, self._topic.id, recorded, held)
             ahead = positions.known(status, self._topic.id)
             proposed.clear()
-            # One that was let go may have been taken further by its next owner, this replica again perhaps.
+            # A revoked partition may have moved on with its next owner, which may be this replica again.
             proposed.update((p, p.position) for p in known if p.position >= ahead.get(p.number, 0))  # the highest last
             self._written = self._current()
             return self._changed(status, proposed)
@@ -89,7 +89,7 @@ class StreamReporter:
             partition.recorded = position
 
     async def _report_refused(self, error: ApiError) -> None:
-        """A condition is taken where a list of positions is not."""
+        """Write the condition alone: the API server may accept it where it refuses the list of positions."""
         message = f"the API server refuses the positions, so that none is committed: {error}"
         if condition := self._health.condition():
             refused = replace(condition, ok=False, reason="StatusRefused", message=message)

@@ -63,6 +63,8 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
 
 
 class Streams:
+    """Begins, changes and ends the consumers of all streams in the scope, as the watch shows the objects."""
+
     def __init__(self, context: BridgeContext, scope: Scope) -> None:
         self._context = context
         self._scope = scope

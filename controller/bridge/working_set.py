@@ -1,4 +1,4 @@
-"""The stream's unfinished UserUpdates: whose they are, who may have the next one, and after which one it comes.
+"""The stream's unfinished UserUpdates, by user: which user may have the next one, and which update it comes after.
 
 Pure. A user's first unfinished update may take any of `maxObjects` slots; the second to `maxPerUser`-th only while
 fewer than half are taken; a freed slot goes to the user who has waited longest. All unfinished updates of the stream
@@ -18,7 +18,7 @@ from controller.api import names
 from controller.api.update_stream import Limits
 from controller.core.records import UpdateEvent
 
-#: Entries of users who were served meanwhile that a queue may hold, beside as many as there are users waiting.
+#: A queue is cleared of outdated entries when it is longer than twice the number of waiting users and so many more.
 STALE = 100
 
 #: Topic id, partition, user: within it updates come after each other by offset.
@@ -62,7 +62,7 @@ class WorkingSet:
 
     @property
     def taken(self) -> int:
-        """Places in use: seen, created and reserved."""
+        """Slots in use: by updates that were seen or created, and reserved ones."""
         return self._total
 
     @property
@@ -86,15 +86,15 @@ class WorkingSet:
         return self.full and bool(self._first)
 
     def of(self, user: str) -> int:
-        """Places that this user has."""
+        """Slots that this user has."""
         return self._count[user]
 
     def after(self, event: UpdateEvent) -> str | None:
         """The user's last update below this record, of the same topic and partition, that is not known to be finished.
 
-        Never one of another source or a hand-made one: across sources an update could wait for one that waits for it.
-        Nor one that comes later in the source: a record is read again where somebody has deleted its update, and must
-        not wait for those that wait for it.
+        It is no update of another source and none that was made by hand: across sources two updates could wait for each
+        other. Nor is it one that comes later in the source: after somebody has deleted an update, its record may be
+        read again, and must not wait for updates that wait for it.
         """
         offsets = self._names.get(_key(event), {})
         last = max((offset for offset in offsets if offset < event.source.offset), default=None)

@@ -1,7 +1,7 @@
 """Keeps the working set as the API server has it: updates of other replicas and hand-made ones too.
 
-A consistent LIST of whole objects says which updates are unfinished; from there a watch of metadata alone follows: what
-leaves the selector is finished or gone.
+A consistent LIST of whole objects says which updates are unfinished. A watch of their metadata follows from there: an
+update that leaves the watch's selector is finished or deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from controller.clients.reflector import reflect
 
 
 class WorkingSetReflector:
-    """Tells the dispatcher and what pauses reading whenever a slot may have become free."""
+    """Wakes the dispatcher and `Pausing` whenever a slot may have become free."""
 
     def __init__(self, context: ConsumerContext, dispatcher: Dispatcher, pausing: Pausing) -> None:
         self._context = context
@@ -31,7 +31,7 @@ class WorkingSetReflector:
         self._watch: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """A LIST now, and the watch from there on. Raises ApiError."""
+        """List now, and watch from there on. Raises ApiError."""
         cluster, asked_at = self._context.cluster, self._working_set.version
         listing = await cluster.list(UPDATES, self._namespace, field_selector=self._selector)
         self._working_set.listed(listing.items, listing.resource_version, asked_at)

@@ -27,14 +27,15 @@ from controller.kafka import Fetcher, FetchResult, KafkaError
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between looks for records that there is room to fetch.
 LOOK_SECONDS = 0.05
-#: While there is no backlog, as in most streams: a hundred of them would wake up two thousand times a second.
+#: The same while there is no backlog, as in most streams: a hundred streams would wake up two thousand times a second.
 IDLE_SECONDS = 0.5
-#: After the brokers have refused to fetch records.
+#: The same after the brokers have refused to fetch records.
 RETRY_SECONDS = 1.0
 #: Bytes of memory for records that were fetched again.
 MAX_FETCHED = 6 << 20
-#: A position that has not moved for so long is stuck, and so is a user of whom no record has.
+#: A position that has not moved for so long is stuck, and so is a user none of whose records has.
 STUCK_SECONDS = 8.0
 #: Users whose records are moved into backlogs at a time, where a position is stuck.
 MOVED_AT_ONCE = 50
@@ -144,7 +145,7 @@ class Backlogs:
             moved += self._move(user, now)
 
     def ignore(self, seconds: float) -> None:
-        """Count the last seconds not as stuck: an outage has held up every position."""
+        """Do not count the last seconds: an outage has held up every position."""
         self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
 
     def _move(self, label: str, now: float) -> bool:

@@ -24,7 +24,7 @@ from controller.bridge.partitions import Partition
 #: was removed holds up nothing.
 APPENDED_SECONDS = 0.5
 REMOVED_SECONDS = 3.0
-#: Where there are many backlogs each is written less often: so many a second of all, but none later than that.
+#: Where there are many backlogs, each is written less often: so many of them a second, but each within so many seconds.
 REMOVED_A_SECOND = 20
 MAX_REMOVED_SECONDS = 15.0
 #: A full backlog is read again so often while records wait for room in it: another replica may have made room.
@@ -256,7 +256,7 @@ class BacklogCache:
         return dict(sorted(found))
 
     def not_fetched(self, users: dict[int, str], partition: Partition) -> None:
-        """These offsets, of `next_offsets`, were not fetched after all. Of each user they are the last loaded ones."""
+        """These offsets, of `next_offsets`, were not fetched after all. They are the last loaded ones of each user."""
         for user in users.values():
             if (backlog := self._backlogs.get(user)) and (queue := backlog.queues.get(partition.number)):
                 queue.loaded = max(queue.loaded - 1, 0)

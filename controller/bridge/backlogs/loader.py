@@ -35,7 +35,7 @@ _ADVICE = (
 )
 #: Objects in a page of a list: each has up to 200 KB, and all of a page are parsed at once.
 PAGE = 50
-#: Offsets of which the records are fetched at a time.
+#: Offsets whose records are fetched at a time.
 CHUNK = 2000
 
 
@@ -48,7 +48,7 @@ class DeletedTopicEntry:
     #: writes them.
     partition: Partition
     topic_id: str
-    #: Of the deleted topic.
+    #: The partition of the deleted topic.
     number: int
     offsets: OffsetQueue
     from_backlog: ClassVar[bool] = False
@@ -67,7 +67,7 @@ class BacklogLoader:
         self._writer = writer
         self._fetcher = fetcher
         #: What became of damaged entries, by the object's uid and version and the partition: the code of their offsets,
-        #: or why there are none. One that nobody can mend is looked at again and again, and all others with it.
+        #: or why there are none. While one of them cannot be mended, all entries are loaded again and again.
         self._mended: dict[tuple[str, str, int], str | KafkaError] = {}
 
     async def load(self, assigned: Iterable[Partition]) -> list[DeletedTopicEntry]:

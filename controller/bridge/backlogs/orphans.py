@@ -1,8 +1,9 @@
 """UserBacklogs whose stream is gone. No consumer looks after them, so nobody else would remove their finalizer.
 
-The records that it lists are given up with it: the group's offsets lie behind them. An Event reports that. It is not
-prevented, as a finalizer that stayed would block whoever uninstalls. It is not repaired either: to set back the group's
-offsets would bring back updates that have finished and were collected (docs/decisions/0054-deleted-streams.md).
+The records that such a backlog lists are given up with it, as the group's offsets are beyond them. An Event reports
+that. The bridge does not prevent it, as a finalizer that stayed would block whoever uninstalls. It does not repair it
+either: to set back the group's offsets would bring back updates that have finished and were collected
+(docs/decisions/0054-deleted-streams.md).
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ async def release_orphans(context: BridgeContext, exists: Callable[[Key], bool])
 
 
 async def _release(cluster: Cluster, key: Key, exists: Callable[[Key], bool]) -> tuple[_DeletedBacklog, Counter[Key]]:
-    """What is left of it, and the records that are given up with it, by stream."""
+    """Remove the bridge's finalizer where the stream is gone.
+
+    Returns what the backlog is then, and the records that are given up with it, by stream.
+    """
     body = await cluster.get(BACKLOGS, *key)
     stream = key[0], body["spec"]["stream"]
     records = sum(entry.get("count", 0) for entry in body["spec"].get("partitions") or ())

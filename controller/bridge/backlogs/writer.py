@@ -1,4 +1,4 @@
-"""Brings the cache into the API server: one write has many offsets, and all writes together keep to a rate.
+"""Writes the cache to the API server: one write has many offsets, and all writes together keep to a rate.
 
 A rebalance may happen during any await, so what was known before it is checked again after it. The backlog may have
 left the cache, and its user may have another one. A partition may have been assigned whose records the object lists.
@@ -26,9 +26,10 @@ from controller.logs import retrying
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between looks for backlogs that are to be written, and the same while there is no backlog.
 LOOK_SECONDS = 0.1
-#: While there is no backlog.
 IDLE_SECONDS = 0.5
+#: Writes that are under way at a time.
 PARALLEL = 8
 #: Bytes that all backlogs of a stream write a second; an object counts for more than its text.
 RATE = 1 << 20
@@ -106,7 +107,7 @@ class BacklogWriter:
             self._context.fail(error)
 
     async def _write_once(self, backlog: Backlog) -> None:
-        """`run` comes back to what is left of it, and to a refused write when its time has come."""
+        """Try a write. `run` tries a refused one again when its time has come, and writes what was added meanwhile."""
         try:
             async with self.limiter.turn():
                 if self._cache.has(backlog):
@@ -159,7 +160,7 @@ class BacklogWriter:
         write: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writes.add(write)
         try:
-            await self._bring(backlog)
+            await self._write_changes(backlog)
         finally:
             self._writes.discard(write)
             write.set_result(None)
@@ -170,7 +171,7 @@ class BacklogWriter:
         partitions = [queue.partition for queue in backlog.queues.values()]
         return any(partition.revoked or partition.held_until <= now for partition in partitions)
 
-    async def _bring(self, backlog: Backlog) -> None:
+    async def _write_changes(self, backlog: Backlog) -> None:
         if self._cache.waited_for(backlog) and not backlog.unwritten and backlog.removed_at is None:
             await self._read(backlog)
             return
