@@ -1,8 +1,8 @@
-"""The unfinished updates of a shard that this controller knows, with a worker for each user: list and watch meet here.
+"""The unfinished updates of a shard, as lists and the watch have shown them, with a worker for each user.
 
-The watch may be behind a list and repeat what is past. So an object is taken in only if its resourceVersion is newer
-than what is known (versions of one resource can be compared: KEP-5504), and an older event does not bring back an
-update that a list did not show any more.
+The watch may be behind a list and repeat events that are past. So an object is taken in only if its resourceVersion is
+newer than the one that is known (versions of one resource can be compared: KEP-5504), and an older event does not bring
+back an update that a list did not show any more.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Cache:
         return known is not None and known.uid == update.uid
 
     def forget(self, update: UserUpdate) -> None:
-        """Remove an update that is gone. The worker finds out by itself, by its next write, where it works on it."""
+        """Remove an update that is gone. A worker that works on it just now finds that out by its next write."""
         worker = self._workers.get(update.spec.user)
         if worker and not worker.has_in_hand(update):
             worker.gone(update)

@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a call that is under way is shown in its update's status.
 LONG_SECONDS = 1.0
-#: Writes of a shard that show a call, a second.
+#: Writes of a shard that show a call, per second.
 PER_SECOND = 10.0
-#: Seconds for which an outcome waits for such a write under way: it would meet a Conflict otherwise.
+#: Seconds for which an outcome waits for such a write that is under way. Otherwise it would meet a Conflict.
 PATIENCE_SECONDS = 0.5
 
 SUSPENSION = "the suspension takes effect"
@@ -69,7 +69,7 @@ class CallSlots:
 
     @contextmanager
     def turn(self) -> Iterator[asyncio.Future[None]]:
-        """A place in the line: done as soon as a slot is ours, which it is until we leave."""
+        """Wait in line for a slot: the future is done as soon as the caller has one, and keeps it until it leaves."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = None
         self._serve()
@@ -114,11 +114,12 @@ class Call:
 
     def __init__(self, calls: Calls, update: UserUpdate, step: str, endpoint: StepSpec, started: datetime) -> None:
         self.step = step
-        #: As the API server has it, as far as this call has changed it.
+        #: The update as it is in the API server after the writes that show this call.
         self.update = update
         self.under_way = True
         self._calls = calls
-        #: As it is called: a corrected url is not to wait for the wrong one's time-out.
+        #: The step as it is called. Where it changes, the call is taken back if it can be: a corrected url does not
+        #: wait for the time-out of the wrong one.
         self._endpoint = endpoint
         self._started = started
         #: When it ends at the latest.
@@ -131,11 +132,11 @@ class Call:
         self._showing: asyncio.Task[None] | None = None
 
     def sending(self) -> None:
-        """From here on it may arrive."""
+        """From here on the request may reach the downstream."""
         self._sent = True
 
     async def run(self, answer: Awaitable[Outcome | NotCalled], on_shown: OnShown) -> Outcome | NotCalled | None:
-        """The outcome; None where the call was taken back."""
+        """Wait for the answer. Returns the outcome; None where the call was taken back."""
         assert self._task
         try:
             with self._calls.during(self, on_shown):
@@ -151,7 +152,7 @@ class Call:
         return outcome
 
     async def shown(self) -> UserUpdate:
-        """The update as the call, which is over, has left it: a write may have said that it was under way."""
+        """The update after the call has ended: a write may have shown meanwhile that it was under way."""
         if self._showing:
             await asyncio.wait({self._showing}, timeout=PATIENCE_SECONDS)
         return self.update
@@ -219,13 +220,13 @@ class Call:
 
 
 class Calls:
-    """The calls of one shard that are under way; shows those that last."""
+    """Shows the calls of one shard that last for longer than LONG_SECONDS."""
 
     def __init__(self, cluster: Cluster, lease: Lease, events: UpdateEvents) -> None:
         self.events = events
         self._cluster = cluster
         self._lease = lease
-        #: Calls that last, by the name of the update; one of less than a second never gets here.
+        #: Calls that have lasted for LONG_SECONDS and are under way, by the name of the update.
         self._long: dict[str, Call] = {}
         self._to_show: deque[tuple[Call, OnShown]] = deque()
         self._shower: asyncio.Task[None] | None = None
@@ -244,7 +245,7 @@ class Calls:
     def _lasts(self, call: Call, on_shown: OnShown) -> None:
         self._long[call.update.name] = call
         if call.update.status.phase is Phase.RUNNING:
-            return  # it says which step comes
+            return  # the status says already which step is called
         self._to_show.append((call, on_shown))
         if self._shower is None or self._shower.done():
             self._shower = asyncio.get_running_loop().create_task(self._show_all())

@@ -34,28 +34,29 @@ from controller.reconciler.update_reader import read
 
 logger = logging.getLogger(__name__)
 
-#: What an outcome makes of a status; it may be asked again, for another status.
+#: Computes the status after an outcome. It may be called again, for another status.
 Record: TypeAlias = Callable[[Status], Status]
 
 #: Seconds between tries to write an outcome while the API server refuses or is away.
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
-#: Seconds between looks at an object that is not understood, and that an outcome is to be written to.
+#: Seconds between reads of an object that is not understood, while an outcome waits to be written to it.
 UNREADABLE_SECONDS = 2.0
 #: Seconds for which a finished step's outcome waits for those of the next steps before it is written on its own.
 LINGER_SECONDS = 0.25
-#: A call that took longer is checkpointed before the next one, also with Coalesced: the write costs little beside it,
-#: and finds what a person has changed meanwhile.
+#: A call that took longer is checkpointed before the next one, also with Coalesced: the write takes little time beside
+#: the call, and finds what a person has changed meanwhile.
 QUICK_SECONDS = 0.5
-#: Writes of a stream for the sake of one finished step, at a time: under load most outcomes wait, and are merged.
+#: Writes of a shard at a time that have the outcome of one finished step only. Under load most outcomes wait, and go
+#: into one write together.
 EARLY_WRITES = 1
 
 
 class UpdateGone(Exception):
-    """The update was deleted, or deleted and made again: what was to be written has no place any more."""
+    """The update was deleted, or deleted and made again: nothing is to be written any more."""
 
 
 class Superseded(Exception):
-    """Another controller has held the Lease since: it has done, or will do, this itself."""
+    """Another controller has held the Lease since. It writes this status itself, or has done so."""
 
 
 async def write_outcome(context: ShardContext, update: UserUpdate, record: Record, tenure: int) -> UserUpdate:
@@ -78,8 +79,9 @@ async def write_outcome(context: ShardContext, update: UserUpdate, record: Recor
                 or len(update.status.steps) != done
                 or update.status == status
             ):
-                # Somebody has finished it; or a first try had been done, and only its answer was lost; or a new run has
-                # begun; or the API server has gone back in time: the outcome is of a step that is not in hand any more.
+                # The outcome is of a step that is not in hand any more: somebody has finished the update; or the first
+                # try was written, and only its answer was lost; or a new run has begun; or the API server was restored
+                # from a backup.
                 return update
         except errors.NotFound as error:
             raise UpdateGone from error
@@ -92,7 +94,7 @@ async def write_outcome(context: ShardContext, update: UserUpdate, record: Recor
 
 
 async def write_status(context: ShardContext, update: UserUpdate, status: Status) -> UserUpdate:
-    """Write a status that was decided on, or read the update again where that is out of date: then decide anew.
+    """Write a status that was decided on. Where the update has changed since, read it again: the caller decides anew.
 
     Raises UpdateGone, Superseded or errors.ApiError.
     """
@@ -106,7 +108,7 @@ async def write_status(context: ShardContext, update: UserUpdate, status: Status
 
 
 async def _patch(context: ShardContext, update: UserUpdate, status: Status, tenure: int) -> UserUpdate:
-    """One try; the turn of a delay is for this try alone."""
+    """Try once. A write that records a delay has its turn (`delay_write`) for this try alone."""
     async with context.delay_write() if status.delayed else nullcontext():
         await context.lease.wait_held()
         if context.lease.tenure != tenure:
@@ -124,7 +126,7 @@ async def _patch(context: ShardContext, update: UserUpdate, status: Status, tenu
 
 
 async def _read_until_understood(context: ShardContext, update: UserUpdate) -> UserUpdate:
-    """Waits as long as the object is one that this version does not understand, with the outcome in hand."""
+    """Read the update again, until this version understands it: an outcome waits to be written to it."""
     try:
         while (found := await _read_again(context, update)).unreadable and not found.status.finished:
             context.in_doubt[update.name] = found
@@ -175,7 +177,7 @@ class PendingOutcomes:
 
     @property
     def update(self) -> UserUpdate | None:
-        """The one that outcomes wait for, as the API server has it; None where none waits."""
+        """The update that these outcomes are of, as the API server has it; None where there is no outcome."""
         return self._written if self._records else None
 
     @property
@@ -195,7 +197,7 @@ class PendingOutcomes:
         self._records = (*self._records, record)
 
     async def write(self) -> UserUpdate:
-        """Return when everything is written: the update as the API server has it then.
+        """Write all outcomes, and return the update as the API server has it then.
 
         Raises UpdateGone or Superseded; the outcomes are dropped then.
         """
@@ -248,7 +250,7 @@ class PendingOutcomes:
         on_written(self.ahead)
 
     async def _write(self) -> None:
-        """All of them, in one write: a Conflict finds either none of them recorded or all."""
+        """Write all of them at once: after a Conflict either none of them is recorded or all are."""
         assert self._written
         batch = self._records
         self._written = await write_outcome(

@@ -1,4 +1,4 @@
-"""What the workers of one stream, and of one of its shards, have in common."""
+"""What the workers of one stream share, and what the workers of one of its shards share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECRETS_PERIOD = 3.0
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What the shards of one stream have in common in this process."""
+    """What all shards of one stream share in this process."""
 
     process: ProcessContext
     events: UpdateEvents
@@ -52,7 +52,7 @@ class StreamContext:
 
 @dataclass(slots=True)
 class ShardContext:
-    """A shard of a stream: the stream's spec as it stands now, the shard's Lease, and the means to act."""
+    """State that the workers of one shard share: the stream's spec as it is now, the Lease, limits of writes and calls."""
 
     shared: StreamContext
     shard: Shard
@@ -69,7 +69,7 @@ class ShardContext:
     #: When (monotonic) a step was given another url or Secret.
     moved: dict[str, float] = field(default_factory=dict)
     slots: dict[str, CallSlots] = field(default_factory=lambda: {step.name: CallSlots() for step in STEPS})
-    #: Writes under way for the sake of one finished step: see `checkpoints.EARLY_WRITES`.
+    #: Writes under way that have the outcome of one finished step only: see `checkpoints.EARLY_WRITES`.
     early_writes: int = 0
     _delay_writes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DELAY_WRITES))
 
@@ -78,7 +78,7 @@ class ShardContext:
 
     def reconfigure(self, stream: UpdateStream) -> None:
         """Act by a changed spec from now on."""
-        if self.lease.held and self.shard.index == 0:  # once, not once a shard
+        if self.lease.held and self.shard.index == 0:  # one Event for the stream, not one for each shard
             self.events.stream_changed(stream, self.stream)
         for step, endpoint in stream.steps.items():
             if endpoint.target != self.stream.steps[step].target:

@@ -30,8 +30,8 @@ from controller.logs import fields, retrying
 
 logger = logging.getLogger(__name__)
 
-#: Updates without a phase, and Waiting ones: an update has two events then instead of five, and what a person changes
-#: of a waiting one is seen.
+#: kopf watches updates without a phase, and Waiting ones: each update has two events then instead of five, and a change
+#: that a person makes to a waiting update is seen.
 WATCHED_PHASES = ",".join(f"status.phase!={phase}" for phase in sorted(set(Phase) - {Phase.WAITING}))
 RESTART_SECONDS = 1.0
 #: Seconds between requests that only find out whether the API server's certificate is trusted.
@@ -84,8 +84,9 @@ async def watch(
 async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namespaces: Namespaces) -> None:
     """Run kopf until `stop`, or until it has to be started again.
 
-    It has to be where it gives up, as it does on some answers of an API server in trouble; where other namespaces can
-    be read; and where the API server is trusted again, as kopf keeps the authority that it began with.
+    kopf has to be started again where it gives up, as it does on some answers of an API server in trouble; where other
+    namespaces can be read; and where the API server's certificate is trusted again, as kopf keeps the certificate
+    authority that it was started with.
     """
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
@@ -116,7 +117,7 @@ async def _one_run(cluster: Cluster, intake: Intake, stop: asyncio.Event, namesp
 
 
 async def _probe(cluster: Cluster) -> None:
-    """Ask for ever: a controller without streams sends no other request that shows whether it trusts the API server."""
+    """Send requests for ever: a controller without streams sends no others, and would not find a new certificate."""
     while True:
         await asyncio.sleep(PROBE_SECONDS)
         with contextlib.suppress(errors.ApiError):

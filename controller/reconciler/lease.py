@@ -77,7 +77,7 @@ class Lease:
         self._answered = False
         #: `acquireTime` of our tenure. An earlier process of the same identity has another one.
         self._acquired = ""
-        #: It was acquired, and is not confirmed yet: its tenure has not begun.
+        #: It was acquired, and not confirmed yet: its tenure has not begun.
         self._new = False
         #: Versions of the stream's other Leases when it was confirmed: another version shows that somebody has worked.
         self._others: dict[str, str] = {}
@@ -161,7 +161,7 @@ class Lease:
 
     @property
     def refused(self) -> str:
-        """Why nobody can acquire it, as the API server has answered for a while. Empty where it gives no answer."""
+        """Why nobody can acquire it, as the API server has answered for a while. Empty while it does not answer."""
         refused = self._error and self._answered and not self.held
         if not refused or time.monotonic() - self._failing < REFUSED_SECONDS:
             return ""
@@ -231,7 +231,7 @@ class Lease:
             return
         continued = self._ours(spec) and spec.get("acquireTime") == self._acquired
         if continued and sent < self._renewed + RENEW_PERIOD / 2:
-            return  # only its confirmation is tried again, which happens more often than a renewal
+            return  # it is only to be confirmed, which is tried more often than a renewal
         now = timestamps.to_text(datetime.now(UTC))
         acquired = self._acquired if continued else now
         transitions = spec.get("leaseTransitions", 0) + (not self._ours(spec))

@@ -1,4 +1,4 @@
-"""Balances the Leases of all streams between controllers: leaves free ones to others, and hands over what is too much.
+"""Balances the Leases of all streams between controllers: leaves free ones to others, and hands over a surplus.
 
 `core.lease_quotas` computes how many each controller is to have.
 """
@@ -27,7 +27,7 @@ PERIOD = 1.0
 STABILIZATION_SECONDS = 4.0
 #: Where nobody acquires what was handed over, the next try comes later each time, at most so many seconds later.
 MAX_STABILIZATION_SECONDS = 300.0
-#: Seconds for which a Lease that could not be handed over is kept; where none can be, those until the next try.
+#: Seconds for which a Lease that could not be handed over is kept. Where none could be, the next try comes as late.
 KEPT_SECONDS = 30.0
 #: Leases that are handed over at a time: each costs its stream a moment's pause.
 AT_ONCE = 4
@@ -44,12 +44,14 @@ class Wanted(Protocol):
 
 
 class LeaseBalancer:
+    """Says how long this controller leaves free Leases to others, and how many it has too many."""
+
     def __init__(self, identity: str, leases: LeaseWatch, processes: ProcessWatch) -> None:
         self.leases = leases
         self._identity = identity
         self._processes = processes
         self._wanted: set[Wanted] = set()
-        #: Handed over, and not acquired by anybody yet.
+        #: Leases that were handed over, and that nobody has acquired yet.
         self._given: set[Wanted] = set()
         self._delay = STABILIZATION_SECONDS
 
@@ -72,7 +74,7 @@ class LeaseBalancer:
         return surplus(self._identity, self._held(), len(self._wanted))
 
     def _held(self) -> dict[str, int]:
-        """How many Leases each live controller has. An earlier version is known only by the Leases that it has."""
+        """How many Leases each live controller has. A controller of an earlier version is known by its Leases alone."""
         counts = Counter({self._identity: 0})
         lapsed: set[str] = set()
         for lease in self._wanted:
@@ -113,7 +115,7 @@ class LeaseBalancer:
             logger.info("Leases given to other controllers", extra=fields(given=len(given), surplus=count))
 
     def _came_back(self) -> bool:
-        """Whether nobody acquired what was handed over: then the next time comes later, each time."""
+        """Whether this controller had to acquire again what it handed over. Each time the next try comes later."""
         back = {lease for lease in self._given if lease.taken}
         taken = {lease for lease in self._given - back if (seen := self.leases.observed(*lease.key)) and not seen.free}
         self._given = (self._given - back - taken) & self._wanted

@@ -84,7 +84,7 @@ class Manager:
         self._reports: set[asyncio.Task[None]] = set()
 
     def background(self) -> list[Callable[[], Awaitable[None]]]:
-        """What is to run in the background, for ever."""
+        """The functions that are to run in the background, for ever."""
         return [
             self._leases.follow,
             self._process.processes.follow,
@@ -109,7 +109,7 @@ class Manager:
     async def begin(self) -> None:
         """List the streams and start their workers, without kopf: kopf takes seconds for ten thousand updates.
 
-        The first time it returns when each stream is worked on or stood by for, at the latest after HEAD_START_SECONDS.
+        The first call returns when this controller works on each stream or stands by, after HEAD_START_SECONDS at most.
         """
         first = not self._streams
         while not self._stopping:
@@ -154,7 +154,7 @@ class Manager:
                 self._remove(key, uid)
 
     async def _sweep(self) -> None:
-        """List again and again, for ever: one list shows of all streams of a namespace which are deleted."""
+        """List the streams again and again, for ever, and remove those that were deleted."""
         await for_each(self.namespaces.scope, self._sweep_one)
 
     async def _sweep_one(self, namespace: str | None) -> None:
@@ -167,7 +167,7 @@ class Manager:
                 await delete_leases_without_stream(self._cluster, leases, {object_key(body) for body in listing.items})
 
     async def _hand_over(self, count: int) -> list[Lease]:
-        """Hand over `count` Leases at most: first of streams with most shards here, then where least is done."""
+        """Hand over `count` Leases at most: first those of streams with most shards here, then with least work."""
         loads = [(worker, worker.load) for stream_worker in self._workers.values() for worker in stream_worker.workers]
         free = sorted(
             ((-worker.lease.siblings_taken, load, worker) for worker, load in loads if load is not None),
@@ -178,7 +178,7 @@ class Manager:
         return [worker.lease for worker, done in zip(chosen, given, strict=True) if done]
 
     def observe_stream(self, kind: str | None, body: Body) -> None:
-        """Events of one stream come in order; of a stream and of the one of its name before it, they may not."""
+        """Events of one stream come in order. Those of a stream and of a deleted one of the same name may not."""
         metadata = body["metadata"]
         key, version = (metadata["namespace"], metadata["name"]), int(metadata["resourceVersion"])
         known = self._streams.get(key)
@@ -279,7 +279,7 @@ class Manager:
             self._orphans.add(key)
 
     def _exists(self, stream: tuple[str, str]) -> bool:
-        """Whether there is such a stream, or may be: where its namespace cannot be read, kopf shows all again later."""
+        """Whether there is such a stream, or may be one. Where its namespace cannot be read, kopf lists it later."""
         return not self.namespaces.reads(stream[0]) or stream in self._streams or stream in self._unreadable
 
     def _relist_all(self) -> None:
@@ -287,7 +287,7 @@ class Manager:
             worker.relist_all()
 
     def _remove(self, key: tuple[str, str], uid: str) -> None:
-        """That very stream was deleted, as the watch shows, or as a worker has found: a watch may miss a deletion."""
+        """The stream with that uid was deleted. The watch shows that, or a worker finds it: a watch may miss it."""
         if (unreadable := self._unreadable.get(key)) and unreadable.uid == uid:
             del self._unreadable[key]
             self._forget_metrics(key)

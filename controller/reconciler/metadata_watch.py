@@ -31,10 +31,12 @@ REMEMBERED = 10_000
 
 
 class MetadataWatch:
+    """Watches the metadata of these updates, in all namespaces of the scope."""
+
     def __init__(
         self, cluster: Cluster, scope: Scope, observe: Callable[[str, Body], None], relist: Callable[[], None]
     ) -> None:
-        """`observe` gets each update that a person has changed; `relist` is called when some may have been missed."""
+        """`observe` gets each update that a person has changed; `relist` is called when changes may be missed."""
         self._cluster = cluster
         self._scope = scope
         self._observe = observe

@@ -31,7 +31,7 @@ class Orphans:
     """Marks the updates of streams that are missing, each `(namespace, stream)` some seconds after it was added."""
 
     def __init__(self, cluster: Cluster, recorder: EventRecorder, exists: Callable[[tuple[str, str]], bool]) -> None:
-        """`exists` tells whether there is such a stream, understood by this version or not."""
+        """`exists` says whether there is such a stream, whether this version understands it or not."""
         self._cluster = cluster
         self._events = UpdateEvents(recorder)
         self._exists = exists
@@ -68,10 +68,10 @@ class Orphans:
                 await self._act(head, queue)
 
     async def _act(self, update: UserUpdate, queue: UserQueue) -> None:
-        """Write what becomes of an update: what a person asks for, or that this cannot be done, or that the head waits.
+        """Write the status of an update: what a person requests, or why that cannot be done, or that the head waits.
 
-        Where the API server refuses the write, the stream is looked at again; the other updates are written all the
-        same.
+        Where the API server refuses the write, the updates of the stream are marked again later. The other updates are
+        written all the same.
         """
         after = update.spec.source.after if update.spec.source else None  # it is over: the list would show it
         found, now = update, datetime.now(UTC)

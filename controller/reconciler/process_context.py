@@ -1,4 +1,4 @@
-"""What all work of this process has in common."""
+"""What all streams of this process share."""
 
 from __future__ import annotations
 

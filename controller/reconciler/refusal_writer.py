@@ -1,4 +1,4 @@
-"""Requests to finished updates: none of them can be done, and the status says so to whoever asked."""
+"""Answers requests to finished updates: none of them can be done, and the status says so to the person who asked."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RefusalWriter:
                 retrying(logger, "Request not answered, trying again", error, update=update.name)
                 self._requested.setdefault(update.name, update)  # a newer version may have come meanwhile
                 await asyncio.sleep(RETRY_SECONDS)
-            except errors.ApiError as error:  # refused; it comes again when finished updates are listed
+            except errors.ApiError as error:  # refused: it is tried again when finished updates are listed again
                 retrying(logger, "Request not answered", error, update=update.name)
 
     async def _write(self, update: UserUpdate) -> None:

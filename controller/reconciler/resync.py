@@ -18,7 +18,7 @@ HANGING_SECONDS = 0.1
 
 
 class Wakeable(Protocol):
-    """A user's worker, as far as it matters here."""
+    """A user's worker, as a resync sees it."""
 
     @property
     def busy(self) -> bool: ...
@@ -52,14 +52,14 @@ class Resync:
 
     async def _wake(self, workers: Iterator[Wakeable]) -> None:
         while not self._requested.is_set() and (worker := next(workers, None)):
-            busy = worker.busy  # then it looks again by itself, when its call or its write is over
+            busy = worker.busy  # a busy worker looks again by itself when its call or its write is over
             worker.wake()
             if not busy:
                 await _begun(worker)
 
 
 async def _begun(worker: Wakeable) -> None:
-    """Return when it has done what there was to do, when its call hangs, or after SECONDS."""
+    """Return when the worker has nothing to do any more, when its call hangs, or after SECONDS."""
     work = asyncio.ensure_future(worker.drained())
     for seconds in (HANGING_SECONDS, SECONDS - HANGING_SECONDS):
         done, _ = await asyncio.wait({work}, timeout=seconds)

@@ -3,8 +3,8 @@
 A finished update tells a repeated record from a new one. So it is deleted only when its offset is below `position`,
 below the last commit that Kafka acknowledged, and in no UserBacklog; and a minute after its end at the earliest, as a
 create that was cut off by a time-out or by a frozen bridge may still arrive. No record of a deleted topic can be
-delivered again, so that updates of such a topic go by age alone. The stream's status says that a topic id is gone. An
-id that the status does not list may be one that the bridge is about to list.
+delivered again, so updates of such a topic are deleted by age alone. The stream's status says that a topic id is gone.
+An id that the status does not list does not count as gone: the bridge may be about to list it.
 
 Updates that were made by hand stay, unless they say for how long (`spec.ttlSecondsAfterFinished`): a tool that applies
 manifests again and again would create a deleted one anew, and it would run again.
@@ -49,7 +49,7 @@ BATCH = 500
 #: delete takes 5 ms of an idle API server and most of a second in a flood, which must not outrun the deletes.
 DELETING_SECONDS = 2.0
 CONCURRENCY = 64
-#: After so many seconds the rest is left to the next round, which runs more deletes at a time.
+#: After so many seconds the remaining updates are left to the next round, which runs more deletes at a time.
 MAX_DELETING_SECONDS = 5.0
 #: Seconds that a delete is assumed to take before one was made.
 FIRST_SECONDS = 0.05
@@ -64,7 +64,7 @@ MIN_AGE = 60.0
 #: where there are any, all finished updates are listed again so often.
 LIST_SECONDS = 300.0
 
-#: Which phase goes first where there are more than `maxFinished`.
+#: Where there are more than `maxFinished`, updates of the phase with the lowest number are deleted first.
 _EXPENDABLE = {Phase.SUCCEEDED: 0, Phase.SKIPPED: 1, Phase.CANCELLED: 1, Phase.FAILED: 2}
 
 
@@ -114,10 +114,10 @@ def due(
     may_be_deleted: Callable[[FinishedUpdate], bool] = lambda each: True,
     gone: Set[str] = frozenset(),
 ) -> list[FinishedUpdate]:
-    """Updates whose time has come, by age or because there are too many, the first to go first.
+    """Updates that are to be deleted, by age or because there are too many, in the order of their deletion.
 
-    Only updates that `may_be_deleted` are among them; the others do not keep any from going in their place. Updates of
-    a topic id that is `gone` do not count among the too many.
+    Only updates that `may_be_deleted` are among them: others are deleted in place of those that may not be. Updates of
+    a topic id that is `gone` are not counted for `maxFinished`.
     """
     there = [each for each in finished.values() if may_be_deleted(each)]
 
@@ -277,10 +277,10 @@ class Collector:
         return due(finished, retention, now, lambda each: each.name in may_go, gone)[:BATCH]
 
     async def _in_backlogs(self, updates: list[FinishedUpdate]) -> set[str]:
-        """Names of those whose record waits in a UserBacklog: the bridge will create their updates again.
+        """Names of the updates whose record waits in a UserBacklog: the bridge will create these updates again.
 
         The backlogs are read after `position`, which moves after they are written. All updates are looked at, not a
-        batch: a batch of nothing but such updates would keep the others waiting.
+        batch: a batch that has only such updates would keep the others waiting.
         """
         asked: defaultdict[str, dict[Place, str]] = defaultdict(dict)
         for each in updates:
@@ -353,7 +353,7 @@ class Collector:
 
 
 def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
-    """The places among `asked` that wait in this backlog, or may: an entry that is damaged counts as having all."""
+    """The places among `asked` that this backlog lists, or may list: a damaged entry counts as if it listed all."""
     found: set[Place] = set()
     for entry in backlog["spec"].get("partitions", ()):
         partition = entry["topicId"], entry["partition"]
@@ -367,7 +367,7 @@ def _listed(backlog: Body, asked: Set[Place]) -> set[Place]:
 
 
 def _not_redelivered(status: Body) -> Callable[[FinishedUpdate], bool]:
-    """Tells whether Kafka cannot deliver an update's record again: it is below `position` and the last commit."""
+    """A function that says if Kafka cannot deliver an update's record again: it is below `position` and last commit."""
     below = {
         (entry["topicId"], entry["partition"]): min(entry.get("position", 0), entry.get("committed", 0))
         for entry in status.get("partitions", ())

@@ -37,8 +37,8 @@ from controller.reconciler.user_worker import UserWorker
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between consistent lists, which find what a watch has missed (kopf reports no deletions after it has listed
-#: again).
+#: Seconds between consistent lists, which find what a watch has missed: kopf reports no deletions that happened before
+#: it has listed again.
 RELIST_SECONDS = 120.0
 #: Updates in a page of such a list.
 LIST_PAGE = 250
@@ -123,7 +123,7 @@ class ShardWorker:
         return sum(worker.busy for worker in workers), len(workers)
 
     async def hand_over(self) -> bool:
-        """Release the Lease for another controller, and stand by. Whether that was done.
+        """Release the Lease for another controller, and stand by. Returns whether that was done.
 
         No call is cut off for that, and none is repeated: where calls in flight do not end within a second, the work
         goes on here as before.
@@ -227,9 +227,9 @@ class ShardWorker:
                 group.create_task(keep_running(work, stream=self._context.stream.name))
 
     async def _work(self) -> None:
-        """Work tenure after tenure.
+        """Work through one tenure of the Lease after another.
 
-        A Lease that lapsed and was held by nobody else since keeps its tenure: the outcomes in memory are written then.
+        A Lease that lapsed, and that nobody else has held since, keeps its tenure: the outcomes in memory are written.
         """
         lease, known = self._context.lease, 0
         while True:
@@ -265,7 +265,7 @@ class ShardWorker:
             self.observe(kind, body)
 
     async def _adopt(self) -> bool:
-        """Write the annotation by which a restored copy is recognized, before any call. Whether that was done."""
+        """Write the annotation by which a restored copy is recognized, before any call. Returns whether it is there."""
         try:
             await adopt(self._context.cluster, self._context.stream)
         except errors.ApiError as error:
@@ -280,10 +280,10 @@ class ShardWorker:
         self._resync.request()
 
     async def _list(self, *, whole: bool) -> bool:
-        """List all unfinished updates; of a divided stream only those with the label of this shard, unless `whole`.
+        """List all unfinished updates. If the stream is divided and not `whole`: those with the label of this shard.
 
-        Whether that was done. A label may be missing or wrong: an update that a list by label misses is read, and not
-        taken for deleted.
+        Returns whether that was done. A label may be missing or wrong, so an update that a list by label does not show
+        is read before it counts as deleted.
         """
         stream, shard = self._context.stream, self._context.shard
         selector, label_selector = unfinished_selector(stream.name), "" if whole else shard.selector

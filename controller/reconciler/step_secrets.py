@@ -27,14 +27,14 @@ PATIENCE_SECONDS = 1.0
 #: Entries that are not headers: those of a Secret of type kubernetes.io/tls, as cert-manager writes it.
 TLS_ENTRIES = ("tls.crt", "tls.key", "ca.crt")
 TLS_TYPE = "kubernetes.io/tls"
-#: Types of Kubernetes' own, whose entries are anything but headers: passwords, keys of SSH, registries' logins.
+#: Prefixes of Kubernetes' own types, whose entries are no headers but passwords, SSH keys or logins of registries.
 _OWN_TYPES = ("kubernetes.io/", "bootstrap.kubernetes.io/")
 _PRIVATE_KEY = "PRIVATE KEY-----"
 
 
 @dataclass(frozen=True, slots=True)
 class CallCredentials:
-    """What a call carries of the step's Secret."""
+    """The headers and the client certificate that a call gets from the step's Secret."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ClientTls | None = None

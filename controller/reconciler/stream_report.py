@@ -35,6 +35,8 @@ MAX_MESSAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """The condition Processing, without its generation and time."""
+
     ok: bool
     reason: str
     message: str
@@ -42,15 +44,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
+    """A stream, or one of its shards, in numbers."""
+
     #: Updates by phase, as far as they are known; `waiting` without the held ones.
     counts: dict[str, int]
     #: Users that are held, suspended, or wait for an object that this version does not understand (unreadable).
     users: dict[str, int]
-    #: How each step stands.
+    #: The health of each step.
     steps: tuple[StepReport, ...] = ()
-    #: The first such object and what was not understood, for people; empty where there is none.
+    #: The first object that this version does not understand, and why, for people; empty where there is none.
     unreadable: str = ""
-    #: The same of an update whose status the API server refuses to write.
+    #: The first update whose status the API server refuses to write, and why; empty where there is none.
     refused_write: str = ""
 
 

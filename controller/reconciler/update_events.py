@@ -47,7 +47,7 @@ class UpdateEvents:
             self._record(update, kind, reason, after.message)
 
     def postponed(self, update: UserUpdate, step: str, what: str, until: datetime) -> None:
-        """What was requested has to wait for the call of `step` under way, which has ended at `until` at the latest."""
+        """A request has to wait for the call of `step` that is under way, and that ends at `until` at the latest."""
         note = f"{what} when the call of {step} under way has ended, at the latest at {until:%H:%M:%S} UTC"
         regarding = reference("UserUpdate", update.namespace, update.name, update.uid)
         self._event(regarding, "Normal", "WaitsForCall", step, note)

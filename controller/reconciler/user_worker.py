@@ -52,7 +52,7 @@ UNCALLABLE_SECONDS, ERROR_SECONDS = 10.0, 5.0
 #: Seconds for which an update waits for a slot of its step before its status says so.
 SLOT_PATIENCE = 1.0
 
-#: resourceVersion by the name of the update. It is immutable: most workers know of none, and share one that is empty.
+#: resourceVersion by the name of the update. It is immutable, as most workers have an empty one, and share it.
 _Versions: TypeAlias = Mapping[str, int]
 _NO_VERSIONS: _Versions = MappingProxyType({})
 
@@ -90,7 +90,7 @@ class UserWorker:
         #: Writes what people ask of other updates while a call is under way; and the update that it writes just now.
         self._beside: asyncio.Task[None] | None = None
         self._written_beside: UserUpdate | None = None
-        #: When (monotonic) the last call began that was answered. Delays from before this worker was made stay.
+        #: When (monotonic) the last answered call began, at first when this worker was made: delays from before stay.
         self._called = time.monotonic()
         self._outcomes = PendingOutcomes(context)
         #: Newer versions that the watch has shown while a call or a write was under way: looked at when it is over.
@@ -207,7 +207,7 @@ class UserWorker:
             if not self._outcomes:
                 return False
             await self._write_outcomes()
-            return True  # the Lease may be back by now
+            return True  # the Lease may be held again by now
         decision = self._decide(update)
         changed = self._newer.get(update.name, 0) > update.resource_version
         if self._outcomes and (changed or not isinstance(decision, RunStep)):
@@ -252,7 +252,7 @@ class UserWorker:
         return True
 
     async def _run_step(self, update: UserUpdate, step: str) -> bool:
-        """Call when one of the step's slots is free and nothing has changed, then checkpoint. False: as for `_act`.
+        """Call when one of the step's slots is free and nothing has changed, then checkpoint. Returns as `_act` does.
 
         Secrets are read and statuses are written without a slot, so that no other user waits for that.
         """
@@ -284,7 +284,7 @@ class UserWorker:
         return True
 
     async def _wait_to_be_callable(self, update: UserUpdate, why: NotCalled) -> bool:
-        """Write what is missing, once, and try again in a while: no event shows that it has come."""
+        """Write to the status what is missing, once, and try again in a while: no event shows when it is there."""
         waiting = waiting_to_be_callable(update.status, why.message, self._context.now())
         if self._outcomes:
             await self._write_outcomes()
@@ -296,7 +296,7 @@ class UserWorker:
         return True
 
     async def _await_turn(self, turn: asyncio.Future[None], update: UserUpdate, step: str, endpoint: StepSpec) -> bool:
-        """True when the slot is ours; False as soon as something else is to be done."""
+        """Wait for a slot. True when this worker has it; False as soon as something else is to be done."""
         patience: float | None = SLOT_PATIENCE
         while not turn.done():
             self._changed = asyncio.get_running_loop().create_future()
@@ -327,7 +327,7 @@ class UserWorker:
     async def _ask(
         self, update: UserUpdate, step: str, endpoint: StepSpec, credentials: CallCredentials, started: datetime
     ) -> Outcome | NotCalled | None:
-        """The outcome of the call; None where it was taken back before it was sent."""
+        """Make the call. Returns its outcome; None where it was taken back before it was sent."""
         first = self.queue.take(update.name)
         failpoints.evaluate("controller.calling")
         began = time.monotonic()
@@ -410,7 +410,7 @@ class UserWorker:
             self.queue.push(update)
 
     def _keep_shown(self, update: UserUpdate, before: Status) -> None:
-        """A write shows the call. The queue may have a newer version by now, with the outcome."""
+        """Keep an update whose status a write has changed to show the call, unless the queue has a newer version."""
         known = self.queue.get(update.name)
         if known and known.uid == update.uid and known.resource_version < update.resource_version:
             self._keep(update, before)
