@@ -46,6 +46,8 @@ EVENT_ATTEMPTS = 12
 
 
 class Assignment:
+    """Acts on what the coordinator assigns to this replica, and revokes."""
+
     def __init__(
         self,
         context: ConsumerContext,
@@ -140,7 +142,7 @@ class Assignment:
         await self._backlogs.load([partition for partition in partitions if not partition.revoked])
 
     async def _starts(self, partitions: Iterable[Partition]) -> dict[int, positions.Start]:
-        """Where to begin with those partitions that answer. Raises ApiError or KafkaError.
+        """Find where to begin with each partition that answers. Raises ApiError or KafkaError.
 
         A partition that was revoked meanwhile is left out: it may never answer.
         """

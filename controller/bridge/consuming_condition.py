@@ -72,12 +72,12 @@ class ConsumerHealth:
         self._reported_until = 0.0
 
     def observe(self) -> None:
-        """To be called every half second, before users are moved into backlogs: see what is refused for long."""
+        """Called every half second, before users are moved into backlogs: find what has been refused for long."""
         if refused := self._longest_refused(REFUSED_SECONDS):
             self._reported, self._reported_until = refused, time.monotonic() + REPORTED_SECONDS
 
     def condition(self) -> Consuming | None:
-        """None where this replica has no partitions and no trouble: another replica writes the condition then."""
+        """The condition; None for a replica without partitions and without trouble: another one writes it then."""
         found = self._own_condition()
         return found and unless_no_bridge(found, self._context.bridge.process_lease)
 

@@ -1,4 +1,4 @@
-"""What all streams of a bridge share, and what all objects share that consume one topic."""
+"""The state that all streams of a bridge share, and the state that all objects share which consume one topic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TopicChanged(Exception):
 
 @dataclass(slots=True)
 class BridgeContext:
-    """What all streams of this process share."""
+    """The state that all streams of this process share."""
 
     cluster: Cluster
     #: Name of this process among the replicas of the bridge.
@@ -59,10 +59,10 @@ class BridgeContext:
 
 @dataclass(slots=True)
 class ConsumerContext:
-    """What all objects share that consume one topic as one member of the stream's group."""
+    """The state of one consumer of one topic, as one member of the stream's group."""
 
     bridge: BridgeContext
-    #: As it stands now; `topic` and `groupId` are those that the consumer began with.
+    #: With the spec as it is now; `topic` and `groupId` are those that the consumer began with.
     stream: UpdateStream
     status: StreamStatus
     lookup: TopicLookup
@@ -75,7 +75,7 @@ class ConsumerContext:
     #: The stream's next consumer gets the same one.
     counted: CountedRecords
     partitions: Partitions = field(default_factory=Partitions)
-    #: One for each kind of object that is written.
+    #: Limiters of writes, one for each kind of object that is written.
     limiters: list[WriteLimiter] = field(default_factory=list)
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
     #: Partitions that the topic has now.

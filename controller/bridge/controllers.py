@@ -72,7 +72,7 @@ class Controllers:
         }
 
     def missing(self, stream: UpdateStream) -> Missing | None:
-        """None where all Leases of the stream are renewed, or nothing is known of them yet."""
+        """The Lease that is not renewed; None where all of the stream's are, or nothing is known of them yet."""
         now, heard = time.monotonic(), self._heartbeats[self._scope.of(stream.namespace)]
         leases = [names.lease_name(stream.name, shard, stream.shards) for shard in range(stream.shards)]
         silent = [lease for lease in leases if heard.age((stream.namespace, lease), now) >= LEASE_SECONDS]

@@ -60,7 +60,7 @@ async def create(cluster: Cluster, manifest: Body) -> Answer:
 
 
 async def _look_unless_refused(cluster: Cluster, manifest: Body) -> Answer | None:
-    """As `_look`; None where that is refused too: the first refusal matters more."""
+    """Look for the update; None where that is refused too: the first refusal matters more."""
     try:
         return await _look(cluster, manifest)
     except ApiError:

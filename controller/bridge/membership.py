@@ -40,7 +40,7 @@ ENDS_SECONDS = 5.0
 
 
 class GroupMembership:
-    """What is known of one member and its group: `error`, `waits` and the context's `partition_errors`."""
+    """Watches one member and its group. The results are `error`, `waits` and the context's `partition_errors`."""
 
     def __init__(self, context: ConsumerContext, member: kafka.GroupMember) -> None:
         self._context = context
@@ -62,7 +62,7 @@ class GroupMembership:
         self.waits = ""
 
     def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What is to run until the consumer ends."""
+        """The coroutines that are to run until the consumer ends."""
         return self._watch_group(), self._watch_ends()
 
     def error(self, *, without_partitions: bool) -> kafka.KafkaError | None:
@@ -204,7 +204,7 @@ class GroupMembership:
             await asyncio.sleep(ENDS_SECONDS)
 
     async def _transactions(self, offsets: Mapping[int, int]) -> dict[int, int]:
-        """Those of these offsets, by partition, at which a transaction is open: reading goes no further."""
+        """The offsets among these, by partition, at which a transaction is open: reading goes no further there."""
         if not offsets:
             return {}
         try:
@@ -215,10 +215,10 @@ class GroupMembership:
         return {number: at for number, at in offsets.items() if stable.get(number, at + 1) <= at}
 
     def _refused_offsets(self) -> dict[tuple[int, int], int]:
-        """Where reading is, of those partitions that could not be fetched.
+        """The next offset of each partition that could not be fetched, with the serial of its assignment.
 
-        They are fetched from there anew: then the end of one without new records is notified, and nothing else would
-        say that it can be fetched again.
+        The partition is fetched from there anew. If it has no new records, its end is notified; nothing else would show
+        that it can be fetched again.
         """
         refused = {who[1] for who in self._errors if isinstance(who, tuple) and who[0] == "fetch"}
         known = ((each, each.tracker) for each in self._context.partitions if each.number in refused)
@@ -232,7 +232,7 @@ class GroupMembership:
 
 
 def _behind(partitions: Iterable[Partition]) -> dict[int, int]:
-    """Where reading is, by partition, of those that have further records."""
+    """The next offset of each partition that has further records."""
     return {
         partition.number: partition.tracker.next
         for partition in partitions

@@ -91,7 +91,7 @@ class Partition:
 
     def __init__(self, number: int, serial: int = 0) -> None:
         self.number = number
-        #: That of its assignment (`Assigned.serial`): a partition that is revoked may be assigned again.
+        #: The serial of its assignment (`Assigned.serial`): a partition that is revoked may be assigned again.
         self.serial = serial
         self.revoked = False
         #: None until reading begins.

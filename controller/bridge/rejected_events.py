@@ -68,7 +68,7 @@ class Aggregate:
     count: int
     #: When it was begun, in seconds of any clock.
     since: float
-    #: What is wrong with the record at `offset`, as the object says it while it stands for that record alone.
+    #: The message for the record at `offset`, as in an object that stands for that record alone.
     message: str
 
     def with_record(self, last_offset: int, count: int) -> Aggregate:
@@ -191,7 +191,7 @@ class RejectedRecord:
 
 
 def aggregate_of(group: Sequence[RejectedRecord]) -> tuple[Aggregate, Body]:
-    """One object for all of them; they themselves stay as they are, for the next try."""
+    """Make one object for all of these records. The records stay as they are, for the next try."""
     first = group[0].manifest
     aggregate = Aggregate(
         name=first["metadata"]["name"],
@@ -216,7 +216,7 @@ class RejectedEventWrite:
     group: list[RejectedRecord]
     #: Neighbours of one kind in a flood, in an object that takes further ones too.
     shared: bool
-    #: It was refused, and is not tried again before this time of the monotonic clock.
+    #: A refused write is not tried again before this time of the monotonic clock.
     again: float = 0.0
 
     def __str__(self) -> str:
@@ -299,7 +299,7 @@ class RejectedEvents:
         self._filled.clear()
 
     def _sorted(self, batch: list[RejectedRecord]) -> list[RejectedEventWrite]:
-        """One write for each record while it may have its own object, then one for each kind."""
+        """Make a write for each record that may have an object of its own, and one for all others of each kind."""
         own: list[RejectedEventWrite] = []
         shared: dict[Kind, RejectedEventWrite] = {write.group[0].kind: write for write in self._refused if write.shared}
         new: list[RejectedEventWrite] = []

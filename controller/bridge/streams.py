@@ -77,7 +77,7 @@ class Streams:
         self._reports: set[asyncio.Task[None]] = set()
 
     def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
-        """What is to run until the process stops."""
+        """The coroutines that are to run until the process stops."""
         context = self._context
         orphans = release_orphans(context, self._exists)
         controllers = self._controllers.follow(self._look_for_controllers)

@@ -35,7 +35,7 @@ class WorkingSetEntry:
     version: int
     #: The watch or a list has shown it.
     seen: bool
-    #: Where it came from, as far as that is known; None for hand-made ones, and those that only the watch has shown.
+    #: Its source, as far as it is known; None for hand-made updates, and for those that only the watch has shown.
     key: SourceKey | None = None
     offset: int = -1
 

@@ -43,7 +43,7 @@ MAX_ASKED = 60.0
 TRIES_A_SECOND = 10
 #: Answers of a server in trouble that an object may get while others work, before the object counts as the cause.
 TROUBLED_TRIES = 5
-#: What a write that works adds to the window, divided by its size: one more may cost a pause where there is no room.
+#: A write that works widens the window by so much, divided by its size: a refusal for lack of room costs a pause.
 GROWTH = 0.1
 #: Refused writes that may try before their time when another one works.
 WOKEN = 2
@@ -53,7 +53,7 @@ WOKEN = 2
 class Refusal:
     """A write that was refused and has not worked since. Times are of the monotonic clock."""
 
-    #: What is to be written, for people.
+    #: The object that is to be written, for people.
     what: str
     since: float
     last: float
@@ -77,7 +77,8 @@ class WriteLimiter:
         self._worked = 0.0
         self._failing_since: float | None = None
         self._refusals: dict[Hashable, Refusal] = {}
-        #: Those that may be refused like all others, for no reason of their own, the oldest first. An ordered set.
+        #: Keys of writes that may be refused as all others are, for no reason of their own, the oldest first: an
+        #: ordered set.
         self._alike: dict[Hashable, None] = {}
 
     @asynccontextmanager

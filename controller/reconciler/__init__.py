@@ -17,7 +17,7 @@ From a watch event to a written status:
 
 Read the modules in that order; then, as far as you need them:
 
-- `process_context` and `context`: what all streams of the process share, and what all workers of a stream or shard share.
+- `process_context` and `context`: the state that all streams of a process share, and all workers of a stream or shard.
 - `resync` wakes all workers of a shard; `refusal_writer` answers requests to finished updates; `label_writer` sets
   labels that are missing; `orphans` marks updates without a stream; `metadata_watch` shows what kopf's watch does not.
 - `lease_watch`, `lease_balancer`, `lease_gc`, `process_watch`: the Leases of all streams, and how replicas share them.

@@ -64,7 +64,7 @@ class CallSlots:
         #: Most calls at a time; None: no limit.
         self._limit: int | None = None
         self._used = 0
-        #: In the order in which they came.
+        #: The calls that wait, in the order in which they came.
         self._waiting: dict[asyncio.Future[None], None] = {}
 
     @contextmanager
@@ -126,7 +126,7 @@ class Call:
         self._until = started + timedelta(seconds=endpoint.timeout_seconds)
         self._task = asyncio.current_task()
         self._sent = self._taken_back = False
-        #: What an Event has been written for.
+        #: The texts for which an Event has been written.
         self._noted: set[str] = set()
         #: The write under way that shows it.
         self._showing: asyncio.Task[None] | None = None

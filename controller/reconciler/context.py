@@ -1,4 +1,4 @@
-"""What the workers of one stream share, and what the workers of one of its shards share."""
+"""The state that the workers of one stream share, and the state that the workers of one of its shards share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECRETS_PERIOD = 3.0
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What all shards of one stream share in this process."""
+    """The state that all shards of one stream share in this process."""
 
     process: ProcessContext
     events: UpdateEvents
@@ -52,7 +52,7 @@ class StreamContext:
 
 @dataclass(slots=True)
 class ShardContext:
-    """State that the workers of one shard share: the stream's spec as it is now, the Lease, limits of writes and calls."""
+    """The state that the workers of one shard share: the stream's spec as it is now, the Lease, limits of writes."""
 
     shared: StreamContext
     shard: Shard
@@ -129,7 +129,7 @@ class ShardContext:
         return self.stream.namespace, self.stream.name
 
     async def step_credentials(self, step: str) -> CallCredentials | NotCalled:
-        """What the step's Secret holds; NotCalled where it is missing or unusable. Raises errors.ApiError."""
+        """The contents of the step's Secret; NotCalled where it is missing or unusable. Raises errors.ApiError."""
         if (secret := self.stream.steps[step].secret_name) is None:
             return CallCredentials()
         found = await self.shared.secrets.read(secret)

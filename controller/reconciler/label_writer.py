@@ -28,7 +28,7 @@ class LabelWriter:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._slots = asyncio.Semaphore(CONCURRENCY)
-        #: By the update's uid.
+        #: Writes under way, by the update's uid.
         self._writes: dict[str, asyncio.Task[None]] = {}
 
     def check(self, body: Body, *, divided: bool) -> None:

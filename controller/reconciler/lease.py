@@ -303,7 +303,7 @@ class Lease:
         return spec.get("holderIdentity") == self._identity
 
     async def _read_or_create(self) -> Body | None:
-        """None where it was deleted while somebody else held it: that controller may not know yet."""
+        """The Lease; None where it was deleted while another controller held it, which may not know that yet."""
         try:
             return await self._cluster.get(LEASES, self._namespace, self._name, timeout=TIMEOUT)
         except errors.NotFound:

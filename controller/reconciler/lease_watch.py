@@ -59,7 +59,7 @@ class LeaseWatch:
         self._existing: set[tuple[str, str]] = set()
         #: Set when a namespace's watch has listed its Leases for the first time.
         self._synced: dict[str | None, asyncio.Event] = {each: asyncio.Event() for each in scope.each}
-        #: By namespace, the LIST that is not sent yet, and a lock for the one that is under way.
+        #: The LIST of each namespace that is not sent yet, and a lock for the one that is under way.
         self._next: dict[str, asyncio.Task[dict[str, ObservedLease]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
 

@@ -31,7 +31,7 @@ LEASE_HELD = Gauge(f"{_PREFIX}_lease_held", "Shards of the stream that this repl
 
 
 class ShardGauges:
-    """One shard's share of gauges that count all shards of a stream in this process."""
+    """The share that one shard has in gauges which count all shards of a stream in this process."""
 
     def __init__(self) -> None:
         self._shares: dict[Gauge, float] = {}

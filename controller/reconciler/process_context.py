@@ -1,4 +1,4 @@
-"""What all streams of this process share."""
+"""The state that all streams of this process share."""
 
 from __future__ import annotations
 

@@ -170,9 +170,9 @@ class Collector:
         #: The time (monotonic) before which nothing is due, and the retention that it was computed for: five thousand
         #: finished updates of each of a hundred streams are not sorted every five seconds.
         self._idle_until: tuple[float, Retention] | None = None
-        #: By phase; None: to be counted again.
+        #: Finished updates by phase; None: to be counted again.
         self._counts: dict[Phase, int] | None = None
-        #: What a delete of the last round took, on average.
+        #: Seconds that a delete of the last round took, on average.
         self._seconds = FIRST_SECONDS
 
     @property

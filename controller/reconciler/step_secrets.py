@@ -62,7 +62,7 @@ class CallCredentials:
         return cls(headers, tls)
 
 
-#: What is known of a Secret; None: there is none, or no right to read it.
+#: A Secret as it was read last; None: there is none, or no right to read it.
 Found: TypeAlias = CallCredentials | NotCalled | None
 
 
@@ -72,7 +72,7 @@ class StepSecrets:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        #: What was read, and until when (monotonic) it is used.
+        #: Each Secret as it was read, and until when (monotonic) it is used.
         self._known: dict[str, tuple[float, Found]] = {}
         #: The read under way: a thousand workers that want the same Secret wait for it, and have its error together.
         self._reads: dict[str, asyncio.Task[errors.ApiError | None]] = {}

@@ -28,7 +28,7 @@ from controller.reconciler.retention import Collector
 
 #: Seconds between reports.
 PERIOD = 2.0
-#: What the API server refuses is tried again after so many seconds.
+#: Seconds until a report that the API server has refused is tried again.
 REFUSED_PERIOD = 15.0
 MAX_MESSAGE = 1000
 

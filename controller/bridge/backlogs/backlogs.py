@@ -81,7 +81,7 @@ class Backlogs:
         return self._cache.unwritten
 
     def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What is to run until the consumer ends: writes of the cache, and fetches. Raises TopicChanged."""
+        """The coroutines that are to run until the consumer ends, for writes and fetches. Raise TopicChanged."""
         return self._writer.run(), self._fetch()
 
     def stop(self) -> None:
@@ -133,7 +133,7 @@ class Backlogs:
             wanted -= cost if self._move(user, now) else 0
 
     def release_positions(self, now: float) -> None:
-        """Where a position is stuck, move the users that are stuck too into backlogs, from the lowest offset on."""
+        """If a position is stuck, move the users that are stuck too into backlogs, from the lowest offset on."""
         if not self._position_stuck(now):
             return
         pending = self._dispatcher.pending

@@ -47,7 +47,7 @@ class PartitionQueue:
 
 @dataclass(frozen=True, slots=True)
 class OtherReplicas:
-    """What an object lists of partitions that are assigned to other replicas, as last read."""
+    """How much an object listed for partitions of other replicas when it was read last."""
 
     offsets: int = 0
     #: Bytes of code.
@@ -85,7 +85,7 @@ class Backlog:
 
     @property
     def full(self) -> bool:
-        """It takes no further offset. The bound counts all partitions, as the object is written as a whole."""
+        """Whether it takes no further offset. All partitions count, as they are in one object."""
         size = sum(queue.offsets.size for queue in self.queues.values() if len(queue.offsets))
         return self.count + self.others.offsets >= MAX_OFFSETS or size + self.others.size >= MAX_CODE
 
@@ -107,7 +107,7 @@ class Backlog:
         return touched and not self.queues and not self.expired
 
     def due(self, now: float, removed_seconds: float, waited_for: bool) -> bool:
-        """It is to be written now; or, where records wait for room in it (`waited_for`), to be read again."""
+        """Whether it is to be written now or, where records wait for room in it (`waited_for`), to be read again."""
         if self.writing or self.expired or now < self.retry_at:
             return False
         return (
@@ -161,7 +161,7 @@ class BacklogCache:
         return self._backlogs.get(backlog.user) is backlog
 
     def waited_for(self, backlog: Backlog) -> bool:
-        """It is full, and records of its user wait for room in it."""
+        """Whether it is full, and records of its user wait for room in it."""
         return backlog.user in self._waiting
 
     def load(self, user: str, body: dict[str, Any], queues: Iterable[PartitionQueue]) -> Backlog:

@@ -1,4 +1,4 @@
-"""What the API server lists for newly assigned partitions, and what becomes of an entry that somebody has damaged.
+"""Loads the backlogs of newly assigned partitions from the API server, and mends entries that somebody has damaged.
 
 A damaged entry still says which records it is about. They are all good records of its user from `first` to `last`:
 while a user has a backlog every new record of theirs goes behind it, and it is worked off from the front. The records
@@ -41,7 +41,7 @@ CHUNK = 2000
 
 @dataclass(frozen=True, slots=True)
 class DeletedTopicEntry:
-    """What a backlog lists for a topic that was deleted, or made again under another id: the records are gone."""
+    """Offsets that a backlog lists of a topic that was deleted, or made again with another id: the records are gone."""
 
     backlog: Backlog
     #: The partition of this replica on whose behalf they become RejectedEvents. If it is revoked, its next owner

@@ -127,7 +127,7 @@ class BacklogWriter:
             backlog.retry_at = time.monotonic() + self.limiter.failed(backlog, error, f"the UserBacklog {name}")
 
     async def _retry_conflicts(self, backlog: Backlog) -> None:
-        """Where somebody else has changed the object, try again with what it is now. Raises Lost or ApiError."""
+        """Write. If somebody else has changed the object, read it and write again. Raises Lost or ApiError."""
         for left in reversed(range(TRIES)):
             try:
                 return await self._attempt(backlog)
@@ -199,7 +199,7 @@ class BacklogWriter:
         if backlog.body is None:
             return await self._cluster.create(BACKLOGS, self._stream.namespace, self._manifest(backlog, entries))
         if "deletionTimestamp" in backlog.body["metadata"] and not has_finalizer(backlog.body):
-            # It may go at any moment, with all that is written into it, and the API server adds no finalizer any more.
+            # The object may vanish at any moment, with all that is written into it, and it takes no finalizer any more.
             kept = ", ".join(other_finalizers(backlog.body))
             raise Conflict(f"{self._name(backlog)} is being deleted, and kept by finalizers of others: {kept}")
         # A person may have removed the finalizer: the patch adds it again.
