@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
+from controller.api.offset_queue import OffsetQueue
 from controller.bridge.backlogs import Backlogs
-from controller.bridge.backlogs.cache import BacklogOffset
+from controller.bridge.backlogs.cache import BacklogOffset, PartitionQueue
 from controller.bridge.context import ConsumerContext
 from controller.bridge.dispatch import Dispatcher
 from controller.bridge.partitions import OffsetTracker
+from controller.bridge.pending import PartitionOffset, PendingRecord
 from controller.bridge.rejected_events import RejectedEvents
+from controller.core.records import UpdateEvent, read_record
 from controller.kafka import FetchResult
 from tests.support.bridge import make_consumer_context
+from tests.support.records import make_record
 
 
 class Kafka:
@@ -68,3 +74,30 @@ async def test_the_record_that_holds_a_position_up_is_read_again() -> None:
     assert await first_asked(backlogs, kafka) == [5]
     BacklogOffset(backlogs._cache, "ana", partition, 5).done()
     assert partition.position == 6, "it is a UserUpdate, written into a backlog or not"
+
+
+async def test_records_that_are_moved_into_a_backlog_give_their_memory_back_and_others_keep_theirs() -> None:
+    """The bridge has restarted: some of the records that it reads again are listed, and one lies before the backlog."""
+    context, kafka = make_consumer_context(), Kafka()
+    context.bridge.backlogs = context.bridge.rejected = cast(Any, SimpleNamespace(count=lambda stream: 1))
+    rejected_events = RejectedEvents(context)
+    dispatcher = Dispatcher(context, rejected_events)
+    backlogs = Backlogs(context, cast(Any, kafka), dispatcher, rejected_events)
+    (partition,) = context.partitions.assign([0])
+    partition.tracker = OffsetTracker(40)
+    for offset in (40, 55, 70):
+        partition.tracker.begin(offset)
+        record = make_record(key=b"ana", offset=offset)
+        event = read_record(record)
+        assert isinstance(event, UpdateEvent)
+        dispatcher.offer(PendingRecord(record, event, PartitionOffset(partition, offset), context.read_ahead, 0.0))
+    backlogs._cache.load("ana", {}, [PartitionQueue(partition, OffsetQueue([50, 55]))])
+    backlogs.make_room(1, time.monotonic())
+    ((_, (left,)),) = dispatcher.pending
+    assert (left.offset, context.read_ahead.total) == (40, left.cost)
+    (backlog,) = backlogs._cache
+    assert list(backlog.queues[0].offsets) == [50, 55, 70]
+    assert backlog.unwritten == [(partition, 70)]
+    assert dispatcher.working_set.grant() == "ana", "the one that is left still wants its slot"
+    left.done()
+    assert partition.position == 70, "until it is written that the backlog lists it"
