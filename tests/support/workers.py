@@ -66,8 +66,6 @@ SECONDS = {
 
 #: Tells the workers of one run of the tests from those of another.
 RUN = "USERUPDATES_TEST_RUN"
-#: Most of the time tests wait, so that three workers use one processor.
-WORKERS_PER_CPU = 3
 #: Bytes that a worker takes with its environment and the processes of a test, at most but in a flood.
 MEMORY = 2 << 30
 
@@ -103,7 +101,9 @@ def count(config: pytest.Config) -> int | None:
     processors = os.cpu_count() or 1
     if all("tests/unit" in path for path in paths):
         return processors
-    return max(1, min(WORKERS_PER_CPU * processors, psutil.virtual_memory().total // MEMORY))
+    # All tests take 36 minutes of a processor: two workers keep two processors busy for 60 % of the time. With more of
+    # them, tests that hold a delay to its bound are late, as they wait for a processor.
+    return max(1, min(processors, psutil.virtual_memory().total // MEMORY))
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types that mypy reads
