@@ -6,7 +6,7 @@ import asyncio
 
 from controller.reconciler import resync
 from controller.reconciler.resync import Resync
-from tests.support.eventually import eventually_async
+from tests.support.eventually import Stopwatch, eventually_async
 
 
 class Worker:
@@ -35,14 +35,13 @@ class Worker:
 
 async def reached(worker: Worker, within: float = 10.0) -> float:
     """Seconds until it was woken."""
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
+    watch = Stopwatch()
 
     async def there() -> bool:
         return worker.woken > 0
 
     await eventually_async(there, within, every=0.001)
-    return loop.time() - begun
+    return watch.seconds
 
 
 async def all_woken(workers: list[Worker]) -> asyncio.Task[None]:
@@ -51,7 +50,7 @@ async def all_woken(workers: list[Worker]) -> asyncio.Task[None]:
     return asyncio.create_task(wake.run())
 
 
-async def test_nobody_waits_for_a_thousand_lanes_that_were_busy_already() -> None:
+async def test_nobody_waits_for_a_thousand_workers_that_were_busy_already() -> None:
     workers = [*(Worker(busy=True, hangs=True) for _ in range(1000)), Worker()]
     task = await all_woken(workers)
     assert await reached(workers[-1]) < resync.SECONDS
