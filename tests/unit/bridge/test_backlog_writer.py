@@ -55,7 +55,7 @@ async def test_a_write_that_waits_ends_when_its_partition_is_lost() -> None:
 
     await eventually_async(writes, within=APPENDED_SECONDS + 5)
     # It is not under way yet: whoever lets partitions go need not wait for it.
-    await asyncio.wait_for(writer.writes_ended(), 5)
+    await asyncio.wait_for(writer.writes_ended(), 60)
     assert backlog.writing
     gone = partitions.revoke([0])
 

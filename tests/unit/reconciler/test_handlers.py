@@ -59,7 +59,7 @@ async def handed_over(put: Callable[[Handover], None]) -> Recorder:
 
     thread = threading.Thread(target=run)
     thread.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await recorder.done.wait()
     thread.join()
     return recorder
@@ -123,7 +123,7 @@ def test_kopf_watches_what_can_be_read_and_nothing_else(
 
         monkeypatch.setattr(kopf, "operator", operator)
         cluster = SimpleNamespace(served=served, trust=SimpleNamespace(regained=asyncio.Event()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await handlers.watch(cast(Any, cluster), Recorder(), stop, begin, readable)
 
     asyncio.run(watch())
