@@ -236,7 +236,7 @@ def _note_start(log: Path) -> None:
         file.write(f"--- started {datetime.now(UTC).isoformat(timespec='seconds')} ---\n")
 
 
-def _becomes_free(port: int, within: float = 15.0) -> bool:
+def _becomes_free(port: int, within: float = 60.0) -> bool:
     """Whether a port becomes free soon. On a busy machine a dying process may keep its port for seconds."""
     deadline = time.monotonic() + within
     while not is_free(port):

@@ -123,6 +123,18 @@ class BridgeStream:
         sources = [update["spec"]["source"] for update in self.updates() if "source" in update["spec"]]
         return sorted((source["partition"], source["offset"]) for source in sources)
 
+    def has_made(self, expected: list[tuple[int, int]], within: float = 60) -> None:
+        """Wait until these are the records that updates are made of, by partition and offset.
+
+        The position also passes records that wait in UserBacklogs. Some do where the machine is so busy that a user's
+        create takes seconds.
+        """
+
+        def made() -> bool:
+            return (found := self.offsets()) == expected or _fail(found)
+
+        eventually(made, within)
+
     def rejected(self) -> list[dict[str, Any]]:
         return [item["spec"] for item in self.kube.list(self.namespace, "rejectedevents")]
 

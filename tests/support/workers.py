@@ -26,6 +26,8 @@ ALONE = (
     "tests/acceptance/test_floods.py::test_many_stuck_users_keep_nobody_else_waiting",
     "tests/acceptance/test_full_backlogs.py::test_full_backlogs_stop_neither_process",
     "tests/acceptance/test_whole_way.py::test_the_record_after_a_bad_one_is_finished_within_two_seconds",
+    "tests/integration/reconciler/test_controller.py::test_a_delay_survives_a_restart",
+    "tests/integration/reconciler/test_controller.py::test_a_kill_in_the_middle_loses_and_repeats_nothing_that_was_recorded",
     "tests/integration/reconciler/test_controller.py::test_one_user_runs_twenty_events_a_second",
     "tests/integration/reconciler/test_suspension.py::test_a_changed_spec_acts_at_once_beside_a_thousand_hanging_calls",
 )

@@ -66,7 +66,7 @@ def test_a_backlog_is_worked_off_in_order_and_removed(ingested: BridgeStream, st
     ingested.produce(good(["big"] * 20 + ["small"]))
     order = finish_all(ingested, 321, 60)
     assert sorted(order) == list(range(321))
-    assert ingested.offsets() == [(0, offset) for offset in range(321)]
+    ingested.has_made([(0, offset) for offset in range(321)])
     assert [sequence for sequence in order if sequence != 320] == sorted(set(order) - {320})
     eventually(lambda: not ingested.backlogs(), 20)
     ingested.positioned(321)
@@ -94,7 +94,7 @@ def test_deleting_a_backlog_by_hand_loses_nothing(ingested: BridgeStream, start_
     (event,) = eventually(told, 20)
     assert "95 records have become updates" in event["note"]
     finish_all(ingested, 100, 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(100)]
+    ingested.has_made([(0, offset) for offset in range(100)])
     eventually(lambda: not ingested.backlogs(), 20)
 
 
@@ -126,7 +126,7 @@ def test_finalizers_of_others_stay_and_nothing_is_put_into_what_they_keep(
     (made,) = eventually(lambda: [body for body in ingested.backlogs() if listed([body])], 60)
     assert made["metadata"]["finalizers"] == ours
     finish_all(ingested, 21, 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(61)]
+    ingested.has_made([(0, offset) for offset in range(61)])
 
 
 def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: BridgeStream, start_bridge: StartReplica) -> None:
@@ -142,7 +142,7 @@ def test_a_damaged_backlog_is_made_anew_from_the_topic(ingested: BridgeStream, s
     hurt(ingested, backlog, offsets="nonsense")  # which can be read, as other offsets
     bridge.start()
     finish_all(ingested, 37, 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(41) if offset != 20]
+    ingested.has_made([(0, offset) for offset in range(41) if offset != 20])
     eventually(lambda: not ingested.backlogs(), 20)
 
 
@@ -163,7 +163,7 @@ def test_a_backlog_that_cannot_be_mended_says_what_would_help(
     hurt(ingested, backlog, count=40, last=49)  # five are given up by whoever says so
     ingested.reason("Consuming", 40)
     finish_all(ingested, 45, 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(50) if not 5 <= offset < 10]
+    ingested.has_made([(0, offset) for offset in range(50) if not 5 <= offset < 10])
 
 
 def hurt(ingested: BridgeStream, backlog: dict[str, Any], **changes: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_killed_bridge_goes_on_with_its_backlogs(ingested: BridgeStream, start
     bridge.start()
     ingested.produce(good(["big", "small"]))
     finish_all(ingested, 204 - len(before), 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(204)]
+    ingested.has_made([(0, offset) for offset in range(204)])
     eventually(lambda: not ingested.backlogs(), 20)
 
 

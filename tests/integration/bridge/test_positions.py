@@ -55,7 +55,7 @@ def test_a_position_that_is_raised_by_a_late_write_begins_the_reading_there(
     ingested.finish(first)
     ingested.produce(good(["ana"]))
     ingested.positioned(5)
-    assert ingested.offsets() == [(0, 0), (0, 3), (0, 4)]
+    ingested.has_made([(0, 0), (0, 3), (0, 4)])
     assert bridge.running
 
 

@@ -79,7 +79,7 @@ def test_a_quota_that_is_used_up_slows_the_bridge_down(ingested: BridgeStream, s
         assert len(ingested.updates()) <= count
     quota.allow(1000)
     ingested.positioned(100, 30)
-    assert ingested.offsets() == [(0, offset) for offset in range(100)]
+    ingested.has_made([(0, offset) for offset in range(100)])
     check_links(ingested.updates())
     assert bridge.running
     eventually(lambda: ingested.condition()["status"] == "True")
@@ -130,7 +130,7 @@ def test_a_backlog_that_a_quota_refuses_loses_nothing(ingested: BridgeStream, st
         return len(ingested.updates()) == 42
 
     eventually(drained, 60)
-    assert ingested.offsets() == [(0, offset) for offset in range(42)]
+    ingested.has_made([(0, offset) for offset in range(42)])
 
 
 def test_backlogs_that_are_refused_keep_no_other_one_waiting(
@@ -192,7 +192,7 @@ def test_an_api_server_that_is_overloaded_is_asked_more_slowly(
         eventually(lambda: ingested.kube.requests("userupdates")["POST", "429"] > 0, 30)
         ingested.positioned(400, 90)
         refused = ingested.kube.requests("userupdates")["POST", "429"]
-    assert ingested.offsets() == [(0, offset) for offset in range(400)]
+    ingested.has_made([(0, offset) for offset in range(400)])
     check_links(ingested.updates())
     assert bridge.running
     print(f"{refused} of the creates were answered 429")
@@ -218,7 +218,7 @@ def test_an_api_server_without_its_etcd_is_outlived(
         for kind in ("userupdates", "updatestreams"):
             eventually(partial(gone, ingested, kind), 60)
         ingested.positioned(400, 90)
-        assert ingested.offsets() == [(0, offset) for offset in range(400)]
+        ingested.has_made([(0, offset) for offset in range(400)])
         check_links(ingested.updates())
         assert bridge.running
 

@@ -175,10 +175,16 @@ def test_a_start_beside_many_waiting_users_opens_few_connections(
     stream.apply()
     stream.records([f"user{number}" for number in range(1000)], 1, datetime.now(UTC))
     controller = start_controller(wait=False)
-    port, most, until = urlsplit(stream.environment.downstream_url).port, 0, time.monotonic() + 8
-    while time.monotonic() < until:
+    port, most = urlsplit(stream.environment.downstream_url).port, 0
+
+    def connections() -> int:
         found = psutil.Process(controller.pid).net_connections("tcp")
-        most = max(most, sum(bool(connection.raddr) and connection.raddr.port == port for connection in found))
+        return sum(bool(connection.raddr) and connection.raddr.port == port for connection in found)
+
+    eventually(connections, 60, every=0.01)
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
+        most = max(most, connections())
     stream.all_finished(60)
     # Were all woken at once, it would be most of a thousand. How many calls a busy machine does not answer within
     # HANGING_SECONDS, so that the next ones begin beside them, depends on it: 309 to 334 at a load of three a core.
