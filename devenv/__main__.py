@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from devenv import broker, lifecycle, sources, validation
+from controller.core.records import Record, Rejection, read_record
+from devenv import broker, kubectl, lifecycle, sources, validation
 from devenv.environment import Environment
 from devenv.errors import DevenvError
 from devenv.kind import engine
 from devenv.kind.choice import choose
 from devenv.kind.cluster import KindEnvironment
-from devenv.kubectl import SAMPLE_STREAM
 from devenv.layout import DEMO, ROOT
 
 MAX_REPLICAS = 20
@@ -57,7 +57,9 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
     env = environment.layout.env
     shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
     print(f"{'ready' if ready else 'up, but not every stream is ready'}. Now: . {shown} && kubectl get us,uu")
-    print(f"Send a record: make send USER=userid1 VALUE='{EVENT}'")
+    topic = broker.TOPIC if options.stream is None else kubectl.topic(options.stream)
+    named = "" if topic == broker.TOPIC else f" TOPIC={topic}"
+    print(f"Send a record: make send{named} USER=userid1 VALUE='{EVENT}'")
     return 0
 
 
@@ -67,7 +69,7 @@ def _up_in_kind(environment: KindEnvironment, options: argparse.Namespace) -> in
         if count is not None:
             environment.processes.scale(role, count)
             environment.wait_ready(role)
-    environment.apply_stream(options.stream or SAMPLE_STREAM)
+    environment.apply_stream(options.stream or kubectl.SAMPLE_STREAM)
     environment.write_env()
     print(f"ready, in kind. Now: . {environment.layout.env} && kubectl get us,uu")
     return 0
@@ -110,6 +112,14 @@ def _send(environment: Environment, options: argparse.Namespace) -> int:
     broker.check(servers)
     partition, offset = broker.send(servers, options.topic, options.key, options.value)
     print(f"sent to {options.topic}, partition {partition}, offset {offset}")
+    record = Record(options.topic, "", partition, offset, 0, options.key.encode(), options.value.encode())
+    if lifecycle.nobody_reads(environment, options.topic):
+        print(f"note: no UpdateStream reads the topic {options.topic}: see `kubectl get us -A`", file=sys.stderr)
+    elif isinstance(event := read_record(record), Rejection):
+        print(
+            f"note: this becomes no update, but a RejectedEvent ({event.reason.value}: {event.message})",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -125,10 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "start what is not running, and return when everything is ready"
     up = commands.add_parser("up", help=text, description=text)
     up.add_argument(
-        "--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as last time, else 1)"
+        "--bridges", type=_count, metavar="N", help="replicas of the bridge (default: as before, 1 after `down`)"
     )
     up.add_argument(
-        "--controllers", type=_count, metavar="N", help="replicas of the controller (default: as last time, else 1)"
+        "--controllers",
+        type=_count,
+        metavar="N",
+        help="replicas of the controller (default: as before, 1 after `down`)",
     )
     up.add_argument("--stream", type=Path, metavar="FILE", help="apply this UpdateStream instead of the sample")
     up.add_argument(

@@ -94,6 +94,13 @@ def render_stream(path: Path, values: Mapping[str, str]) -> str:
     return text
 
 
+def topic(path: Path) -> str:
+    """The topic of the first UpdateStream in a manifest that was applied."""
+    found = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    stream = next(document for document in found if document is not None and document["kind"] == "UpdateStream")
+    return str(stream["spec"]["kafka"]["topic"])
+
+
 def apply(kubectl: Kubectl, path: Path, text: str, *options: str) -> str:
     """Apply a rendered manifest, unknown fields refused; what kubectl said. Raises CommandFailed naming the file."""
     arguments = ("apply", "--validate=strict", *options, "-f", "-")

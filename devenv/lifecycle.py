@@ -15,6 +15,7 @@ from typing import Any
 
 from devenv import apiserver, broker, kafka_tools, kubectl, sources
 from devenv.environment import INFRASTRUCTURE, ROLES, Environment, Wanted, replicas
+from devenv.errors import CommandFailed
 from devenv.layout import locked, write_atomically
 
 #: Seconds for which `up` waits until streams say that they are ready, or why they are not.
@@ -81,6 +82,16 @@ def _said(condition: Mapping[str, str]) -> str:
     if condition.get("status") == "True":
         return "ready"
     return f"not ready, {condition.get('reason', 'Pending')}: {condition.get('message', 'no condition yet')}"
+
+
+def nobody_reads(environment: Environment, topic: str) -> bool:
+    """Whether the API server answers, and has no UpdateStream of that topic."""
+    kubectl_here = kubectl.Kubectl(environment.layout.bin / "kubectl", environment.kubeconfig)
+    try:
+        found = kubectl_here.json("get", "updatestreams", "--all-namespaces", "--request-timeout=5s")["items"]
+    except CommandFailed:
+        return False
+    return all(body["spec"]["kafka"]["topic"] != topic for body in found)
 
 
 def up_infrastructure(environment: Environment, *, tuned: bool | None = None) -> None:

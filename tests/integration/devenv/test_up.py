@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from devenv import broker, lifecycle
+from devenv.__main__ import EVENT
 from devenv.environment import INFRASTRUCTURE, Environment
 from devenv.errors import CommandFailed
 from tests.support.eventually import eventually
@@ -205,6 +206,24 @@ def test_what_is_sent_where_no_kafka_runs_is_refused_readably(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(("", EVENT), "a RejectedEvent (NoKey: ", id="no user"),
+        pytest.param(("ana", "{profile: dev}"), "a RejectedEvent (NotJSON: ", id="no JSON"),
+        pytest.param(("ana", EVENT, "--topic", "acounts"), "no UpdateStream reads the topic acounts", id="topic"),
+    ],
+)
+def test_a_record_that_becomes_no_update_is_sent_with_a_note(
+    checkout: Checkout, arguments: tuple[str, ...], said: str
+) -> None:
+    checkout.up()
+    code, out, err = checkout.run("send", *arguments)
+    assert (code, out[:8]) == (0, "sent to ")
+    assert err.startswith("note: ")
+    assert said in err
+
+
 @pytest.mark.parametrize("manifest", STREAMS)
 def test_the_streams_of_the_pages_are_applied_as_they_stand(checkout: Checkout, tmp_path: Path, manifest: str) -> None:
     checkout.up()
@@ -260,7 +279,7 @@ def test_down_and_up_keep_what_was_there(checkout: Checkout) -> None:
 def test_own_stream_gets_the_addresses_of_this_environment(checkout: Checkout, tmp_path: Path) -> None:
     path = tmp_path / "stream.yaml"
     path.write_text(STREAM)
-    assert "other" in checkout.up("--stream", str(path))
+    assert "make send TOPIC=other USER=" in checkout.up("--stream", str(path))
     spec = checkout.environment.kubectl.json("get", "us", "other")["spec"]
     assert spec["kafka"]["bootstrapServers"] == checkout.environment.bootstrap_servers
     assert spec["steps"]["profile"]["url"] == f"{checkout.environment.downstream_url}/profile"
