@@ -57,8 +57,8 @@ def _up(environment: Environment, options: argparse.Namespace) -> int:
     env = environment.layout.env
     shown = env.relative_to(Path.cwd()) if env.is_relative_to(Path.cwd()) else env
     print(f"{'ready' if ready else 'up, but not every stream is ready'}. Now: . {shown} && kubectl get us,uu")
-    topic = broker.TOPIC if options.stream is None else kubectl.topic(options.stream)
-    named = "" if topic == broker.TOPIC else f" TOPIC={topic}"
+    topic = None if options.stream is None else kubectl.topic(options.stream)
+    named = "" if topic in (None, broker.TOPIC) else f" TOPIC={topic}"
     print(f"Send a record: make send{named} USER=userid1 VALUE='{EVENT}'")
     return 0
 

@@ -94,11 +94,10 @@ def render_stream(path: Path, values: Mapping[str, str]) -> str:
     return text
 
 
-def topic(path: Path) -> str:
-    """The topic of the first UpdateStream in a manifest that was applied."""
-    found = yaml.safe_load_all(path.read_text(encoding="utf-8"))
-    stream = next(document for document in found if document is not None and document["kind"] == "UpdateStream")
-    return str(stream["spec"]["kafka"]["topic"])
+def topic(path: Path) -> str | None:
+    """The topic of the first UpdateStream in a manifest that was applied; None where a pipe gives nothing more."""
+    found = [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document is not None]
+    return next((doc["spec"]["kafka"]["topic"] for doc in found if doc["kind"] == "UpdateStream"), None)
 
 
 def apply(kubectl: Kubectl, path: Path, text: str, *options: str) -> str:
