@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         process.add_argument(
             "--identity",
             default=os.environ.get("POD_NAME") or socket.gethostname(),
-            help="unique name of this replica; a restarted process of the same name goes on at once ($POD_NAME)",
+            help="unique name of this replica; a process that restarts under its name continues at once ($POD_NAME)",
         )
         process.add_argument(
             "--metrics-address",
@@ -87,11 +87,15 @@ def _parser() -> argparse.ArgumentParser:
             action="extend",
             default=argparse.SUPPRESS,  # of the help, which would show it as []
             metavar="NAME[,NAME…]",
-            help="work on UpdateStreams of these namespaces alone, the same for all replicas; may be repeated "
+            help="namespaces whose UpdateStreams this process works on, the same for all replicas; may be repeated "
             "(default: all)",
         )
-        process.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
-        process.add_argument("--log-format", choices=["text", "json"], default="text")
+        process.add_argument(
+            "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="how much is logged"
+        )
+        process.add_argument(
+            "--log-format", choices=["text", "json"], default="text", help="whether log lines are text or JSON"
+        )
     return parser
 
 

@@ -15,7 +15,7 @@ from controller.errors import ConfigError
 
 @dataclass(slots=True)
 class Health:
-    """The process's own view of its health, which its parts set and `serve` reports."""
+    """The health of the process: its components set it, and `serve` reports it."""
 
     #: Whether the process has found everything that it needs once, so that it works, or stands by.
     ready: bool = False

@@ -5,7 +5,7 @@ Read the modules in this order. First those that consume:
 1. `context`: what all streams share, and what all objects share that consume one topic.
 2. `streams`: all UpdateStreams. `stream`: one of them, with its Secret and its topic. `consumer`: its topic, as one
    member of its consumer group.
-3. `assignment`: what is done with a partition when it is assigned or revoked. `partitions`: those that are assigned.
+3. `assignment`: begins to read assigned partitions and releases revoked ones. `partitions`: those that are assigned.
    `positions`: where reading begins.
 
 Then those that a record passes, from the consumer to its UserUpdate:

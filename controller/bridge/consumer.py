@@ -79,7 +79,7 @@ class TopicConsumer:
         return bool(len(self._partitions))
 
     @property
-    def put_aside(self) -> tuple[int, int]:
+    def backlog_counts(self) -> tuple[int, int]:
         """How many users have a backlog in this replica's partitions, and how many records these list."""
         return len(self._backlogs), self._backlogs.records
 
@@ -97,11 +97,11 @@ class TopicConsumer:
     async def run(self) -> None:
         for work in (
             self._rejected_events.run(),
-            *self._backlogs.works(),
+            *self._backlogs.background(),
             self._reporter.run(),
             self._check_topic(),
             self._commit(),
-            *self._membership.works(),
+            *self._membership.background(),
             self._observe(),
         ):
             self._spawn(work)

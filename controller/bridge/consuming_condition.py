@@ -57,7 +57,7 @@ def unless_no_bridge(consuming: Consuming, process_lease: ProcessLease) -> Consu
 
 
 class ConsumerHealth:
-    """Computes the condition from the state of all parts of one consumer."""
+    """Computes the condition from the state of one consumer and of all that it uses."""
 
     def __init__(
         self, context: ConsumerContext, backlogs: Backlogs, pausing: Pausing, membership: GroupMembership
@@ -67,7 +67,7 @@ class ConsumerHealth:
         self._backlogs = backlogs
         self._pausing = pausing
         self._membership = membership
-        #: What the API server refuses, and until when (monotonic) the condition says so.
+        #: The writes that the API server refuses, and until when (monotonic) the condition says so.
         self._reported = ""
         self._reported_until = 0.0
 

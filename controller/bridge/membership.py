@@ -53,7 +53,7 @@ class GroupMembership:
         self.joined = False
         #: Since when this member is not in the group, by the monotonic clock; None: it is.
         self._outside_since: float | None = time.monotonic()
-        #: What was refused to this member last, and why the group could not be described.
+        #: The error of the request of this member that was refused last, and why the group could not be described.
         self._refused: kafka.KafkaError | None = None
         self._undescribed: kafka.KafkaError | None = None
         #: All partitions are assigned to members of this stream, as last seen.
@@ -61,7 +61,7 @@ class GroupMembership:
         #: Why this member is not in the group, where no error says so; empty: it is, or has not waited for long.
         self.waits = ""
 
-    def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
+    def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """The coroutines that are to run until the consumer ends."""
         return self._watch_group(), self._watch_ends()
 

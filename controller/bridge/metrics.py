@@ -10,19 +10,21 @@ from controller.clients.stream_status import REFUSED
 _STREAM = ("namespace", "stream")
 
 RECORDS = Counter(
-    "enrichment_bridge_records", "Records from Kafka that this replica was the first to have in hand", _STREAM
+    "enrichment_bridge_records", "Records from Kafka that this process has received for the first time", _STREAM
 )
-CREATES = Counter("enrichment_bridge_creates", "Creates of UserUpdates by their outcome", (*_STREAM, "outcome"))
+CREATES = Counter("enrichment_bridge_creates", "Creates of UserUpdates, by outcome", (*_STREAM, "outcome"))
 CREATE_SECONDS = Histogram(
     "enrichment_bridge_create_seconds",
-    "Time from a slot to the acknowledged UserUpdate",
+    "Time from a free slot to the stored UserUpdate",
     _STREAM,
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
 REJECTED = Counter(
     "enrichment_bridge_rejected", "Records that RejectedEvents were written for, by reason", (*_STREAM, "reason")
 )
-LAG = Gauge("enrichment_bridge_lag_records", "Records behind the position, all partitions of this replica", _STREAM)
+LAG = Gauge(
+    "enrichment_bridge_lag_records", "Records at or above the position, over the partitions of this replica", _STREAM
+)
 SLOTS = Gauge("enrichment_bridge_slots_taken", "Unfinished UserUpdates of the stream", _STREAM)
 READ_AHEAD = Gauge("enrichment_bridge_read_ahead_bytes", "Memory of the records that wait for a slot", _STREAM)
 WAITING_USERS = Gauge("enrichment_bridge_waiting_users", "Users with records in memory that wait for a slot", _STREAM)

@@ -1,7 +1,7 @@
-"""The partitions that are assigned to this replica: how far each is dealt with, and until when it is certainly held.
+"""The partitions that are assigned to this replica: how far each is done, and until when it is certainly held.
 
-A record is dealt with when it is a UserUpdate, a RejectedEvent or in a UserBacklog. Records are dealt with in the order
-of each user, and users in parallel, so `OffsetTracker` keeps those offsets that are still open. `position` is the
+A record is done when it is a UserUpdate, a RejectedEvent or in a UserBacklog. Each user's records are done in order,
+those of different users in parallel, so `OffsetTracker` keeps those offsets that are still open. `position` is the
 lowest of them.
 
 A heartbeat does not prove that a partition is still assigned: librdkafka's own thread sends heartbeats while Python is
@@ -26,11 +26,11 @@ class Lost(Exception):
 
 
 class OffsetTracker:
-    """Which records of a partition are dealt with, from the offset at which its reading begins.
+    """Which records of a partition are done, from the offset at which its reading begins.
 
     Pure. Offsets have gaps (compaction, markers of transactions), so only records that were read are counted.
 
-    A record that is dealt with takes no memory here, even while a lower one is open. Only each UserUpdate that was
+    A record that is done takes no memory here, even while a lower one is open. Only each UserUpdate that was
     created above the position takes 8 bytes. `pausing` bounds their number, because none of them can be collected.
     """
 
@@ -43,7 +43,7 @@ class OffsetTracker:
 
     @property
     def position(self) -> int:
-        """Every record below this offset is dealt with."""
+        """Every record below this offset is done."""
         return next(iter(self._open), self._next)
 
     @property
@@ -65,7 +65,7 @@ class OffsetTracker:
         return len(self._created)
 
     def begin(self, offset: int) -> bool:
-        """A record was read. False where it, or a later one, was read before: then it is open or dealt with already."""
+        """A record was read. False where it, or a later one, was read before: then it is open or done already."""
         if offset < self._next:
             return False
         self._open[offset] = None
@@ -77,7 +77,7 @@ class OffsetTracker:
         self._next = max(self._next, offset)
 
     def done(self, offset: int) -> None:
-        """A record is dealt with."""
+        """A record is done."""
         self._open.pop(offset, None)
 
     def created(self, offset: int) -> None:
@@ -117,12 +117,12 @@ class Partition:
 
     @property
     def position(self) -> int:
-        """Every record below this offset is dealt with. Reading must have begun."""
+        """Every record below this offset is done. Reading must have begun."""
         assert self.tracker is not None
         return self.tracker.position
 
     def done(self, offset: int) -> None:
-        """A record is dealt with. Reading must have begun."""
+        """A record is done. Reading must have begun."""
         assert self.tracker is not None
         self.tracker.done(offset)
 

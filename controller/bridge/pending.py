@@ -22,14 +22,14 @@ EVENT_OVERHEAD = 260
 
 
 class Origin(Protocol):
-    """Where a record was read from. `done` is called once: then the record is dealt with."""
+    """Where a record was read from. `done` is called once, when the record is done."""
 
     #: The record was read again, as a UserBacklog lists its offset.
     from_backlog: ClassVar[bool]
 
     @property
     def partition(self) -> Partition:
-        """The partition of this replica on whose behalf the record is dealt with."""
+        """The partition of this replica that is responsible for the record."""
         ...
 
     def done(self) -> None: ...
@@ -48,7 +48,7 @@ class PartitionOffset:
 
 
 class ReadAhead:
-    """Bytes of memory, about, of all that was read and is not dealt with: pending records and RejectedEvents."""
+    """The approximate bytes of memory of all that was read and is not done: pending records and RejectedEvents."""
 
     def __init__(self) -> None:
         self.total = 0

@@ -49,7 +49,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the list: how far a partition is dealt with."""
+    """One entry of the list: how far a partition is done."""
 
     topic: str
     topic_id: str

@@ -51,7 +51,7 @@ _REMOVED = "by retention (retention.ms, retention.bytes), compaction or deletion
 UNREAD = f"Kafka removed what was here before it was read, {_REMOVED}"
 WAITED = f"Kafka removed what was here while it waited in its user's backlog, {_REMOVED}"
 TOPIC_GONE = "the topic was deleted or made again while this waited in its user's backlog"
-#: What a manifest costs in memory beside key and value.
+#: Bytes of memory that a manifest takes beside key and value.
 MANIFEST_OVERHEAD = 3000
 
 #: Reason, topic id, partition.
@@ -389,7 +389,7 @@ class RejectedEvents:
         """There is an object of the first record's name. It may show fewer records, or another reason."""
         selector = f"metadata.name={aggregate.name}"  # listed: there is no right to get one
         found = await self._cluster.list(REJECTED, self._stream.namespace, field_selector=selector)
-        if not found.items:  # someone has dealt with it and deleted it
+        if not found.items:  # a person has deleted it
             return await self._create(group)
         spec = found.items[0]["spec"]
         if spec["reason"] == group[0].kind[0]:
@@ -414,7 +414,7 @@ class RejectedEvents:
             aggregate = aggregate.with_record(rejected.last_offset, rejected.count)
         try:
             await self._grow(aggregate)
-        except (NotFound, Invalid):  # someone has dealt with it and deleted it, or it has grown beyond what is known
+        except (NotFound, Invalid):  # a person has deleted it, or it has grown beyond what is known
             return await self._create(group)
         self._count(group, sum(rejected.count for rejected in group))
         self._aggregator.put(first.kind, aggregate)

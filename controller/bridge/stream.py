@@ -98,7 +98,7 @@ class StreamConsumer:
 
         A running consumer knows those of its partitions. Where there is none, as without Kafka, the status knows.
         """
-        users, records = self._consumer.put_aside if self._consumer is not None else self._status.put_aside
+        users, records = self._consumer.backlog_counts if self._consumer is not None else self._status.backlog_counts
         if not records:
             return
         stream = self._stream

@@ -48,15 +48,15 @@ async def run(settings: Settings, stop: asyncio.Event, health: Health) -> None:
         )
         streams = Streams(context, settings.scope)
         health.pending, health.untrusted = streams.not_ready, lambda: cluster.trust.lost
-        works = [asyncio.create_task(work) for work in (process_lease.run(), *streams.works(health))]
+        background = [asyncio.create_task(work) for work in (process_lease.run(), *streams.background(health))]
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait([*works, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for work in works:
+            await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for work in background:
                 if work.done():
                     work.result()
         finally:
-            for task in (*works, stopping):
+            for task in (*background, stopping):
                 task.cancel()
             await streams.close()
             await process_lease.release()
@@ -76,7 +76,7 @@ class Streams:
         self._unreadable: dict[StreamKey, int] = {}
         self._reports: set[asyncio.Task[None]] = set()
 
-    def works(self, health: Health) -> list[Coroutine[Any, Any, None]]:
+    def background(self, health: Health) -> list[Coroutine[Any, Any, None]]:
         """The coroutines that are to run until the process stops."""
         context = self._context
         orphans = release_orphans(context, self._exists)

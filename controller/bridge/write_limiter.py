@@ -1,8 +1,8 @@
 """How fast the API server is asked to write, and which writes it refuses.
 
 The API server may refuse a write because of what is in the object, or refuse all writes: by a quota, a policy, a
-webhook, a schema, or because it is overloaded. The answer's code does not tell which, and no answer is final. What
-tells is whether other writes work at the same time:
+webhook, a schema, or because it is overloaded. The answer's code does not say which, and no answer is final. So the
+limiter looks at whether other writes work at the same time:
 
 - A refused write waits by itself, longer each time, and takes no slot meanwhile. So a write that is refused for what
   is in it slows down nothing but itself.

@@ -1,1 +1,1 @@
-"""The way out of the process by HTTP: the API server and the downstreams."""
+"""The HTTP clients of a process: of the API server and of the downstreams."""

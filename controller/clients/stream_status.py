@@ -85,7 +85,7 @@ class StreamStatus:
         return self._seen is None or bool(_patch(self._seen, change(self._seen)))
 
     @property
-    def put_aside(self) -> tuple[int, int]:
+    def backlog_counts(self) -> tuple[int, int]:
         """Users with a backlog and the records in the backlogs, of all replicas, as the watch has shown them last."""
         status = self._seen or {}
         users, backlog = status.get("users") or {}, status.get("backlog") or {}

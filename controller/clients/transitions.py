@@ -1,8 +1,8 @@
 """Reports each transition of a stream's condition once, as a log line and a Kubernetes Event.
 
 A transition is a change of the condition's status or reason, not of its message. The process that writes a transition
-to the API server reports it, so a restart repeats nothing and one of several replicas reports. Of a condition that
-flaps some transitions are reported, and after that its state once a minute.
+to the API server reports it, so a restart repeats nothing and one of several replicas reports. Where a condition flaps,
+some transitions are reported, and after that its state once a minute.
 """
 
 from __future__ import annotations

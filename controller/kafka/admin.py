@@ -121,9 +121,9 @@ class _ConnectionErrors:
             self.last = error
 
 
-#: What librdkafka says of a single attempt is left out: the condition would change with each.
+#: The end of librdkafka's message is about a single attempt. It is left out, or the condition would change with each.
 _ATTEMPT = re.compile(r" \(after \d+ms in state .*", re.DOTALL)
-#: What librdkafka says of an answer in another protocol. It names a property that a stream may not set.
+#: librdkafka's message about an answer in another protocol. It names a property that a stream may not set.
 _NOT_KAFKA = re.compile(r"Invalid response size .*increase receive\.message\.max\.bytes")
 #: The reason of the condition for an error code.
 REASONS = {

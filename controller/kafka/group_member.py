@@ -89,7 +89,7 @@ class GroupMember:
         """
         self._topic = topic
         self._group = group
-        #: What librdkafka reported last of a connection, for people; empty: nothing yet.
+        #: The last message of librdkafka about a connection, for people; empty: there was none yet.
         self.last_error = ""
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()

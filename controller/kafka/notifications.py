@@ -1,4 +1,4 @@
-"""What a group member notifies the event loop of.
+"""The notifications that a group member sends to the event loop.
 
 All calls to librdkafka's consumer are made on the member's thread. The thread never touches the state of the bridge;
 it hands these values to the event loop, one by one, in the order in which things happened.

@@ -96,7 +96,7 @@ class Cache:
 
     def prune(self) -> None:
         """Remove the workers of users that have no update left."""
-        self._workers = {user: worker for user, worker in self._workers.items() if len(worker.queue) or worker.busy}
+        self._workers = {user: worker for user, worker in self._workers.items() if len(worker.queue) or worker.running}
 
     def clear(self) -> None:
         """Forget everything: another controller may have worked on the stream."""

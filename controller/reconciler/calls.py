@@ -4,16 +4,16 @@ A call may last for an hour, and people may ask for something meanwhile. Until a
 resolve, a host does not answer) a call can be taken back. Afterwards it ends by itself, as it may have acted
 downstream; an Event says until when that is.
 
-The status of an update that waited tells what it waited for until its call is answered. So a call that has lasted for a
-second is shown: a write says that the update is being called. Nothing depends on that write:
+The status of an update that waited shows what it waited for until its call is answered. So after a second a write shows
+that the update is being called. Nothing depends on that write:
 - It carries the resourceVersion that was read with the status it replaces, so it never overwrites another status. The
   outcome is written on top of its version. Where it is still under way then, the outcome's write meets a Conflict,
   reads the update again and records the outcome anew.
 - It keeps the attempts and everything else that counts. It removes the delay, which is over, or there would be no
   call: after a crash the call is repeated at once, under its key, as it would be without the write.
 - The Lease is checked right before it, as before any other write. A write that is refused is not repeated.
-- One such write is under way at a time, and so many are made a second: a thousand calls that hang together are shown
-  one after the other.
+- One such write is under way at a time, and their rate is limited: a thousand calls that hang together are shown one
+  after the other.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ _PREFIX = "enrichment_controller"
 #: The same labels as the bridge's, so that series of both can be joined.
 _STREAM = ("namespace", "stream")
 
-CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by what they gave.", (*_STREAM, "step", "outcome"))
+CALLS = Counter(f"{_PREFIX}_calls", "Calls of downstreams, by step and outcome.", (*_STREAM, "step", "outcome"))
 CALL_SECONDS = Histogram(
     f"{_PREFIX}_call_seconds",
-    "Duration of calls of downstreams.",
+    "Duration of calls of downstreams, by step.",
     (*_STREAM, "step"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )

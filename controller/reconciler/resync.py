@@ -21,7 +21,7 @@ class Wakeable(Protocol):
     """A user's worker, as a resync sees it."""
 
     @property
-    def busy(self) -> bool: ...
+    def running(self) -> bool: ...
 
     @property
     def calling(self) -> bool: ...
@@ -52,9 +52,9 @@ class Resync:
 
     async def _wake(self, workers: Iterator[Wakeable]) -> None:
         while not self._requested.is_set() and (worker := next(workers, None)):
-            busy = worker.busy  # a busy worker looks again by itself when its call or its write is over
+            running = worker.running  # a running worker looks again by itself when its call or its write is over
             worker.wake()
-            if not busy:
+            if not running:
                 await _begun(worker)
 
 

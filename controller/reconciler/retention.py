@@ -55,8 +55,8 @@ MAX_DELETING_SECONDS = 5.0
 FIRST_SECONDS = 0.05
 #: UserBacklogs in a page of a list, which is parsed at once: each may have 200 KB, most have a hundred bytes.
 BACKLOGS_AT_ONCE = 50
-#: What is due is computed again at least so often: clocks may be set, and an update that a person has finished by hand
-#: may be old.
+#: Seconds after which the due updates are computed again at the latest: clocks may be set, and an update that a person
+#: has finished by hand may be old.
 RECHECK_SECONDS = 20.0
 #: No update of a record is deleted earlier than so many seconds after its end.
 MIN_AGE = 60.0

@@ -120,7 +120,7 @@ class ShardWorker:
         if not self._open or not self.lease.held or time.monotonic() - self._kept_since < KEPT_SECONDS:
             return None
         workers = self._cache.workers
-        return sum(worker.busy for worker in workers), len(workers)
+        return sum(worker.running for worker in workers), len(workers)
 
     async def hand_over(self) -> bool:
         """Release the Lease for another controller, and stand by. Returns whether that was done.
@@ -209,7 +209,7 @@ class ShardWorker:
             self._merge(parse(body))
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
-        """Run all work of the shard until cancelled. What an unexpected error ends begins anew; the Lease is kept."""
+        """Run all work of the shard until cancelled. After an unexpected error it begins anew, with the same Lease."""
         if after:
             await asyncio.wait([after])
         async with asyncio.TaskGroup() as group:

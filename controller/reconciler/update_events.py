@@ -28,12 +28,12 @@ _STOPPED = frozenset({Reason.SUSPENDED, Reason.STREAM_SUSPENDED, Reason.STREAM_M
 
 
 class UpdateEvents:
-    """Writes as many Events and lines as the stream's bucket allows, and counts the others."""
+    """Writes as many Events and lines as the stream's token bucket allows, and counts the others."""
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder
         self._bucket = TokenBucket(BURST, PER_SECOND)
-        #: Transitions since the last one with an Event, for which the bucket had no token.
+        #: Transitions since the last one with an Event, for which the token bucket had no token.
         self._without_event = 0
 
     def update_changed(self, update: UserUpdate, before: Status) -> None:

@@ -101,7 +101,7 @@ class UserWorker:
         self._follows: str | None = None
 
     @property
-    def busy(self) -> bool:
+    def running(self) -> bool:
         """Whether its task runs: a task that was cancelled before it began is still here, and done."""
         return self._task is not None and not self._task.done()
 
@@ -131,7 +131,7 @@ class UserWorker:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self.busy:
+        if self.running:
             self._notify()
             if self._call and self._call.under_way:
                 self._reconsider(self._call)
@@ -149,7 +149,7 @@ class UserWorker:
 
     def cut(self) -> None:
         """Close the connection of a call in flight. Outcomes stay, and are written if the Lease is held again."""
-        if self.busy and self.calling:
+        if self.running and self.calling:
             assert self._task
             self._task.cancel()
 
@@ -431,7 +431,7 @@ class UserWorker:
         return None
 
     async def _write_beside(self, call: Call) -> None:
-        """Write what people request of other updates. What cannot be written is decided anew when the call is over."""
+        """Write what people request of other updates. If a write fails, it is decided anew when the call is over."""
         while found := self._next_beside(call):
             update, status = found
             self._written_beside = update

@@ -80,7 +80,7 @@ class Backlogs:
         """Offsets that no UserBacklog in the API server lists yet."""
         return self._cache.unwritten
 
-    def works(self) -> tuple[Coroutine[Any, Any, None], ...]:
+    def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """The coroutines that are to run until the consumer ends, for writes and fetches. Raise TopicChanged."""
         return self._writer.run(), self._fetch()
 

@@ -43,7 +43,7 @@ def make_backlogs(context: ConsumerContext, kafka: Kafka) -> Backlogs:
 
 
 async def first_asked(backlogs: Backlogs, kafka: Kafka) -> list[int]:
-    running = [asyncio.create_task(work) for work in backlogs.works()]
+    running = [asyncio.create_task(work) for work in backlogs.background()]
     try:
         return await asyncio.wait_for(kafka.asked.get(), 60)
     finally:

@@ -12,19 +12,19 @@ from tests.support.eventually import Stopwatch, eventually_async
 class Worker:
     """Begins its work when it is woken, and ends it when the test says so."""
 
-    def __init__(self, *, busy: bool = False, hangs: bool = False) -> None:
+    def __init__(self, *, running: bool = False, hangs: bool = False) -> None:
         self.woken = 0
         self.calling = hangs
         self._over = asyncio.Event()
-        self._busy = busy
+        self._running = running
 
     @property
-    def busy(self) -> bool:
-        return self._busy
+    def running(self) -> bool:
+        return self._running
 
     def wake(self) -> None:
         self.woken += 1
-        self._busy = True
+        self._running = True
 
     async def drained(self) -> None:
         await self._over.wait()
@@ -51,7 +51,7 @@ async def all_woken(workers: list[Worker]) -> asyncio.Task[None]:
 
 
 async def test_nobody_waits_for_a_thousand_workers_that_were_busy_already() -> None:
-    workers = [*(Worker(busy=True, hangs=True) for _ in range(1000)), Worker()]
+    workers = [*(Worker(running=True, hangs=True) for _ in range(1000)), Worker()]
     task = await all_woken(workers)
     assert await reached(workers[-1]) < resync.SECONDS
     assert all(worker.woken == 1 for worker in workers), "these look again too"
