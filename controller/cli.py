@@ -22,7 +22,7 @@ _PROCESSES = {
     "bridge": ("controller.bridge", "turn Kafka records into UserUpdates, for each UpdateStream"),
     "run": ("controller.reconciler", "apply the UserUpdates: each user's in order, every step checkpointed"),
 }
-#: What pip, uv and pipx install with all that both processes import.
+#: The requirement by which pip, uv and pipx install everything that both processes import.
 DISTRIBUTION = "userupdates[operator]"
 
 

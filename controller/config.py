@@ -23,7 +23,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says."""
+    """The settings from the command line."""
 
     #: Unique name of this replica. A restarted process of the same name goes on at once with the Leases that it held.
     identity: str

@@ -38,7 +38,7 @@ DOWNSTREAM_SECONDS = 10.0
 EXIT_INTERRUPTED = 130
 #: Name of the kind cluster, where one is needed.
 CLUSTER = "userupdates-demo"
-#: What ends the demo early. A shell's background job ignores SIGINT unless it is told not to.
+#: The signals that end the demo early. A background job of a shell ignores SIGINT by default.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The demo's parts are always its own, so that it never writes to a cluster or a Kafka of the person.
 FOREIGN = ("USE_EXISTING_CLUSTER", "KAFKA_BOOTSTRAP_SERVERS", "USERUPDATES_EMBEDDED_KAFKA")

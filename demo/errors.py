@@ -1,4 +1,4 @@
-"""What can stop the demo."""
+"""The errors that stop the demo."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ KUBERNETES = "1.37.2"
 KUBERNETES_VERSION = (1, 37)
 ETCD_RELEASE = "3.7.0"
 KAFKA = "4.4.0"
-#: What the message on a missing go offers.
+#: The version of Go that the message about a missing go names.
 GO_RELEASE = "1.26.8"
 
 

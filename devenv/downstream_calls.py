@@ -1,4 +1,4 @@
-"""What the sample downstream knows of its calls: open ones, answered keys, counts; all of it kept in the journal."""
+"""The calls of the sample downstream: open ones, answered keys, counts; all of it kept in the journal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import orjson
 from devenv.downstream_journal import JournalFile
 from devenv.downstream_rules import STEP_NAMES, Rule, RuleBook, Rules, read_rules
 
-#: What each step must be told, and the id that it gives.
+#: The fields that the request of each step must have, and the id that the step returns.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "profile": ("user", "profile"),
     "permissions": ("userId", "permissions"),
@@ -41,7 +41,7 @@ class Call:
     #: True once the client has closed its connection, asked of the socket itself.
     closed: Callable[[], bool]
     gone: bool = False
-    #: What was done, as it is answered; None where nothing was.
+    #: The answer to a call that was applied; None where it was not.
     applied: dict[str, Any] | None = None
     #: It had been done before, by an earlier call with this key.
     replayed: bool = False
@@ -57,7 +57,7 @@ class Call:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the request body; None where it is valid."""
+        """The fault in the request body; None where it is valid."""
         if not isinstance(self.body, dict):
             return "the body must be a JSON object"
         for name in FIELDS[self.step]:

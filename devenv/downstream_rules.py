@@ -42,7 +42,7 @@ class RuleError(ValueError):
 class Rule:
     name: str
     action: str
-    #: What the action takes, defaults filled in.
+    #: The parameters of the action, defaults filled in.
     options: Mapping[str, Any]
     #: Exact names or globs; the step is one of the three, or any.
     user: str = "*"

@@ -43,7 +43,7 @@ def replicas(role: str, count: int) -> list[str]:
 
 @dataclass(slots=True)
 class Wanted:
-    """What is to run. Kept in a file, so that `up` without options brings back the replicas of the last time."""
+    """The processes that are to run, kept in a file: `up` without options brings back the replicas of the last time."""
 
     bridges: int = 1
     controllers: int = 1
@@ -158,7 +158,7 @@ class Environment:
         return f"http://{HOST}:{self.ports.get(name)}"
 
     def variables(self) -> dict[str, str]:
-        """What `.dev/env` exports, but for PATH."""
+        """The variables that `.dev/env` exports, except PATH."""
         wanted = self.wanted()
         servers = self.bootstrap_servers
         found = {

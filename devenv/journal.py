@@ -152,7 +152,7 @@ def _call(begin: Mapping[str, Any], ended: tuple[int, int] | None, end: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What the workload allows in a history."""
+    """The expectations of a workload on its history."""
 
     #: (user, sequence) of updates that must have succeeded.
     finished: Collection[tuple[str, int]] = ()

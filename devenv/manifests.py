@@ -1,4 +1,4 @@
-"""What `deploy/` says, as kustomize renders it: for the test of `install.yaml`, `make check` and clusters of kind."""
+"""Renders `deploy/` with kustomize: for the test of `install.yaml`, `make check` and clusters of kind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kustomize(folder: Path) -> str:
 
 
 def install() -> str:
-    """What `install.yaml` is to hold."""
+    """The text that `install.yaml` is to have."""
     return _HEADER + kustomize(OVERLAYS / "production")
 
 

@@ -66,7 +66,7 @@ class Processes:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 folder, _, name = process.environ().get(MARK, "").rpartition("/")
-                # What a process of ours starts inherits the mark, but leads no session.
+                # A child of one of our processes inherits the mark, but leads no session.
                 if folder == str(self._layout.directory) and os.getsid(process.pid) == process.pid:
                     if self.find(name) is None:
                         write_atomically(self._layout.pid(name), f"{process.pid}\n")

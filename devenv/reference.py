@@ -22,7 +22,7 @@ _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DO
 #: A part of a rule that holds a field to its old value, or to one that is no lower.
 _FIXED = re.compile(r"(?:\(?!?has\(self\.\S+\) \|\| )?self((?:\.\w+)*) == oldSelf\1\)?")
 _GROWS = re.compile(r"self((?:\.\w+)*) >= oldSelf\1")
-#: How a description ends that tells the default.
+#: The end of a description that says what the default is.
 _DEFAULT = re.compile(r"\s*Default: \S+\.$")
 #: Bounds that a reader knows by another name.
 _POWERS = {9007199254740991: "2^53 - 1", 2147483647: "2^31 - 1"}
@@ -75,7 +75,7 @@ def _fields(schema: dict[str, Any], path: str, changes: dict[str, str], seen: di
         changes = {**changes, **_restrictions(child, where)}
         inner = child.get("items", child)
         below = f"{where}[]" if "items" in child else where
-        # What YAML repeats by an alias is one object in Python.
+        # Values that YAML repeats by an alias are one object in Python.
         like = seen.setdefault(id(inner["properties"]), below) if "properties" in inner else ""
         yield Field(where, child, name in required, _change(where, changes), like if like != below else "")
         if like in ("", below):

@@ -1,7 +1,7 @@
-"""Where the binaries come from: what the person points to, then `KUBEBUILDER_ASSETS` and the PATH, then the cache.
+"""Finds the binaries: those that the person names, then `KUBEBUILDER_ASSETS` and the PATH, then the cache.
 
-What the cache lacks is fetched by setup-envtest, or else built from source. Every tool that is missing for this is
-named before anything is fetched or built.
+Binaries that the cache lacks are fetched by setup-envtest, or else built from source. Every tool that is missing for
+this is named before anything is fetched or built.
 """
 
 from __future__ import annotations

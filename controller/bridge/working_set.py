@@ -189,7 +189,7 @@ class WorkingSet:
                 self._place(name, self._updates[name], key, source["offset"])
 
     def listed_labels(self, labels: Mapping[str, str], version: int, asked_at: int | None = None) -> None:
-        """All unfinished updates at that version: the user's label by name. What was created later is kept.
+        """All unfinished updates at that version: the user's label by name. Updates that were created later are kept.
 
         Where the list is older than what was shown when it was asked for (`asked_at`; None: no watch has gone on
         since), the API server was restored from a backup: then no update is left that only the watch has shown.

@@ -31,7 +31,7 @@ WANTED = frozenset({"Suspended"})
 
 @dataclass(slots=True)
 class _Condition:
-    """What was reported of it last, and its present state."""
+    """The last report about a condition, and its present state."""
 
     #: (status, reason).
     reported: tuple[str, str] | None

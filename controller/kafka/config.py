@@ -123,7 +123,7 @@ def client_config(spec: KafkaSpec, secrets: Mapping[str, str]) -> dict[str, Any]
 
 
 def _refused(spec: KafkaSpec) -> str:
-    """What is wrong in the spec, for people; empty: nothing. The CRD refuses the same when an object is applied."""
+    """The fault in the spec, for people; empty: none. The CRD refuses the same when an object is applied."""
     for name, value in sorted(spec.config.items()):
         if name not in STREAM_PROPERTIES:
             return (

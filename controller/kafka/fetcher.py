@@ -45,7 +45,7 @@ IDLE_SECONDS = 30.0
 
 @dataclass(slots=True)
 class FetchResult:
-    """What a pass has found of the offsets that were wanted. An offset in neither list has to be fetched again."""
+    """The result of a pass for the offsets that were wanted. An offset in neither list has to be fetched again."""
 
     records: list[Record] = field(default_factory=list)
     #: Offsets that Kafka does not have any more.
@@ -94,7 +94,7 @@ class Fetcher:
         self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
 
-    # What follows runs on the thread.
+    # The methods below run on the thread.
 
     def _close(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -153,7 +153,7 @@ class GroupMember:
             self._room.notify()
         await asyncio.wait([self._closed], timeout=2 * RELEASE_SECONDS)
 
-    # What follows runs on the thread.
+    # The methods below run on the thread.
 
     def _run(self) -> None:
         try:

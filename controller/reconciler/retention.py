@@ -1,6 +1,6 @@
 """Deletes finished updates when their time has come, but not while Kafka may deliver their record again.
 
-A finished update tells a repeated record from a new one. So it is deleted only when its offset is below `position`,
+By a finished update the bridge recognizes a repeated record. So it is deleted only when its offset is below `position`,
 below the last commit that Kafka acknowledged, and in no UserBacklog; and a minute after its end at the earliest, as a
 create that was cut off by a time-out or by a frozen bridge may still arrive. No record of a deleted topic can be
 delivered again, so updates of such a topic are deleted by age alone. The stream's status says that a topic id is gone.

@@ -113,7 +113,7 @@ class KindEnvironment(Environment):
         self.progress(apply(self.kubectl, manifest, render_stream(manifest, values)))
 
     def variables(self) -> dict[str, str]:
-        """What `.dev/env` exports, but for PATH: addresses of this machine."""
+        """The variables that `.dev/env` exports, except PATH: addresses of this machine."""
         return {
             "KUBECONFIG": str(self.kubeconfig),
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,

@@ -24,7 +24,7 @@ class Images:
     """Names of images that are made or loaded, all of them changeable for machines without a registry."""
 
     kafka: str
-    #: What our own images are built from.
+    #: The image that our own images are built from.
     python: str
     #: None: what this version of kind asks for, from its registry.
     node: str | None

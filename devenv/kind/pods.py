@@ -19,10 +19,10 @@ from devenv.layout import Layout
 from devenv.processes import TAIL_LINES, Command, Processes
 
 NAMESPACE = "enrichment-system"
-#: What holds the pods of each role.
+#: The object that owns the pods of each role.
 WORKLOADS = {"bridge": "statefulset/bridge", "controller": "deployment/controller"}
 POLL_SECONDS = 0.1
-#: Seconds until kubelet has told that a container ended.
+#: Seconds until the kubelet has reported that a container ended.
 NOTICED_SECONDS = 20.0
 
 
