@@ -132,7 +132,7 @@ class OffsetQueue:
 
 
 def differences(text: str) -> list[int]:
-    """What a UserBacklog's text holds: the first offset, then the difference from each offset to the next.
+    """The numbers in a UserBacklog's text: the first offset, then the difference from each offset to the next.
 
     Raises ValueError where the text is no such code.
     """

@@ -41,17 +41,17 @@ class RejectedEvent:
     reason: RejectionReason
     #: For people.
     message: str
-    #: JSON pointer (RFC 6901) to the field at fault; None but for InvalidPayload.
+    #: JSON pointer (RFC 6901) to the field at fault; None for all reasons but InvalidPayload.
     pointer: str | None
     topic: str
     topic_id: str
     partition: int
     offset: int
     last_offset: int
-    #: Records that it stands for; not each offset between the two need be one of them.
+    #: How many records it stands for. Offsets between the two may be other records'.
     count: int
     timestamp: datetime
-    #: Of the first record, as Kafka has them; None where the record has none.
+    #: The key and the value of the first record, as Kafka has them; None where the record has none.
     key: bytes | None
     value: bytes | None
     #: Bytes of the first record; None where it is not known.

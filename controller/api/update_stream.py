@@ -104,7 +104,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """What stands still for now."""
+    """The work that a person has stopped until the field is unset."""
 
     ingest: bool = False
     processing: bool = False

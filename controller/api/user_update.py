@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class UpdateSpec:
-    """What is to be applied for a user; immutable but for `suspend`."""
+    """The update that is to be applied for a user; immutable except for `suspend`."""
 
     stream: str
     user: str
@@ -220,7 +220,7 @@ def manifest(namespace: str, spec: UpdateSpec) -> dict[str, Any]:
 
 
 def _understood(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[datetime, UpdateSpec] | None:
-    """What an update's place in the queue follows from; None where that was not understood."""
+    """The value that an update's place in the queue depends on; None where it was not understood."""
     try:
         return timestamps.from_text(metadata["creationTimestamp"]), UpdateSpec.from_body(spec)
     except NOT_UNDERSTOOD:

@@ -117,7 +117,7 @@ class ConsumerHealth:
         return Consuming(True, "Consuming", "records are read", self._context.stream.generation)
 
     def _longest_refused(self, seconds: float) -> str:
-        """The update, RejectedEvent or UserBacklog that is refused for longest; empty if not for so many seconds."""
+        """The update, RejectedEvent or UserBacklog that is refused for longest; empty where none is for `seconds`."""
         limiters = self._context.limiters
         found = [refusal for limiter in limiters if (refusal := limiter.oldest)]
         oldest = min(found, key=lambda refusal: refusal.since, default=None)

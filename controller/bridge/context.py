@@ -23,7 +23,7 @@ from controller.kafka import AdminClients, KafkaError, Topic, TopicLookup
 FULL_SHARES = 3
 #: The topic counts as missing after so many answers in a row: brokers learn of a new topic one after the other.
 MISSING_TIMES = 2
-#: Brokers may go on describing a deleted topic for seconds. After so many seconds with the same id they no longer do.
+#: Seconds with the same id after which a topic is certain: brokers may describe a deleted topic for some seconds.
 CERTAIN_SECONDS = 60.0
 
 
@@ -166,7 +166,7 @@ class ConsumerContext:
         self.alone = len(self.held) == self.partition_count
 
     def write_limiter(self, parallel: int = 1) -> WriteLimiter:
-        """A new limiter of so many writes at a time, among `limiters`."""
+        """A new limiter of `parallel` writes at a time, among `limiters`."""
         self.limiters.append(limiter := WriteLimiter(parallel))
         return limiter
 

@@ -108,7 +108,7 @@ class Dispatcher:
             task.add_done_callback(self._tasks.discard)
 
     def starving(self, seconds: float) -> bool:
-        """Whether users wait for a first slot, and nobody was given one for so many seconds."""
+        """Whether users wait for a first slot, and nobody was given one for `seconds`."""
         return time.monotonic() - self._last_grant >= seconds and self.working_set.starving
 
     def close(self) -> None:

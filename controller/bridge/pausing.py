@@ -18,7 +18,7 @@ LOW_WATER = 12 << 20
 #: Bytes that each offset counts for while no UserBacklog lists it, as many as a small record takes: where backlogs
 #: cannot be written, moving records there must not make room for more. Some 20,000 of them fill a stream's memory.
 UNWRITTEN_COST = 900
-#: Reading pauses when no user was given a slot for so many seconds, whatever memory there is.
+#: Seconds without a slot for any user after which reading pauses, whatever memory there is.
 STARVING_SECONDS = 1.0
 #: Seconds without an accepted commit until the condition says so. It does before creates stop for lack of one.
 UNCOMMITTED_SECONDS = 5.0

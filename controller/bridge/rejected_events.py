@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 KEPT = 1000
 #: Where old ones cannot be deleted, and there are so many, further records share those that exist.
 CROWDED = 2 * KEPT
-#: Old ones are deleted after so many new ones.
+#: New RejectedEvents after which old ones are deleted.
 SLACK = 100
 #: Records that are taken from the queue at a time.
 BATCH = 5000

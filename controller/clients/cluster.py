@@ -329,7 +329,7 @@ def object_key(body: Body) -> tuple[str, str]:
 
 
 def _session(connections: int) -> aiohttp.ClientSession:
-    """A pool of at most so many connections; 0: no limit. Each request passes its TLS context, which may change."""
+    """A pool of at most that many `connections`; 0: no limit. Each request passes its TLS context, which may change."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), trust_env=False, read_bufsize=READ_BUFFER
     )

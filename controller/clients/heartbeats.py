@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
-#: A Lease that is gone is forgotten after so many seconds.
+#: Seconds after which a Lease that is gone is forgotten.
 FORGET_SECONDS = 3600.0
 
 
@@ -94,7 +94,7 @@ class Heartbeats(Generic[K]):
         return now - max((self._since.get(key, self._began) for key in keys), default=self._began)
 
     def alive(self, key: K, now: float, within: float) -> bool:
-        """Whether the Lease is there and was seen to be renewed within so many seconds."""
+        """Whether the Lease is there and was seen to be renewed in the last `within` seconds."""
         return key in self._versions and now - self._changed.get(key, float("-inf")) <= within
 
     @property

@@ -30,7 +30,7 @@ Component: TypeAlias = Literal["bridge", "controller"]
 RENEW_SECONDS = 10.0
 #: Seconds for one request.
 TIMEOUT = 5.0
-#: `leaseDurationSeconds`: other processes take a process as dead after so many seconds without a renewal.
+#: `leaseDurationSeconds`: seconds without a renewal after which other processes take a process as dead.
 LEASE_SECONDS = 60.0
 #: Seconds without a renewal after which the process itself reports that, before others do.
 LATE_SECONDS = 40.0

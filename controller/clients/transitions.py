@@ -19,7 +19,7 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: Transitions of one condition that are reported as they come; after that, one in so many seconds.
+#: Transitions of one condition that are reported at once, and the seconds between further reports.
 BURST, SECONDS = 6, 60.0
 #: Characters of a message in the log. The object has the whole message.
 MAX_LOGGED = 500

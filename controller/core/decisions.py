@@ -79,7 +79,7 @@ def decide(
     follows: str | None = None,
     mended: Collection[Reason] = (),
 ) -> Decision:
-    """What to do with `update` next.
+    """The decision what to do with `update` next.
 
     `stream` is None where the UpdateStream is missing. `follows` names a predecessor that is known to be finished or
     gone. Delays for the reasons `mended` are over, because what they blame has changed since the last call. `now` is

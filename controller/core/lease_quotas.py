@@ -12,7 +12,7 @@ from collections.abc import Mapping
 #: Seconds for which a free Lease is left to controllers below their quota. Then any controller acquires it: a Lease
 #: that somebody holds matters more than who holds it.
 RELUCTANT_SECONDS = 0.5
-#: Among controllers below their quota, the one with the fewest Leases goes first, within so many seconds.
+#: Seconds within which, of the controllers below their quota, the one with the fewest Leases goes first.
 FEWER_FIRST_SECONDS = 0.25
 
 

@@ -1,4 +1,4 @@
-"""What a downstream's answer means: a closed set of values that `downstream` returns and `decisions.record` takes."""
+"""The outcomes of a call: a closed set of values that `downstream` returns and `decisions.record` takes."""
 
 from __future__ import annotations
 

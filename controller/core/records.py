@@ -91,13 +91,13 @@ class Rejection:
     pointer: str | None = None
 
 
-def read_record(record: Record, *, put_aside: bool = False) -> UpdateEvent | Rejection:
+def read_record(record: Record, *, from_backlog: bool = False) -> UpdateEvent | Rejection:
     """The record's event, or the first reason for which it cannot be used. Raises nothing.
 
-    `put_aside`: the record is listed in a UserBacklog. An earlier version, which took any UTF-8 as a key, may have
+    `from_backlog`: the record is listed in a UserBacklog. An earlier version, which took any UTF-8 as a key, may have
     listed it; then it is applied as the user's records before it were.
     """
-    user = _read_key(record.key, any_text=put_aside)
+    user = _read_key(record.key, any_text=from_backlog)
     if isinstance(user, Rejection):
         return user
     fields = _read_value(record)
@@ -188,8 +188,8 @@ _Members = Sequence[tuple[str, Any]]
 def _read_quickly(value: bytes) -> _Members | None:
     """The members of the object, where orjson is certain to find them; else None.
 
-    Of several members with one name orjson keeps the last and says nothing. None of the three fields occurs twice where
-    the bytes hold each quoted name at most once and no escape that could spell it in another way.
+    Where several members have one name, orjson keeps the last of them and says nothing. None of the three fields occurs
+    twice where the bytes hold each quoted name at most once and no escape that could spell it in another way.
     """
     if b"\\" in value or any(value.count(field) > 1 for field in _QUOTED_FIELDS):
         return None

@@ -17,11 +17,11 @@ from controller.core.decisions import cause_of
 from controller.core.outcomes import Busy, Done, Outcome, Rejected
 from controller.core.steps import STEPS
 
-#: A step does not work if for so many seconds none of its calls was accepted while some failed.
+#: Seconds without an accepted call, while some calls failed, after which a step does not work.
 QUIET_SECONDS = 60.0
-#: A single user in trouble proves nothing about a step that has accepted a call within so many seconds.
+#: Seconds after an accepted call within which a single user in trouble proves nothing about the step.
 PROVEN_SECONDS = 600.0
-#: A step is blamed at once where so many users are refused, and more than were served within QUIET_SECONDS.
+#: Number of refused users at which a step is blamed at once, if it is more than were served within QUIET_SECONDS.
 MIN_REFUSED = 3
 #: Seconds after which a new controller knows whom a step serves. The statuses tell it at once which users are refused.
 OBSERVE_SECONDS = 4.0
@@ -55,7 +55,7 @@ class _Evidence:
 
 
 class StepHealth:
-    """What one controller has observed of the steps of one shard since it acquired the Lease."""
+    """The observations that one controller has made of the steps of one shard since it acquired the Lease."""
 
     def __init__(self) -> None:
         self._steps = {step.name: _Evidence() for step in STEPS}

@@ -58,7 +58,7 @@ SECRET_PROPERTIES = frozenset(
 #: Seconds without a heartbeat after which the coordinator assigns a member's partitions to others.
 SESSION_SECONDS = 10.0
 HEARTBEAT_SECONDS = 3.0
-#: For so many seconds after the request was sent, an accepted commit proves that the partition is still this member's:
+#: Seconds after the request was sent for which an accepted commit proves that the partition is still this member's:
 #: docs/decisions/0041-assignment-deadline.md.
 HOLD_SECONDS = SESSION_SECONDS - HEARTBEAT_SECONDS
 #: Time-out of a request to the brokers.

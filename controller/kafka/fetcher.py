@@ -30,16 +30,16 @@ from controller.kafka.topics import Topic
 
 #: Each pass begins at another offset, and waits for the fetch request of the pass before it to end.
 FETCHER_CONFIG = {"fetch.wait.max.ms": 100}
-#: The consumer seeks past a gap of so many offsets instead of reading it.
+#: Size of a gap of offsets at which the consumer seeks past it instead of reading it.
 GAP = 5000
-#: Bytes of records that one pass returns at most, but for the last record.
+#: Bytes of records that one pass returns at most, not counting the last record.
 MAX_BYTES = 3 << 20
-#: A pass ends after so many seconds without a message, and after so many altogether.
+#: Seconds without a message after which a pass ends, and seconds after which it ends in any case.
 SILENCE_SECONDS = 3.0
 PASS_SECONDS = 10.0
 #: Messages that are taken from librdkafka at a time.
 BATCH = 500
-#: A consumer that was not used for so many seconds is closed, as it has threads and connections.
+#: Seconds without use after which a consumer is closed, as it has threads and connections.
 IDLE_SECONDS = 30.0
 
 

@@ -2,7 +2,7 @@
 
 The thread boundary: librdkafka's consumer blocks, so one thread makes every call to it. The event loop asks the thread
 for something by a method of `GroupMember`, which puts a command into a queue and returns at once. The thread answers
-by a `Notification`, which it delivers on the event loop. Neither side reads the other's state, but for three values:
+by a `Notification`, which it delivers on the event loop. Neither side reads the other's state, with three exceptions:
 the bytes that are not consumed yet, guarded by a lock; `last_error`, a string that the thread sets; and the number that
 `share` returns to the thread.
 """
@@ -56,7 +56,7 @@ BATCH = 500
 MAX_UNCONSUMED = 4 << 20
 #: A pattern that matches no topic, as their names have no spaces.
 NO_TOPIC = "^ $"
-#: After so many seconds with MAX_UNCONSUMED bytes the thread pauses the partitions and polls again: a member that does
+#: Seconds with MAX_UNCONSUMED bytes after which the thread pauses the partitions and polls again: a member that does
 #: not poll keeps the whole group from rebalancing.
 FULL_SECONDS = 5.0
 #: Seconds for which the revocation of a partition waits for the creates that are under way.

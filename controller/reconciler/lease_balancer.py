@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks (with jitter).
 PERIOD = 1.0
-#: A surplus must have lasted for so many seconds: after a controller has begun or stopped, Leases move anyway. The idea
+#: Seconds for which a surplus must have lasted: after a controller has begun or stopped, Leases move anyway. The idea
 #: is the stabilization window of a HorizontalPodAutoscaler.
 STABILIZATION_SECONDS = 4.0
-#: Where nobody acquires what was handed over, the next try comes later each time, at most so many seconds later.
+#: Where nobody acquires the Leases that were handed over, the next try comes later each time, up to this many seconds.
 MAX_STABILIZATION_SECONDS = 300.0
 #: Seconds for which a Lease that could not be handed over is kept. Where none could be, the next try comes as late.
 KEPT_SECONDS = 30.0

@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks.
 LOOK_SECONDS = 5.0
-#: Streams' Leases are shared with a controller whose own Lease was renewed within so many seconds.
+#: Seconds within which a controller must have renewed its own Lease to get a share of the streams' Leases.
 SHARING_SECONDS = 2.5 * RENEW_SECONDS
-#: A Lease that was not renewed for so many seconds is deleted: its process is gone for good.
+#: Seconds without a renewal after which a process's Lease is deleted: its process will not come back.
 DEAD_SECONDS = 1800.0
 
 #: Namespace and name of a process's Lease.

@@ -49,7 +49,7 @@ BATCH = 500
 #: delete takes 5 ms of an idle API server and most of a second in a flood, which must not outrun the deletes.
 DELETING_SECONDS = 2.0
 CONCURRENCY = 64
-#: After so many seconds the remaining updates are left to the next round, which runs more deletes at a time.
+#: Seconds after which the remaining updates are left to the next round, which runs more deletes at a time.
 MAX_DELETING_SECONDS = 5.0
 #: Seconds that a delete is assumed to take before one was made.
 FIRST_SECONDS = 0.05
@@ -58,7 +58,7 @@ BACKLOGS_AT_ONCE = 50
 #: Seconds after which the due updates are computed again at the latest: clocks may be set, and an update that a person
 #: has finished by hand may be old.
 RECHECK_SECONDS = 20.0
-#: No update of a record is deleted earlier than so many seconds after its end.
+#: Seconds after its end before which no update of a record is deleted.
 MIN_AGE = 60.0
 #: Updates made by hand may stay for good, and no watch shows that a person deletes one or gives it a time to live. So
 #: where there are any, all finished updates are listed again so often.

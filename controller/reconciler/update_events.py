@@ -20,7 +20,7 @@ from controller.logs import fields
 
 logger = logging.getLogger(__name__)
 
-#: Events of one stream: so many at once, and so many more each second.
+#: Events that one stream may have at once, and how many more each second.
 BURST, PER_SECOND = 25, 1.0
 
 #: Reasons of an update that is suspended in one way or another, or whose stream is missing.

@@ -35,7 +35,7 @@ IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 #: Bytes of memory for records that were fetched again.
 MAX_FETCHED = 6 << 20
-#: A position that has not moved for so long is stuck, and so is a user none of whose records has.
+#: Seconds after which a position that has not moved is stuck, and so is a user none of whose records is done.
 STUCK_SECONDS = 8.0
 #: Users whose records are moved into backlogs at a time, where a position is stuck.
 MOVED_AT_ONCE = 50
@@ -149,7 +149,7 @@ class Backlogs:
         self._positions = {p: (position, since + seconds) for p, (position, since) in self._positions.items()}
 
     def _move(self, label: str, now: float) -> bool:
-        """Move the records of the users of that label into backlogs, but for those that were fetched from a backlog."""
+        """Move the records of the users of that label into backlogs, except those that were fetched from a backlog."""
         queue = self._dispatcher.pending.get(label)
         users = {record.user for record in queue or () if not record.origin.from_backlog}
         new = sum(user not in self._cache for user in users)
@@ -226,7 +226,7 @@ class Backlogs:
         self._cache.not_fetched(users, partition)
 
     def _offer(self, record: Record, origin: BacklogOffset, now: float) -> None:
-        event = read_record(record, put_aside=True)
+        event = read_record(record, from_backlog=True)
         if isinstance(event, Rejection):  # another version of the bridge, or a person, has put it into the backlog
             metrics.CREATES.labels(*self._context.stream_labels, "unusable").inc()
             self._rejected_events.add(RejectedRecord.of(self._context.stream, record, event, origin))

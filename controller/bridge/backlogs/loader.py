@@ -186,6 +186,6 @@ class BacklogLoader:
                 )
                 raise KafkaError("BrokerUnreachable", message)
             good = [record for record in result.records if record.key == user]
-            found += [r.offset for r in good if isinstance(read_record(r, put_aside=True), UpdateEvent)]
+            found += [r.offset for r in good if isinstance(read_record(r, from_backlog=True), UpdateEvent)]
             first += len(result.records) + len(result.missing)  # a pass may end before it has found them all
         return found

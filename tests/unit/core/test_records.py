@@ -141,10 +141,10 @@ def test_keys_may_hold_any_text(user: str) -> None:
 def test_what_an_earlier_version_has_put_aside_is_applied() -> None:
     """Its key was good then, and so were those of the user's records that have been applied."""
     for key in (b"\0\0\0\0\7\x0euserid1", b"\xef\xbb\xbfuserid1", b"userid1\n"):
-        read = read_record(make_record(key=key), put_aside=True)
+        read = read_record(make_record(key=key), from_backlog=True)
         assert isinstance(read, UpdateEvent) and read.user.encode() == key
     for record, want in ((make_record(key=b"\xff"), "KeyNotUTF8"), (make_record({}, key=b"\n"), "InvalidPayload")):
-        verdict = read_record(record, put_aside=True)
+        verdict = read_record(record, from_backlog=True)
         assert isinstance(verdict, Rejection) and verdict.reason.value == want
 
 
