@@ -20,7 +20,7 @@ class Verdict:
     """One guarantee, and what broke it."""
 
     guarantee: str
-    #: What was seen, where it held.
+    #: The observation, where the guarantee held.
     seen: str
     #: A sentence for each breach; none: it held.
     breaches: tuple[str, ...]

@@ -163,7 +163,7 @@ class Rules:
     """A whole rules document."""
 
     rules: tuple[Rule, ...] = ()
-    #: Of every call that is answered.
+    #: Seconds until a call is answered.
     latency_seconds: float = 0.0
 
     def for_json(self) -> dict[str, Any]:

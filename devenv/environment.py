@@ -182,7 +182,7 @@ class Environment:
     # What is to run
 
     def wanted(self) -> Wanted:
-        """What was to run last."""
+        """The processes that were to run last."""
         known = Wanted.__dataclass_fields__
         return Wanted(**{key: value for key, value in read_json(self.layout.state).items() if key in known})
 

@@ -87,7 +87,7 @@ def _fetch(index: str) -> Path:
 def _look_for(index: str) -> None:
     """Raises NotFetched where nobody answers: without Internet access setup-envtest itself need not be built.
 
-    What the answer is, and whether its certificate is good, setup-envtest judges: it may know other authorities.
+    setup-envtest judges the answer and its certificate: it may know other authorities.
     """
     found: list[str] = []
     # A name is looked up without any limit of time: not in this thread.

@@ -20,7 +20,7 @@ CRDS = ROOT / "crds"
 BASE = ROOT / "deploy" / "base"
 #: The bridge's and the controller's accounts with their rights; no Deployment, as they run as processes here.
 RBAC = BASE / "rbac.yaml"
-#: What roles cannot say.
+#: Admission policies, for rules that roles cannot express.
 POLICIES = BASE / "admission.yaml"
 SAMPLE_STREAM = ROOT / "deploy" / "sample" / "stream.yaml"
 

@@ -47,7 +47,7 @@ def page(text: str) -> str:
 
 
 def kind(plural: str) -> str:
-    """What is generated of one CRD: a table for the spec, one for the status, rules, columns and selectable fields."""
+    """The text generated from a CRD: a table for the spec, one for the status, rules, columns and selectable fields."""
     crd = yaml.safe_load((CRDS / f"{plural}.yaml").read_text(encoding="utf-8"))
     (version,) = crd["spec"]["versions"]
     root = version["schema"]["openAPIV3Schema"]
@@ -83,7 +83,7 @@ def _fields(schema: dict[str, Any], path: str, changes: dict[str, str], seen: di
 
 
 def _restrictions(schema: dict[str, Any], path: str) -> dict[str, str]:
-    """What the rules of a schema hold to its old value, by path."""
+    """The fields that the rules of a schema hold to their old value, by path."""
     found: dict[str, str] = {}
     for rule in schema.get("x-kubernetes-validations", ()):
         for part in re.split(r"\s+&&\s+(?![^(]*\))", " ".join(rule["rule"].split())):
@@ -155,7 +155,7 @@ def _bounds(schema: dict[str, Any]) -> str:
 
 
 def _rules(root: dict[str, Any]) -> str:
-    """What else the API server checks. Of a map the description says it, entry by entry."""
+    """The further checks of the API server. For a map, the description says them, entry by entry."""
     lines = [f"- `{path}`: {_cell(message)}\n" for path, message in _messages(root, "", set())]
     return "**Further rules**, which the API server checks:\n\n" + "".join(lines) if lines else ""
 

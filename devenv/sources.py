@@ -31,7 +31,7 @@ OLDEST_GO_THAT_UPDATES_ITSELF = (1, 21)
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the environment is made of."""
+    """The programs that the environment is made of."""
 
     kubectl: Path
     #: None with a cluster of the person's own.
@@ -164,7 +164,7 @@ def _fitting_kubectl(server: tuple[int, int] | None, environment: Mapping[str, s
 
 
 def _behind_link(path: Path) -> Path:
-    """What `bin/kubectl` of an environment links to: with `. .dev/env` it is found on the PATH."""
+    """The target of an environment's `bin/kubectl`, which is on the PATH after `. .dev/env`."""
     ours = path.is_symlink() and (path.parent.parent / "ports.json").exists()
     return path.readlink() if ours else path
 

@@ -68,7 +68,7 @@ class KindEnvironment(Environment):
         return INSIDE
 
     def replica(self, role: str, name: str, *options: str) -> Command:
-        """Of a role; options are not for pods, whose command lines are those of the manifests."""
+        """The command of a replica. Options do not apply to pods, whose command lines are those of the manifests."""
         return Command(name=role, argv=(), probe=lambda: None, ready_within=90.0)
 
     def command(self, name: str) -> Command:

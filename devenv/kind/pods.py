@@ -34,7 +34,7 @@ class Pods(Processes):
         super().__init__(layout)
         self._cluster = cluster
         self._get_kubectl = kubectl
-        #: What `_restarts` was before a role was killed.
+        #: The value of `_restarts` before a role was killed.
         self._killed: dict[str, list[tuple[int, bool]]] = {}
 
     @property
@@ -42,7 +42,7 @@ class Pods(Processes):
         return self._get_kubectl()
 
     def start(self, command: Command) -> bool:
-        """One replica, where there is none; a killed one comes back by itself, which the API server is told late."""
+        """Start one replica, where there is none. A killed one comes back by itself; the API server shows it late."""
         before = self._killed.pop(_role(command.name), None)
         deadline = time.monotonic() + NOTICED_SECONDS
         while before is not None and self._restarts(command.name) == before and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ class Pods(Processes):
         return len(pods) >= max(1, self.replicas(name)) and all(_ready(pod) for pod in pods)
 
     def _pids(self, name: str, pod: str = "") -> list[str]:
-        """Of the containers' first processes, as the node counts them; of one pod where it is named."""
+        """The pids of the containers' first processes, as the node counts them; of one pod where it is named."""
         only = ("--label", f"io.kubernetes.pod.name={pod}") if pod else ()
         found = engine.on_node(self._cluster, "crictl", "ps", "--quiet", "--name", f"^{_role(name)}$", *only).split()
         template = ("--output", "go-template", "--template", "{{.info.pid}}")

@@ -66,8 +66,8 @@ class BacklogLoader:
         self._cache = cache
         self._writer = writer
         self._fetcher = fetcher
-        #: What became of damaged entries, by the object's uid and version and the partition: the code of their offsets,
-        #: or why there are none. While one of them cannot be mended, all entries are loaded again and again.
+        #: The results for damaged entries, by the object's uid and version and the partition: the code of their
+        #: offsets, or why there are none. While one of them cannot be mended, all entries are loaded again and again.
         self._mended: dict[tuple[str, str, int], str | KafkaError] = {}
 
     async def load(self, assigned: Iterable[Partition]) -> list[DeletedTopicEntry]:
