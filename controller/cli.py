@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         process.add_argument(
             "--identity",
             default=os.environ.get("POD_NAME") or socket.gethostname(),
-            help="unique name of this replica; a process that restarts under its name continues at once ($POD_NAME)",
+            help="unique name of this replica, from $POD_NAME if set; a process that restarts under it goes on at once",
         )
         process.add_argument(
             "--metrics-address",
