@@ -41,7 +41,11 @@ class Checkout:
 
     def __init__(self, directory: Path) -> None:
         self.environment = Environment(directory)
-        self.variables = {**os.environ, "USERUPDATES_DEV_DIR": str(directory)}
+        # As a developer's shell has them: what `make test` tells a make below it changes what that prints.
+        inherited = {
+            name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+        }
+        self.variables = {**inherited, "USERUPDATES_DEV_DIR": str(directory)}
 
     def spawn(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "devenv", *arguments]
