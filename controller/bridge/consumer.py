@@ -120,15 +120,7 @@ class TopicConsumer:
             task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it as a task whose error ends the consumer."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._context.fail(error)
+        self._context.start(work, self._tasks)
 
     def _on_notification(self, notification: kafka.Notification) -> None:
         match notification:

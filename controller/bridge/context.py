@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +176,18 @@ class ConsumerContext:
         if self._failure is None:
             self._failure = error
             self._failed.set()
+
+    def start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        """Run it as one of these tasks, until it ends. An error of it ends the consumer."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.fail(error)
+
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(ended)
 
     async def failed(self) -> None:
         """Wait for `fail`, and raise its error."""

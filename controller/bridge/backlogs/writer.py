@@ -97,14 +97,7 @@ class BacklogWriter:
 
     def _start(self, backlog: Backlog) -> None:
         backlog.writing = True
-        task = asyncio.create_task(self._write_once(backlog))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._context.fail(error)
+        self._context.start(self._write_once(backlog), self._tasks)
 
     async def _write_once(self, backlog: Backlog) -> None:
         """Try a write. `run` tries a refused one again when its time has come, and writes what was added meanwhile."""
